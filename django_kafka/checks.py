@@ -1,0 +1,222 @@
+"""System checks: what `manage.py check` says about settings.KAFKA. docs/settings.md explains each id.
+
+Nothing here opens a socket or starts a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from django.core import checks
+from django.db import connections
+from django.utils.module_loading import import_string
+
+from . import conf, handlers
+from .clients import properties
+from .conf.secrets import is_secret
+from .exceptions import ConfigurationError
+
+KAFKA = "kafka"
+"""The tag of all checks: `manage.py check --tag kafka`."""
+
+
+@checks.register(KAFKA)
+def check_settings(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report everything that is wrong in settings.KAFKA itself."""
+    return [_message(each.id, each.message, each.hint, warning=each.warning) for each in conf.problems()]
+
+
+@checks.register(KAFKA)
+def check_databases(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report databases that DATABASES does not have."""
+    whole = conf.reading().kafka
+    named = [(f'KAFKA["consumers"]["{each.name}"]["database"]', each.database) for each in whole.consumers.values()]
+    named.append(('KAFKA["dead_letters"]["database"]', whole.dead_letters.database))
+    return [
+        _message("E010", f"{path} is {alias!r}; DATABASES has: {', '.join(connections)}.")
+        for path, alias in named
+        if alias not in connections.settings
+    ]
+
+
+@checks.register(KAFKA)
+def check_paths(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report dotted paths that lead nowhere, or to the wrong kind of thing."""
+    return [message for place in _paths(conf.reading().kafka) for message in _resolve(*place)]
+
+
+@checks.register(KAFKA)
+def check_options(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report librdkafka's own options that it does not have, or does not take."""
+    whole = conf.reading().kafka
+    clients: tuple[tuple[str, str, Sequence[conf.Producer | conf.Consumer]], ...] = (
+        ("producer", "producers", list(whole.producers.values())),
+        ("consumer", "consumers", list(whole.consumers.values())),
+    )
+    return [
+        message
+        for kind, key, found in clients
+        for each in found
+        for message in _option_messages(kind, f'KAFKA["{key}"]["{each.name}"]["options"]', each)
+    ]
+
+
+@checks.register(KAFKA)
+def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report handlers and topics that do not come together."""
+    if any(not problem.warning for problem in conf.problems()):
+        # What settings do not say cannot be compared with what is registered.
+        return []
+    found = [_message(*problem) for problem in handlers.problems()]
+    for consumer in conf.kafka().consumers.values():
+        found += _unfinished(consumer)
+    return found
+
+
+@checks.register(KAFKA)
+def check_availability(**_asked: Any) -> list[checks.CheckMessage]:
+    """Warn of settings whose behaviour this version lacks: starting what needs them is an error."""
+    if any(not problem.warning for problem in conf.problems()):
+        return []
+    whole = conf.kafka()
+    clients: list[conf.Producer | conf.Consumer] = [*whole.producers.values(), *whole.consumers.values()]
+    sentences = dict.fromkeys(sentence for each in clients if each.enabled for sentence in conf.unavailable(each))
+    hint = "What needs it cannot be started with this version."
+    return [_message("W004", sentence, hint, warning=True) for sentence in sentences]
+
+
+@checks.register(KAFKA)
+def check_neighbour(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report the other distribution whose package has our name."""
+    try:
+        neighbour = metadata.distribution("django-kafka")
+    except metadata.PackageNotFoundError:
+        return []
+    sentence = f"django-kafka {neighbour.version} is installed too; its package is also called django_kafka."
+    hint = "Uninstall both, then install django-lynx-kafka again: each has overwritten files of the other."
+    return [_message("E012", sentence, hint)]
+
+
+@checks.register(checks.Tags.security, KAFKA, deploy=True)
+def check_deployment(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report what must not, or should not, go into production."""
+    return [message for cluster in conf.reading().kafka.clusters.values() for message in _deployment_messages(cluster)]
+
+
+def _deployment_messages(cluster: conf.Cluster) -> Iterator[checks.CheckMessage]:
+    path = "KAFKA" if cluster.name == "default" else f'KAFKA["clusters"]["{cluster.name}"]'
+    sasl, tls = cluster.security.sasl, cluster.security.tls
+    if cluster.embedded:
+        sentence = (
+            f'{path}["brokers"] is "embedded", the development cluster: it deletes data, and ends with its command.'
+        )
+        yield _message("E016", sentence, "Name the brokers of a real cluster.")
+    if tls.enabled and tls.insecure_skip_verify:
+        sentence = f'{path}["security"]["tls"]["insecure_skip_verify"] is True: whoever answers is trusted.'
+        yield _message("W005", sentence, "Name the certificates to trust in `ca_file` instead.", warning=True)
+    if sasl.enabled and sasl.mechanism == "PLAIN" and not tls.enabled:
+        sentence = f'{path}["security"] sends the password in clear: SASL PLAIN without TLS.'
+        yield _message("W006", sentence, "Turn on `tls`, or use SCRAM.", warning=True)
+    for key in ("ca_file", "cert_file", "key_file"):
+        file = getattr(tls, key)
+        if tls.enabled and file and not Path(file).exists():
+            sentence = f'{path}["security"]["tls"]["{key}"] is {file!r}, which does not exist here.'
+            yield _message("W007", sentence, warning=True)
+
+
+def _unfinished(consumer: conf.Consumer) -> Iterator[checks.CheckMessage]:
+    """Tell what a consumer needs before it can be started."""
+    path = f'KAFKA["consumers"]["{consumer.name}"]'
+    if consumer.handler and not consumer.topics:
+        sentence = f"{path} has a handler, but no topics: {consumer.handler!r} would never run."
+        yield _message("E014", sentence, "Name its topics.")
+    if not consumer.enabled:
+        return
+    handled = {registration.topic for registration in handlers.registrations(consumer.name)}
+    without = [topic for topic in handlers.topics(consumer.name) if topic not in handled]
+    way_out = "Name one in settings, or register one with @kafka_handler."
+    if not handled and not consumer.handler:
+        yield _message("W001", f"{path} has no handlers; it cannot be started.", way_out, warning=True)
+    elif without:
+        sentence = f"{path} has no handler for {', '.join(without)}; every message there becomes a dead letter."
+        yield _message("W002", sentence, way_out, warning=True)
+    if not consumer.group_id:
+        sentence = f"{path} has no group_id, and neither has KAFKA; it cannot be started."
+        yield _message("W003", sentence, warning=True)
+
+
+def _paths(whole: conf.Kafka) -> Iterator[tuple[str, str, str]]:
+    """Yield each dotted path in settings with its place, and what it has to lead to."""
+    for producer in whole.producers.values():
+        place = f'KAFKA["producers"]["{producer.name}"]'
+        yield from _named(producer, place, ("serializer", "key_serializer", "routing"))
+        for name, override in producer.topics.items():
+            yield from _named(override, f'{place}["topics"]["{name}"]', ("serializer", "key_serializer", "routing"))
+    for consumer in whole.consumers.values():
+        place = f'KAFKA["consumers"]["{consumer.name}"]'
+        yield from _named(consumer, place, ("handler", "serializer", "key_serializer", "deduplicate"))
+        yield from _retry_paths(consumer.retry, f'{place}["retry"]')
+        for name, topic in consumer.topics.items():
+            yield from _topic_paths(topic, f'{place}["topics"]["{name}"]')
+
+
+def _topic_paths(topic: conf.ConsumerTopic, place: str) -> Iterator[tuple[str, str, str]]:
+    yield from _named(topic, place, ("handler", "serializer", "key_serializer"))
+    for index, dispatch in enumerate(topic.dispatch):
+        yield from _named(dispatch, f'{place}["dispatch"][{index}]', ("handler",))
+    if topic.retry:
+        yield from _retry_paths(topic.retry, f'{place}["retry"]')
+
+
+def _retry_paths(retry: conf.Retry, place: str) -> Iterator[tuple[str, str, str]]:
+    yield from _named(retry, place, ("decide",))
+    for key in ("retry_on", "give_up_on"):
+        for path in getattr(retry, key):
+            yield f'{place}["{key}"]', path, "exception"
+
+
+def _named(found: object, place: str, keys: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    for key in keys:
+        path = getattr(found, key)
+        # Words such as "json", and headers named in `deduplicate`, have no dot.
+        if path and "." in path:
+            yield f'{place}["{key}"]', path, "anything" if "serializer" in key else "callable"
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "anything": (lambda _found: True, ""),
+    "callable": (callable, "something that can be called"),
+    "exception": (lambda found: isinstance(found, type) and issubclass(found, BaseException), "an exception's class"),
+}
+
+
+def _resolve(place: str, path: str, kind: str) -> list[checks.CheckMessage]:
+    try:
+        found = import_string(path)
+    except Exception as error:  # noqa: BLE001  # a module may fail in any way while it is imported
+        sentence = f"{place} is {path!r}, which cannot be imported: {type(error).__name__}: {error}"
+        return [_message("E011", sentence, "Mend the path, or the module.")]
+    right, allowed = _KINDS[kind]
+    if not right(found):
+        return [_message("E011", f"{place} is {path!r}, which is of type {type(found).__name__}; allowed: {allowed}.")]
+    return []
+
+
+def _option_messages(kind: str, path: str, client: conf.Producer | conf.Consumer) -> list[checks.CheckMessage]:
+    try:
+        problems = properties.problems(kind, client.options) if client.options else []
+    except ConfigurationError as error:
+        return [_message("E015", f"{path} cannot be checked: {error}")]
+    return [
+        # librdkafka quotes the value that it refuses.
+        _message("E015", f'{path}["{name}"]: {"its value is refused." if is_secret(name) else sentence}')
+        for name, sentence in problems
+    ]
+
+
+def _message(check: str, sentence: str, hint: str = "", *, warning: bool = False) -> checks.CheckMessage:
+    kind = checks.Warning if warning or ".W" in check else checks.Error
+    return kind(sentence, hint=hint or None, id=check if "." in check else f"django_kafka.{check}")

@@ -1,0 +1,165 @@
+"""The client that receives. Only the poller's thread may use it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import TopicPartition
+
+from ..exceptions import ConfigurationError
+from . import errors
+from .logs import ClientLog
+
+log = logging.getLogger("django_kafka.client")
+
+Place = tuple[str, int]
+_error_of = confluent_kafka.Message.error
+_partition_of = confluent_kafka.Message.partition
+_topic_of = confluent_kafka.Message.topic
+
+
+class Events:
+    """What the client tells while it polls. None of these may raise: that would discard fetched messages."""
+
+    def assigned(self, places: list[Place]) -> None:
+        """Partitions came."""
+
+    def revoked(self, places: list[Place], lost: bool) -> None:
+        """Partitions leave (`lost`: have left without notice)."""
+
+    def at_end(self, place: Place) -> None:
+        """A partition has nothing more for now."""
+
+    def trouble(self, code: str, sentence: str, topic: str | None) -> None:
+        """Something went wrong that the client itself goes on from."""
+
+
+class ConsumerClient:
+    """A librdkafka consumer whose callbacks never raise."""
+
+    def __init__(self, name: str, properties: Mapping[str, Any], events: Events) -> None:
+        self.name = name
+        self._events = events
+        settings = {**properties, "error_cb": self._on_error}
+        try:
+            self._client = confluent_kafka.Consumer(settings, logger=ClientLog("consumer", name))
+        except confluent_kafka.KafkaException as error:
+            raise ConfigurationError(f"Consumer {name!r} cannot be made: {errors.sentence(error)}") from error
+        self._topics: tuple[str, ...] = ()
+        self._incremental = "consumer" == properties.get("group.protocol") or "cooperative" in str(
+            properties.get("partition.assignment.strategy")
+        )
+
+    def subscribe(self, topics: Iterable[str]) -> None:
+        """Join the group for these topics."""
+        self._topics = tuple(topics)
+        self._client.subscribe(
+            list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def fetch(self, most: int, timeout: float) -> list[Any]:
+        """Return up to `most` messages that are here, or the first to come within `timeout` seconds."""
+        # consume() with a timeout waits for all it was asked for, which costs latency: it takes what is here, and one
+        # poll() waits for the first when nothing is.
+        messages = self._client.consume(most, 0)
+        if not messages:
+            message = self._client.poll(timeout)
+            if message is None:
+                return []
+            messages = [message]
+        return self._without_events(messages) if any(map(_error_of, messages)) else messages
+
+    def _without_events(self, messages: list[Any]) -> list[Any]:
+        good = []
+        for message in messages:
+            if (error := message.error()) is None:
+                good.append(message)
+            elif error.name() == "_PARTITION_EOF":
+                self._events.at_end((message.topic(), message.partition()))
+            else:
+                self._events.trouble(error.name(), message.error().str(), message.topic())
+        return good
+
+    def by_partition(self, messages: list[Any]) -> list[tuple[Place, list[Any]]]:
+        """Return messages sorted by partition, each in its order."""
+        if len(self._topics) == 1:
+            topic = self._topics[0]
+            numbers = list(map(_partition_of, messages))
+            if numbers.count(numbers[0]) == len(numbers):
+                return [((topic, numbers[0]), messages)]
+            places = [(topic, number) for number in numbers]
+        else:
+            places = list(zip(map(_topic_of, messages), map(_partition_of, messages), strict=True))
+        sorted_: dict[Place, list[Any]] = {}
+        for place, message in zip(places, messages, strict=True):
+            sorted_.setdefault(place, []).append(message)
+        return list(sorted_.items())
+
+    def store(self, settled: Mapping[Place, Any]) -> list[Place]:
+        """Hand over offsets for committing, one past each message; return the partitions that are no longer ours.
+
+        With the leader epoch, so that a truncated log is noticed.
+        """
+        refused = []
+        for place, message in settled.items():
+            try:
+                self._client.store_offsets(message)
+            except confluent_kafka.KafkaException as error:
+                refused.append(place)
+                log.info("consumer=%s topic=%s partition=%s offset not stored: %s", self.name, *place, errors.sentence(error))
+        return refused
+
+    def commit(self, *, wait: bool) -> None:
+        """Commit what was stored; without `wait` the answer is only logged."""
+        try:
+            self._client.commit(asynchronous=not wait)
+        except confluent_kafka.KafkaException as error:
+            if (cause := errors.of(error)) is None or cause.name() != "_NO_OFFSET":
+                log.warning("consumer=%s commit failed: %s; what it covered may be read again", self.name, errors.sentence(error))
+
+    def seek(self, offsets: Mapping[Place, int]) -> None:
+        """Fetch again from these offsets."""
+        for (topic, partition), offset in offsets.items():
+            self._client.seek(TopicPartition(topic, partition, offset))
+
+    def pause(self, places: Collection[Place]) -> None:
+        """Fetch no more for these partitions; what was prefetched for them is thrown away."""
+        self._client.pause([TopicPartition(*place) for place in places])
+
+    def resume(self, places: Collection[Place]) -> None:
+        """Fetch for these partitions again."""
+        self._client.resume([TopicPartition(*place) for place in places])
+
+    def start_over(self, places: Collection[Place]) -> None:
+        """Fetch these partitions again from their committed offsets."""
+        partitions = [TopicPartition(*place) for place in places]
+        if self._incremental:
+            self._client.incremental_unassign(partitions)
+            self._client.incremental_assign(partitions)
+        else:
+            self._client.assign([TopicPartition(one.topic, one.partition) for one in self._client.assignment()])
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._client.close()
+
+    def _on_assign(self, _client: object, partitions: list[TopicPartition]) -> None:
+        self._guarded(lambda: self._events.assigned([(one.topic, one.partition) for one in partitions]))
+
+    def _on_revoke(self, _client: object, partitions: list[TopicPartition]) -> None:
+        self._guarded(lambda: self._events.revoked([(one.topic, one.partition) for one in partitions], False))
+
+    def _on_lost(self, _client: object, partitions: list[TopicPartition]) -> None:
+        self._guarded(lambda: self._events.revoked([(one.topic, one.partition) for one in partitions], True))
+
+    def _on_error(self, error: confluent_kafka.KafkaError) -> None:
+        self._guarded(lambda: self._events.trouble(error.name(), error.str(), None))
+
+    def _guarded(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except Exception:
+            log.exception("consumer=%s a callback failed", self.name)

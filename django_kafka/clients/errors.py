@@ -1,0 +1,57 @@
+"""The client library's errors as ours."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+
+from ..exceptions import DeliveryFailed
+
+_AUTHENTICATION = {"SASL_AUTHENTICATION_FAILED", "_AUTHENTICATION", "_SSL"}
+_AUTHORIZATION = {"TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED",
+                  "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"}  # fmt: skip
+_SERIALIZATION = {"MSG_SIZE_TOO_LARGE", "INVALID_MSG", "INVALID_RECORD", "INVALID_MSG_SIZE", "RECORD_LIST_TOO_LARGE"}
+_CONFIGURATION = {"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "TOPIC_EXCEPTION", "INVALID_CONFIG",
+                  "_INVALID_ARG"}  # fmt: skip
+_TIMEOUT = {"_MSG_TIMED_OUT", "_TIMED_OUT", "REQUEST_TIMED_OUT", "_TIMED_OUT_QUEUE"}
+
+
+def category(error: KafkaError) -> str:
+    """Return what a Kafka error is counted by."""
+    name = error.name()
+    for names, answer in (
+        (_AUTHENTICATION, "authentication"),
+        (_AUTHORIZATION, "authorization"),
+        (_SERIALIZATION, "serialization"),
+        (_CONFIGURATION, "configuration"),
+        (_TIMEOUT, "timeout"),
+    ):
+        if name in names:
+            return answer
+    return "network"
+
+
+def delivery_failed(topic: str, error: KafkaError) -> DeliveryFailed:
+    """Return the typed error for a record that Kafka or the client gave up.
+
+    Retriable is what the record is not to blame for: the network, a broker, a time that ran out.
+    """
+    kind = category(error)
+    return DeliveryFailed(
+        f"The record for {topic!r} was not delivered: {error.str()} ({error.name()}).",
+        code=error.name(),
+        retriable=kind in ("network", "timeout"),
+        category=kind,
+    )
+
+
+def of(exception: BaseException) -> KafkaError | None:
+    """Return the Kafka error that the library's exception carries, if it is one."""
+    if isinstance(exception, KafkaException) and exception.args and isinstance(exception.args[0], KafkaError):
+        return exception.args[0]
+    return None
+
+
+def sentence(exception: BaseException) -> str:
+    """Return what the library says, without its wrapping."""
+    cause = of(exception)
+    return cause.str() if cause else str(exception)

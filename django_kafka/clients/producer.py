@@ -1,0 +1,110 @@
+"""The client that sends."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import confluent_kafka
+
+from ..exceptions import ConfigurationError, DeliveryFailed
+from . import errors
+from .logs import ClientLog
+
+log = logging.getLogger("django_kafka.client")
+
+_GATHER = 0.05
+_counting = threading.Lock()
+
+
+class ProducerClient:
+    """A librdkafka producer and the thread that serves its delivery reports."""
+
+    def __init__(self, name: str, properties: Mapping[str, Any]) -> None:
+        self.name = name
+        self.unreachable: str | None = None
+        """Why no broker can be reached, as far as known; forgotten with the next delivery."""
+        try:
+            self._client = confluent_kafka.Producer(
+                {**properties, "error_cb": self._on_error}, logger=ClientLog("producer", name)
+            )
+        except confluent_kafka.KafkaException as error:
+            raise ConfigurationError(f"Producer {name!r} cannot be made: {errors.sentence(error)}") from error
+        self.produce = self._client.produce
+        self.produce_batch = self._client.produce_batch
+        self.serve = self._client.poll
+        """Serve delivery reports in the calling thread: `serve(seconds)`."""
+        self._waiting = 0
+        self._hurry = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name=f"kafka-producer-{name}", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            # A thread that wakes for every report takes the interpreter away from the one that produces, which costs
+            # a third of its speed. So reports gather for a moment, unless somebody waits for one.
+            if self.serve(0.5) and not self._waiting:
+                self._hurry.wait(_GATHER)
+                self._hurry.clear()
+
+    def hurry(self, waiting: int) -> None:
+        """Note that one more (1) or one less (-1) waits for a delivery report."""
+        with _counting:
+            self._waiting += waiting
+        self._hurry.set()
+
+    def _on_error(self, error: confluent_kafka.KafkaError) -> None:
+        if error.name() == "_ALL_BROKERS_DOWN":
+            self.unreachable = error.str()
+            log.warning("producer=%s no broker can be reached: %s", self.name, error.str())
+        elif error.fatal():
+            log.error("producer=%s fatal error=%s: %s", self.name, error.name(), error.str())
+        else:
+            log.info("producer=%s error=%s: %s", self.name, error.name(), error.str())
+
+    def flush(self, timeout: float) -> int:
+        """Send all that waits, for up to `timeout` seconds, and return how many records are still undelivered."""
+        return self._client.flush(timeout)
+
+    def __len__(self) -> int:
+        return len(self._client)
+
+    def close(self, timeout: float) -> int:
+        """Flush, stop the thread and return how many records are undelivered for good."""
+        left = self.flush(timeout)
+        self._stopping = True
+        self._hurry.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(1)
+        return left
+
+    def leak(self) -> None:
+        """Keep the client of another process from being destroyed in this one.
+
+        librdkafka's threads do not survive `fork()`, so that destroying an inherited client waits a second for them.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
+
+
+def reporter(
+    acknowledged: Callable[[Any, int, int, int], None], failed: Callable[[Any, DeliveryFailed], None], subject: Any
+) -> Callable[[Any, Any], None]:
+    """Return a delivery callback that tells of `subject` in numbers (partition, offset, size), or in a typed error."""
+
+    def report(error: Any, message: Any) -> None:
+        if error is None:
+            acknowledged(subject, message.partition(), message.offset(), len(message))
+        else:
+            failed(subject, errors.delivery_failed(message.topic(), error))
+
+    return report
+
+
+def refusal(topic: str, exception: BaseException) -> DeliveryFailed | None:
+    """Return the typed error for what `produce` raised, or None when it was not the library that refused."""
+    cause = errors.of(exception)
+    return None if cause is None else errors.delivery_failed(topic, cause)

@@ -1,0 +1,140 @@
+"""Our settings as librdkafka properties.
+
+Names and meanings: librdkafka's CONFIGURATION.md. The defaults of ours that differ from the library's are chosen by
+measurement and give way to the user's `options`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+from collections.abc import Mapping
+from functools import cache
+
+from .. import conf
+from . import embedded, librdkafka, security
+
+FOUND_BY_MEASUREMENT = {
+    # The library's own 1000 puts the next fetch off by up to a second whenever `queued.min.messages` are waiting:
+    # a fast consumer then runs at a quarter of its speed.
+    "fetch.queue.backoff.ms": 5,
+    # What waits in the client counts towards the memory of a worker: 16 MiB keep it busy, the library's 64 MiB cost
+    # three times the memory for the same speed.
+    "queued.max.messages.kbytes": 16384,
+    # Java's default of five minutes lets a worker overlook a new topic, or new partitions, for as long.
+    "topic.metadata.refresh.interval.ms": 10000,
+}
+
+
+def for_cluster(cluster: conf.Cluster) -> dict[str, object]:
+    """Return what every client of one cluster needs to find it and log in."""
+    brokers = embedded.find() if cluster.embedded else ",".join(cluster.brokers)
+    return {
+        "bootstrap.servers": brokers,
+        "socket.connection.setup.timeout.ms": max(1000, milliseconds(cluster.connection.timeout)),
+        "socket.keepalive.enable": cluster.connection.keep_alive > 0,
+        **security.properties(cluster.security),
+    }
+
+
+def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> dict[str, object]:
+    """Return the properties of one producer's client."""
+    chosen: dict[str, object] = {
+        **for_cluster(cluster),
+        "acks": producer.acks,
+        "enable.idempotence": producer.is_idempotent,
+        "retry.backoff.ms": milliseconds(producer.retry_backoff),
+        "delivery.timeout.ms": milliseconds(producer.delivery_timeout),
+        "batch.size": producer.batch_size,
+        "linger.ms": producer.batch_timeout * 1000,
+        "compression.type": producer.compression,
+        # The hash of Java's clients: the same key lands in the same partition whoever sends it.
+        "partitioner": "murmur2_random",
+    }
+    if producer.max_retries is not None:
+        chosen["message.send.max.retries"] = producer.max_retries
+    if producer.client_id:
+        chosen["client.id"] = producer.client_id
+    return chosen | dict(producer.options)
+
+
+def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) -> dict[str, object]:
+    """Return the properties of one consumer's client; offsets are stored and partitions assigned by the worker."""
+    chosen: dict[str, object] = {
+        **for_cluster(cluster),
+        **FOUND_BY_MEASUREMENT,
+        "group.id": group_id,
+        "auto.offset.reset": consumer.auto_offset_reset,
+        "enable.auto.commit": consumer.enable_auto_commit,
+        "auto.commit.interval.ms": milliseconds(consumer.auto_commit_interval),
+        "enable.auto.offset.store": False,
+    }
+    if consumer.options.get("group.protocol") != "consumer":
+        chosen["partition.assignment.strategy"] = "cooperative-sticky"
+    given = {
+        "session.timeout.ms": consumer.session_timeout,
+        "heartbeat.interval.ms": consumer.heartbeat_interval,
+        "fetch.wait.max.ms": consumer.fetch_max_wait,
+    }
+    chosen |= {name: milliseconds(seconds) for name, seconds in given.items() if seconds is not None}
+    if consumer.fetch_min_bytes is not None:
+        chosen["fetch.min.bytes"] = consumer.fetch_min_bytes
+    if consumer.client_id:
+        chosen["client.id"] = consumer.client_id
+    return chosen | dict(consumer.options)
+
+
+def milliseconds(seconds: float) -> int:
+    """Return a duration as librdkafka takes it."""
+    return round(seconds * 1000)
+
+
+def problems(kind: str, options: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return (name, sentence) for each option that librdkafka does not have or does not take.
+
+    Asks the library itself, without making a client. `kind` is "producer" or "consumer".
+    """
+    library = _library()
+    found = []
+    configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
+    try:
+        for name, value in options.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            error = ctypes.create_string_buffer(512)
+            answer = library.rd_kafka_conf_set(configuration, name.encode(), text.encode(), error, len(error))
+            if answer == _UNKNOWN:
+                found.append((name, f"librdkafka has no {name!r}{_nearest(name)}"))
+            elif answer == _INVALID:
+                found.append((name, f"librdkafka refuses it: {error.value.decode(errors='replace')}"))
+    finally:
+        library.rd_kafka_conf_destroy(configuration)
+    return found
+
+
+_UNKNOWN, _INVALID = -2, -1
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, known(), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "; its CONFIGURATION.md lists what it has."
+
+
+@cache
+def known() -> tuple[str, ...]:
+    """Return the names of all properties that the loaded librdkafka has."""
+    library = _library()
+    configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
+    count = ctypes.c_size_t()
+    dump = library.rd_kafka_conf_dump(configuration, ctypes.byref(count))
+    try:
+        return tuple((dump[index] or b"").decode() for index in range(0, count.value, 2))
+    finally:
+        library.rd_kafka_conf_dump_free(dump, count)
+        library.rd_kafka_conf_destroy(configuration)
+
+
+def _library() -> ctypes.CDLL:
+    library = librdkafka.load()
+    library.rd_kafka_conf_new.restype = ctypes.c_void_p
+    library.rd_kafka_conf_dump.restype = ctypes.POINTER(ctypes.c_char_p)
+    return library

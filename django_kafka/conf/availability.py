@@ -1,0 +1,81 @@
+"""Settings that are understood and checked, but whose behaviour this version lacks: a line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .schema import CircuitBreaker, Consumer, Kafka, Producer, Retry
+
+_Line = tuple[str, Callable[[Any], bool], str]
+
+
+def _registry(serializer: str | None) -> bool:
+    return serializer in ("avro", "jsonschema", "protobuf")
+
+
+def _retries(retry: Retry | None) -> bool:
+    """Tell whether it asks for more than the one attempt that there is, and is not just the default."""
+    return retry is not None and retry != Retry() and (retry.max_retries > 0 or retry.decide is not None)
+
+
+CONSUMER: tuple[_Line, ...] = (
+    ("ordering", lambda value: value != "partition", 'only "partition"'),
+    ("processes", lambda value: value > 1, "only 1; start `kafka_consume` several times instead"),
+    ("transaction", lambda value: value == "batch", 'only "message" and "none"'),
+    ("guarantee", lambda value: value != "at_least_once", 'only "at_least_once"'),
+    ("timeout", lambda value: value is not None, "only None"),
+    ("retry", _retries, "no retries: leave it out, or set max_retries to 0"),
+    ("on_dead_letter", lambda value: value == "hold_key", 'only "continue"'),
+    ("deduplicate", lambda value: value is not None, "only None"),
+    ("circuit_breaker", lambda value: value != CircuitBreaker(), "no circuit breaker: leave it out"),
+    ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
+    ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
+)
+CONSUMER_TOPIC: tuple[_Line, ...] = (
+    ("retry", _retries, "no retries: leave it out, or set max_retries to 0"),
+    ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
+    ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
+)
+PRODUCER: tuple[_Line, ...] = (
+    ("send", lambda value: value == "outbox", 'only "on_commit" and "immediate"'),
+    ("routing", lambda value: value != "key", 'only "key"'),
+    ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
+    ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
+)
+PRODUCER_TOPIC: tuple[_Line, ...] = (
+    ("routing", lambda value: value not in (None, "key"), 'only "key"'),
+    ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
+    ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
+)
+WITH_CONSUMERS: tuple[_Line, ...] = (
+    ("dead_letters.topic", lambda value: value is not None, "only None"),
+    ("dead_letters.mask", bool, "only an empty list"),
+    ("bridges", bool, "only an empty list"),
+)
+"""What stands elsewhere in KAFKA, and is missed when a consumer runs."""
+
+
+def lacking(client: Consumer | Producer, kafka: Kafka) -> list[str]:
+    """Return a sentence for each setting of a consumer or producer whose behaviour this version lacks."""
+    return list(_sentences(client, kafka))
+
+
+def _sentences(client: Consumer | Producer, kafka: Kafka) -> Iterator[str]:
+    consuming = isinstance(client, Consumer)
+    path = f'KAFKA["{"consumers" if consuming else "producers"}"]["{client.name}"]'
+    yield from _compare(client, path, CONSUMER if consuming else PRODUCER)
+    for name, topic in client.topics.items():
+        yield from _compare(topic, f'{path}["topics"]["{name}"]', CONSUMER_TOPIC if consuming else PRODUCER_TOPIC)
+    if consuming:
+        yield from _compare(kafka, "KAFKA", WITH_CONSUMERS)
+
+
+def _compare(found: Any, path: str, lines: tuple[_Line, ...]) -> Iterator[str]:
+    for setting, lacks, has in lines:
+        value, place = found, path
+        for key in setting.split("."):
+            value, place = getattr(value, key), f'{place}["{key}"]'
+        if lacks(value):
+            shown = f" is {value!r}" if isinstance(value, str | int | float) else " asks for more"
+            yield f"{place}{shown}; this version has {has}."

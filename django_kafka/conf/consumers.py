@@ -1,0 +1,174 @@
+"""Reading consumers from settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from .blocks import CONTRADICTION, MISSING, WRONG_VALUE, Block
+from .librdkafka import CLASSIC_ONLY, CLUSTER_SAME, CONSUMER_SAME
+from .options import advice, merge_options, read_options, refuse_reserved, rename
+from .producers import SERIALIZER
+from .schema import CircuitBreaker, Consumer, ConsumerTopic, Dispatch, Retry
+from .values import (
+    Rule,
+    choice,
+    dotted_path,
+    duration,
+    flag,
+    label,
+    listed,
+    number,
+    optional,
+    size,
+    text,
+    topic,
+    whole,
+)
+
+RETRY: Mapping[str, Rule] = {
+    "max_retries": whole(),
+    "backoff": duration(),
+    "multiplier": number(1.0, 1000.0),
+    "max_backoff": duration(),
+    "jitter": number(0.0, 1.0),
+    "mode": choice("blocking", "topics"),
+    "retry_on": listed(dotted_path, "dotted paths"),
+    "give_up_on": listed(dotted_path, "dotted paths"),
+    "decide": optional(dotted_path),
+}
+CIRCUIT_BREAKER: Mapping[str, Rule] = {
+    "failure_ratio": number(0.0, 1.0, above=True),
+    "window": whole(1),
+    "cooldown": duration(),
+}
+CONSUMER: Mapping[str, Rule] = {
+    "enabled": flag,
+    "cluster": label,
+    "database": label,
+    "group_id": text,
+    "handler": optional(dotted_path),
+    "serializer": SERIALIZER,
+    "key_serializer": SERIALIZER,
+    "auto_offset_reset": choice("earliest", "latest", "error"),
+    "enable_auto_commit": flag,
+    "auto_commit_interval": duration(0.001, 86400.0),
+    "max_poll_records": whole(1, 1_000_000),
+    "ordering": choice("partition", "key", "unordered"),
+    "concurrency": whole(1, 10_000),
+    "processes": whole(1, 1_000),
+    "max_in_flight": whole(1),
+    "max_in_flight_bytes": size(),
+    "transaction": choice("message", "batch", "none"),
+    "guarantee": choice("at_most_once", "at_least_once", "effect_once"),
+    "timeout": optional(duration(0.001)),
+    "outage_patience": duration(),
+    "on_dead_letter": choice("continue", "hold_key"),
+    "deduplicate": optional(text),
+    "session_timeout": optional(duration(0.001, 3600.0)),
+    "heartbeat_interval": optional(duration(0.001, 3600.0)),
+    "fetch_min_bytes": optional(size(1, 100_000_000)),
+    "fetch_max_wait": optional(duration(0.0, 300.0)),
+}
+CONSUMER_TOPIC: Mapping[str, Rule] = {
+    "handler": optional(dotted_path),
+    "serializer": optional(SERIALIZER),
+    "key_serializer": optional(SERIALIZER),
+}
+
+
+def read_consumer(
+    name: str, block: Block, *, client_id: str, group_id: str, prefix: str, clusters: Mapping[str, Mapping[str, str]]
+) -> Consumer:
+    """Return the consumer that a block describes; `clusters` tells where the keys of each cluster were given."""
+    options = merge_options(block)
+    found = block.read(CONSUMER)
+    found["group_id"] = found.get("group_id") or group_id
+    retry = found["retry"] = _read_retry(block.block("retry"), Retry())
+    breaker = block.block("circuit_breaker")
+    found["circuit_breaker"] = CircuitBreaker(**breaker.read(CIRCUIT_BREAKER))
+    breaker.close()
+    topics = {
+        topic_name: _read_topic(topic_name, inner, retry)
+        for topic_name, inner in block.entries("topics", "topic", topic(prefix))
+    }
+    refuse_reserved(block)
+    block.close(advice(block, CONSUMER_SAME))
+    given = clusters.get(found.get("cluster", "default"), {})
+    found["options"] = read_options(options, (CONSUMER_SAME, block.given), (CLUSTER_SAME, given))
+    consumer = Consumer(name=name, client_id=client_id, topics=MappingProxyType(topics), **found)
+    _find_contradictions(consumer, block)
+    _find_contradictions_of_groups(consumer, block, options)
+    return consumer
+
+
+def _read_retry(block: Block, base: Retry) -> Retry:
+    rename(block, "retries", "max_retries")
+    retry = replace(base, **block.read(RETRY))
+    block.close()
+    if retry.max_backoff < retry.backoff and not {"backoff", "max_backoff"}.isdisjoint(block.given):
+        sentence = f"{block.path}: backoff ({retry.backoff:g} s) is longer than max_backoff ({retry.max_backoff:g} s)."
+        block.problem(CONTRADICTION, sentence, "Raise max_backoff.")
+    return retry
+
+
+def _read_topic(name: str, block: Block, retry: Retry) -> ConsumerTopic:
+    own_retry = block.block("retry")
+    found = block.read(CONSUMER_TOPIC)
+    found["retry"] = _read_retry(own_retry, retry) if own_retry.values else None
+    path = block.path_to("dispatch")
+    value = block.take("dispatch")
+    if not isinstance(value, list | tuple | None):
+        block.problem(WRONG_VALUE, f"{path} is of type {type(value).__name__}; allowed: a list of dicts.", path=path)
+        value = None
+    read = [_read_dispatch(Block.of(rule, f"{path}[{i}]", block.problems)) for i, rule in enumerate(value or ())]
+    block.close()
+    return ConsumerTopic(name=name, dispatch=tuple(rule for rule in read if rule), **found)
+
+
+def _read_dispatch(block: Block) -> Dispatch | None:
+    found = block.read({"handler": dotted_path})
+    headers = block.block("header")
+    pairs = {str(name): value for name, value in headers.read(dict.fromkeys(headers.values, text)).items()}
+    wrong = len(pairs) < len(headers.given)
+    block.close()
+    for key, there in (("header", bool(headers.given)), ("handler", "handler" in block.given)):
+        if not there:
+            sentence = f"{block.path} has no `{key}`; it needs both, a header and a handler."
+            block.problem(MISSING, sentence, 'Write {"header": {"type": "cancelled"}, "handler": "…"}.')
+    if "handler" not in found or not pairs or wrong:
+        return None
+    return Dispatch(header=MappingProxyType(pairs), handler=found["handler"])
+
+
+def _find_contradictions(consumer: Consumer, block: Block) -> None:
+    if consumer.guarantee == "effect_once":
+        if consumer.transaction == "none":
+            sentence = f'{block.path} has guarantee "effect_once" and transaction "none".'
+            block.problem(
+                CONTRADICTION, sentence, "The offset is committed in the handler's transaction: it needs one."
+            )
+        for retry in (consumer.retry, *(topic.retry for topic in consumer.topics.values() if topic.retry)):
+            if retry.mode == "topics":
+                sentence = f'{block.path} has guarantee "effect_once" and retry mode "topics".'
+                block.problem(CONTRADICTION, sentence, 'Retry topics leave the transaction: use mode "blocking".')
+                break
+
+
+def _find_contradictions_of_groups(consumer: Consumer, block: Block, options: Block) -> None:
+    session, heartbeat = consumer.session_timeout, consumer.heartbeat_interval
+    if str(consumer.options.get("group.protocol")).lower() == "consumer":
+        why = "Under group.protocol=consumer the broker decides it. Leave it out."
+        ours = [block.given[key] for key in ("session_timeout", "heartbeat_interval") if getattr(consumer, key)]
+        for path in ours + [options.path_to(name) for name in CLASSIC_ONLY if name in consumer.options]:
+            block.problem(CONTRADICTION, f"{path} may not be given.", why, path=path)
+        return
+    if (session or heartbeat) and (heartbeat or 3.0) >= (session or 45.0):
+        sentence = f"{block.path}: heartbeat_interval ({heartbeat or 3.0:g} s) is not below session_timeout"
+        hint = "A third of session_timeout is usual."
+        block.problem(CONTRADICTION, f"{sentence} ({session or 45.0:g} s).", hint)
+    longest = str(consumer.options.get("max.poll.interval.ms", 300_000))
+    if session and longest.isdecimal() and session * 1000 > int(longest):
+        sentence = f"{block.path}: session_timeout ({session:g} s) is above max.poll.interval.ms ({longest})."
+        block.problem(CONTRADICTION, sentence, "Lower it, or raise max.poll.interval.ms in `options`.")

@@ -1,0 +1,91 @@
+"""Reading producers from settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from .blocks import CONTRADICTION, Block
+from .librdkafka import CLUSTER_SAME, PRODUCER_SAME
+from .options import advice, merge_options, read_options, refuse_reserved, rename
+from .schema import Producer, ProducerTopic
+from .values import (
+    Rule,
+    acks,
+    choice,
+    choice_or_path,
+    duration,
+    flag,
+    label,
+    optional,
+    size,
+    topic,
+    whole,
+)
+
+SERIALIZER: Rule = choice_or_path("bytes", "text", "json", "avro", "jsonschema", "protobuf")
+ROUTING: Rule = choice_or_path("key", "round_robin", "sticky")
+
+PRODUCER: Mapping[str, Rule] = {
+    "enabled": flag,
+    "cluster": label,
+    "send": choice("on_commit", "immediate", "outbox"),
+    "serializer": SERIALIZER,
+    "key_serializer": SERIALIZER,
+    "acks": acks,
+    "idempotent": optional(flag),
+    "max_retries": optional(whole()),
+    "retry_backoff": duration(0.001, 300.0),
+    "delivery_timeout": duration(0.001, 2147483.0),
+    "batch_size": size(1, 2147483647),
+    "batch_timeout": duration(0.0, 900.0),
+    "compression": choice("none", "gzip", "snappy", "lz4", "zstd"),
+    "routing": ROUTING,
+}
+PRODUCER_TOPIC: Mapping[str, Rule] = {
+    "serializer": optional(SERIALIZER),
+    "key_serializer": optional(SERIALIZER),
+    "routing": optional(ROUTING),
+}
+
+
+def read_producer(
+    name: str, block: Block, *, client_id: str, prefix: str, clusters: Mapping[str, Mapping[str, str]]
+) -> Producer:
+    """Return the producer that a block describes; `clusters` tells where the keys of each cluster were given."""
+    options = merge_options(block)
+    rename(block, "retries", "max_retries")
+    found = block.read({"topic": optional(topic(prefix)), **PRODUCER})
+    topics = {}
+    for topic_name, inner in block.entries("topics", "topic", topic(prefix)):
+        topics[topic_name] = ProducerTopic(**inner.read(PRODUCER_TOPIC))
+        inner.close()
+    refuse_reserved(block)
+    block.close(advice(block, PRODUCER_SAME))
+    given = clusters.get(found.get("cluster", "default"), {})
+    found["options"] = read_options(options, (PRODUCER_SAME, block.given), (CLUSTER_SAME, given))
+    producer = Producer(name=name, client_id=client_id, topics=MappingProxyType(topics), **found)
+    _find_contradictions(producer, block)
+    return producer
+
+
+def _find_contradictions(producer: Producer, block: Block) -> None:
+    asked = producer.idempotent or (producer.is_idempotent and "enable.idempotence" in producer.options)
+    if asked and producer.effective_acks != "all":
+        sentence = f"{block.path} has acks {producer.effective_acks!r} and is idempotent."
+        block.problem(CONTRADICTION, sentence, 'A producer that is idempotent needs acks "all".')
+    if asked and "0" in (str(producer.max_retries), str(producer.options.get("message.send.max.retries"))):
+        sentence = f"{block.path} has max_retries 0 and is idempotent."
+        block.problem(CONTRADICTION, sentence, "What is never sent twice needs no idempotence: choose one.")
+    if producer.is_idempotent:
+        for name in ("max.in.flight.requests.per.connection", "max.in.flight"):
+            allowed = str(producer.options.get(name, "1"))
+            if allowed.isdecimal() and int(allowed) > 5:
+                sentence = f'{block.path}["options"]["{name}"] is {allowed}; a producer that is idempotent may have 5.'
+                block.problem(CONTRADICTION, sentence, 'Give less, or "idempotent": False.')
+    if producer.batch_timeout >= producer.delivery_timeout:
+        sentence = (
+            f"{block.path}: records wait for company (batch_timeout, {producer.batch_timeout:g} s) "
+            f"until they are given up (delivery_timeout, {producer.delivery_timeout:g} s)."
+        )
+        block.problem(CONTRADICTION, sentence, "Make batch_timeout the shorter one.")

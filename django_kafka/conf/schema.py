@@ -1,0 +1,300 @@
+"""What settings mean: values that never change. Every duration is in seconds, every topic is without the prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from .clusters import Cluster
+from .secrets import Options
+
+
+def _nothing() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+def _local() -> Mapping[str, Cluster]:
+    return MappingProxyType({"default": Cluster(name="default")})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerTopic:
+    """What is different for one topic of a producer; None: as the producer has it."""
+
+    serializer: str | None = None
+    """Of values."""
+    key_serializer: str | None = None
+    """Of keys."""
+    routing: str | None = None
+    """Which partition a record goes to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Producer:
+    """A producer."""
+
+    name: str
+    """What it is called in settings."""
+    enabled: bool = True
+    """False: producing with it is an error."""
+    cluster: str = "default"
+    """The name of its cluster."""
+    client_id: str = ""
+    """What brokers see it as; "" for librdkafka's default."""
+    topic: str | None = None
+    """Where a record goes that names no topic."""
+    topics: Mapping[str, ProducerTopic] = field(default_factory=_nothing)
+    """What is different for some topics."""
+    send: str = "on_commit"
+    """When: on_commit (at once outside a transaction), immediate, or outbox."""
+    serializer: str = "json"
+    """Of values: bytes, text, json, avro, jsonschema, protobuf, or a dotted path."""
+    key_serializer: str = "text"
+    """Of keys."""
+    acks: str = "all"
+    """How many replicas must have a record: all, 1, or 0."""
+    idempotent: bool | None = None
+    """As given; None follows acks. `is_idempotent` is what holds."""
+    max_retries: int | None = None
+    """How often sending is tried again; None: until delivery_timeout."""
+    retry_backoff: float = 0.1
+    """Before the first of these tries."""
+    delivery_timeout: float = 120.0
+    """A record that is not acknowledged after this has failed."""
+    batch_size: int = 1_000_000
+    """Bytes that go out together at most."""
+    batch_timeout: float = 0.005
+    """How long a record waits for others to go with it."""
+    compression: str = "zstd"
+    """none, gzip, snappy, lz4 or zstd."""
+    routing: str = "key"
+    """Which partition a record goes to: key (as Java clients do), round_robin, sticky, or a dotted path."""
+    options: Mapping[str, Any] = field(default_factory=Options)
+    """librdkafka's own properties; they win over ours."""
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Tell whether the broker drops what arrives a second time."""
+        if "enable.idempotence" in self.options:
+            return is_true(self.options["enable.idempotence"])
+        if self.idempotent is not None:
+            return self.idempotent
+        retries = self.options.get("message.send.max.retries", self.max_retries)
+        return self.effective_acks == "all" and str(retries) != "0"
+
+    @property
+    def effective_acks(self) -> str:
+        """Return all, 1 or 0, or what librdkafka's own property says."""
+        acks = str(self.options.get("request.required.acks", self.acks))
+        return "all" if acks == "-1" else acks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often and when a failed message is handled again."""
+
+    max_retries: int = 3
+    """Beyond the first attempt."""
+    backoff: float = 1.0
+    """Before the first retry."""
+    multiplier: float = 2.0
+    """Each wait is this many times the one before."""
+    max_backoff: float = 60.0
+    """No wait is longer."""
+    jitter: float = 0.1
+    """The part of a wait that is left to chance, from 0 to 1."""
+    mode: str = "blocking"
+    """blocking (the lane waits) or topics (retry topics)."""
+    retry_on: tuple[str, ...] = ()
+    """Dotted paths of exceptions that are worth a retry; none: all of them."""
+    give_up_on: tuple[str, ...] = ()
+    """Dotted paths of exceptions that are not."""
+    decide: str | None = None
+    """Dotted path of a callable that decides instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """A handler for the messages with certain headers."""
+
+    header: Mapping[str, str]
+    """Names and values, all of which a message must have."""
+    handler: str
+    """Dotted path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerTopic:
+    """A topic of a consumer; None: as the consumer has it."""
+
+    name: str
+    """Without the prefix."""
+    handler: str | None = None
+    """Dotted path."""
+    serializer: str | None = None
+    """Of values."""
+    key_serializer: str | None = None
+    """Of keys."""
+    retry: Retry | None = None
+    """The consumer's own, with what is different here."""
+    dispatch: tuple[Dispatch, ...] = ()
+    """Handlers by header; the first that matches has the message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitBreaker:
+    """When a consumer pauses because its handlers fail too often."""
+
+    failure_ratio: float = 0.5
+    """Failed messages among the last ones, from 0 to 1."""
+    window: int = 100
+    """How many the last ones are."""
+    cooldown: float = 30.0
+    """How long it pauses before it probes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A consumer."""
+
+    name: str
+    """What it is called in settings."""
+    enabled: bool = True
+    """False: it is left out when all are started."""
+    cluster: str = "default"
+    """The name of its cluster."""
+    client_id: str = ""
+    """What brokers see it as; "" for librdkafka's default."""
+    database: str = "default"
+    """The alias in DATABASES in which handlers' transactions run."""
+    group_id: str = ""
+    """Its own, else that of the top; without the prefix. "" can be read, but not started."""
+    topics: Mapping[str, ConsumerTopic] = field(default_factory=_nothing)
+    """What it reads."""
+    handler: str | None = None
+    """Dotted path, for the topics that have none of their own."""
+    serializer: str = "json"
+    """Of values."""
+    key_serializer: str = "text"
+    """Of keys."""
+    auto_offset_reset: str = "earliest"
+    """Where a group begins that has no offset: earliest, latest, or error."""
+    enable_auto_commit: bool = True
+    """True commits the watermark on an interval, False after each slice."""
+    auto_commit_interval: float = 5.0
+    """That interval."""
+    max_poll_records: int = 500
+    """How many messages are taken at once."""
+    ordering: str = "partition"
+    """What is handled one after another: partition, key, or unordered."""
+    concurrency: int = 1
+    """How many handlers run at a time."""
+    processes: int = 1
+    """How many workers a `kafka_consume` runs."""
+    max_in_flight: int = 10_000
+    """Messages that are in memory at most."""
+    max_in_flight_bytes: int = 67_108_864
+    """Their size at most."""
+    transaction: str = "message"
+    """What a transaction is opened for: message, batch, or none."""
+    guarantee: str = "at_least_once"
+    """at_most_once, at_least_once or effect_once."""
+    timeout: float | None = None
+    """How long a handler may run."""
+    retry: Retry = field(default_factory=Retry)
+    """How often and when a failed message is handled again."""
+    outage_patience: float = 900.0
+    """How long a failure that is not the message's fault is waited for."""
+    circuit_breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    """When it pauses because its handlers fail too often."""
+    on_dead_letter: str = "continue"
+    """What becomes of later messages of the same key: continue or hold_key."""
+    deduplicate: str | None = None
+    """The header that tells messages apart, or the dotted path of a callable that does."""
+    session_timeout: float | None = None
+    """After this silence the group goes on without it; None: librdkafka's 45 s."""
+    heartbeat_interval: float | None = None
+    """How often it breaks the silence; None: librdkafka's 3 s."""
+    fetch_min_bytes: int | None = None
+    """Brokers wait until they have as much; None: librdkafka's 1."""
+    fetch_max_wait: float | None = None
+    """But no longer than this; None: librdkafka's 0.5 s."""
+    options: Mapping[str, Any] = field(default_factory=Options)
+    """librdkafka's own properties; they win over ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetters:
+    """How dead letters are kept."""
+
+    database: str = "default"
+    """The alias in DATABASES that has them."""
+    retention: float | None = 2_592_000.0
+    """How long those are kept that need nobody any more; None: for ever."""
+    topic: str | None = None
+    """A topic that gets them too."""
+    max_shown: int = 524_288
+    """Bytes of a payload that the admin shows."""
+    mask: tuple[str, ...] = ()
+    """Names whose values the admin does not show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeats:
+    """How workers tell that they live."""
+
+    enabled: bool = True
+    """Whether they do."""
+    interval: float = 5.0
+    """How often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logging:
+    """What is logged."""
+
+    level: str = "INFO"
+    """Of the logger django_kafka."""
+    enable_sarama_logger: bool = False
+    """True turns on librdkafka's own debug log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kafka:
+    """The whole of settings.KAFKA."""
+
+    clusters: Mapping[str, Cluster] = field(default_factory=_local)
+    """By name; the keys at the top are "default"."""
+    client_id: str = ""
+    """What brokers see our clients as."""
+    group_id: str = ""
+    """Of the consumers that have none of their own."""
+    topic_prefix: str = ""
+    """Put before topics, groups, retry and dead-letter topics."""
+    producers: Mapping[str, Producer] = field(default_factory=_nothing)
+    """By name."""
+    consumers: Mapping[str, Consumer] = field(default_factory=_nothing)
+    """By name."""
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)
+    """How dead letters are kept."""
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
+    """How workers tell that they live."""
+    bridges: tuple[Mapping[str, Any], ...] = ()
+    """From which topic to which."""
+    logging: Logging = field(default_factory=Logging)
+    """What is logged."""
+    default_producer: str | None = None
+    """The one called "default", else the first enabled one; None without any."""
+    default_consumer: str | None = None
+    """The one called "default", else the first enabled one; None without any."""
+
+    def prefixed(self, name: str) -> str:
+        """Return the name of a topic or group as brokers know it."""
+        return f"{self.topic_prefix}{name}"
+
+
+def is_true(value: object) -> bool:
+    """Tell whether librdkafka reads this value as true."""
+    return str(value).strip().lower() in ("true", "t", "1")

@@ -1,0 +1,127 @@
+"""Text that must not be seen: passwords, and the words by which settings that hold them are told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+MASK = "***"
+
+_WORDS = (
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "private",
+    "jaas",
+    "key.pem",
+    "keystore.pem",
+    "user.info",
+    "oauthbearer.config",
+)
+_LOGIN = re.compile(r"(?<=//)\S+@|[^/@\s]+:\S*@")
+_DEEPEST = 8
+
+
+class Secret:
+    """A text that shows itself only when asked with `reveal()`."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text itself."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, Secret) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK if self._text else ''!r})"
+
+    def __str__(self) -> str:
+        return MASK if self._text else ""
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A secret is not pickled: it would travel in clear. Read it from settings where it is needed.")
+
+
+class Options(Mapping[str, Any]):
+    """A mapping that cannot be changed, and that masks its secrets when it is shown."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(masked(self._values))
+
+
+def is_secret(name: object) -> bool:
+    """Tell whether a setting or property of this name holds something that must not be shown."""
+    dotted = str(name).lower().replace("_", ".").replace("-", ".")
+    return any(word in dotted for word in _WORDS)
+
+
+def without_login(text: str) -> str:
+    """Return an address with the user and password in it masked."""
+    return _LOGIN.sub(f"{MASK}@", text)
+
+
+def masked(value: object, depth: int = 0) -> object:
+    """Return a copy of the value in which no secret is left; what lies very deep is left out."""
+    match value:
+        case str():
+            return MASK if is_secret(value) else without_login(value)
+        case Mapping() | list() | tuple() if depth > _DEEPEST:
+            return "..."
+        case Mapping():
+            return {key: MASK if is_secret(key) else masked(inner, depth + 1) for key, inner in value.items()}
+        case list() | tuple():
+            return [masked(inner, depth + 1) for inner in value]
+        case bool() | int() | float() | None | Secret():
+            return value
+        case _:
+            # Bytes, sets and objects of all kinds: their repr may hold anything.
+            return type(value)
+
+
+def shown(value: object, name: object = "") -> str:
+    """Return the value as error texts show it: short, and never a secret."""
+    if is_secret(name):
+        return f"{MASK} ({type(value).__name__})"
+    try:
+        text = repr(masked(value))
+    except ValueError:  # an int of more digits than Python writes
+        return f"too long ({type(value).__name__})"
+    return text if len(text) <= 100 else f"{text[:97]}..."

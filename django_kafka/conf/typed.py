@@ -1,0 +1,208 @@
+"""The types of settings.KAFKA for those who write it: `KAFKA: KafkaSettings = {…}` lets a type checker read along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from os import PathLike
+from typing import Any, Literal, TypeAlias, TypedDict
+
+Duration: TypeAlias = str | int | float | timedelta
+Size: TypeAlias = int | str
+Path: TypeAlias = str | PathLike[str]
+
+
+class SaslSettings(TypedDict, total=False):
+    """KAFKA["security"]["sasl"]"""
+
+    enabled: bool
+    mechanism: str
+    username: str
+    password: str
+
+
+class TlsSettings(TypedDict, total=False):
+    """KAFKA["security"]["tls"]"""
+
+    enabled: bool
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+    insecure_skip_verify: bool
+
+
+class SecuritySettings(TypedDict, total=False):
+    """KAFKA["security"]"""
+
+    sasl: SaslSettings
+    tls: TlsSettings
+
+
+class ConnectionSettings(TypedDict, total=False):
+    """KAFKA["connection"]"""
+
+    timeout: Duration
+    keep_alive: Duration
+    max_connections: int
+
+
+class SchemaRegistrySettings(TypedDict, total=False):
+    """KAFKA["schema_registry"]"""
+
+    url: str
+
+
+class ClusterSettings(TypedDict, total=False):
+    """KAFKA["clusters"]["…"]"""
+
+    brokers: Sequence[str] | str
+    security: SecuritySettings
+    connection: ConnectionSettings
+    schema_registry: SchemaRegistrySettings
+
+
+class ProducerTopicSettings(TypedDict, total=False):
+    """KAFKA["producers"]["…"]["topics"]["…"]"""
+
+    serializer: str | None
+    key_serializer: str | None
+    routing: str | None
+
+
+class ProducerSettings(TypedDict, total=False):
+    """KAFKA["producers"]["…"]"""
+
+    name: str
+    enabled: bool
+    cluster: str
+    topic: str | None
+    topics: Mapping[str, ProducerTopicSettings] | Sequence[str | Mapping[str, Any]]
+    send: Literal["on_commit", "immediate", "outbox"]
+    serializer: str
+    key_serializer: str
+    acks: Literal["all", "1", "0", -1, 0, 1]
+    idempotent: bool | None
+    max_retries: int | None
+    retries: int | None
+    retry_backoff: Duration
+    delivery_timeout: Duration
+    batch_size: Size
+    batch_timeout: Duration
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"]
+    routing: str
+    options: Mapping[str, Any]
+
+
+class RetrySettings(TypedDict, total=False):
+    """KAFKA["consumers"]["…"]["retry"]"""
+
+    max_retries: int
+    retries: int
+    backoff: Duration
+    multiplier: float
+    max_backoff: Duration
+    jitter: float
+    mode: Literal["blocking", "topics"]
+    retry_on: Sequence[str]
+    give_up_on: Sequence[str]
+    decide: str | None
+
+
+class DispatchSettings(TypedDict):
+    """An item of KAFKA["consumers"]["…"]["topics"]["…"]["dispatch"]"""
+
+    header: Mapping[str, str]
+    handler: str
+
+
+class ConsumerTopicSettings(TypedDict, total=False):
+    """KAFKA["consumers"]["…"]["topics"]["…"]"""
+
+    handler: str | None
+    serializer: str | None
+    key_serializer: str | None
+    retry: RetrySettings
+    dispatch: Sequence[DispatchSettings]
+
+
+class CircuitBreakerSettings(TypedDict, total=False):
+    """KAFKA["consumers"]["…"]["circuit_breaker"]"""
+
+    failure_ratio: float
+    window: int
+    cooldown: Duration
+
+
+class ConsumerSettings(TypedDict, total=False):
+    """KAFKA["consumers"]["…"]"""
+
+    name: str
+    enabled: bool
+    cluster: str
+    database: str
+    group_id: str
+    topics: Mapping[str, ConsumerTopicSettings] | Sequence[str | Mapping[str, Any]]
+    handler: str | None
+    serializer: str
+    key_serializer: str
+    auto_offset_reset: Literal["earliest", "latest", "error"]
+    enable_auto_commit: bool
+    auto_commit_interval: Duration
+    max_poll_records: int
+    ordering: Literal["partition", "key", "unordered"]
+    concurrency: int
+    processes: int
+    max_in_flight: int
+    max_in_flight_bytes: Size
+    transaction: Literal["message", "batch", "none"]
+    guarantee: Literal["at_most_once", "at_least_once", "effect_once"]
+    timeout: Duration | None
+    retry: RetrySettings
+    outage_patience: Duration
+    circuit_breaker: CircuitBreakerSettings
+    on_dead_letter: Literal["continue", "hold_key"]
+    deduplicate: str | None
+    session_timeout: Duration | None
+    heartbeat_interval: Duration | None
+    fetch_min_bytes: Size | None
+    fetch_max_wait: Duration | None
+    options: Mapping[str, Any]
+
+
+class DeadLettersSettings(TypedDict, total=False):
+    """KAFKA["dead_letters"]"""
+
+    database: str
+    retention: Duration | None
+    topic: str | None
+    max_shown: Size
+    mask: Sequence[str]
+
+
+class HeartbeatsSettings(TypedDict, total=False):
+    """KAFKA["heartbeats"]"""
+
+    enabled: bool
+    interval: Duration
+
+
+class LoggingSettings(TypedDict, total=False):
+    """KAFKA["logging"]"""
+
+    level: str
+    enable_sarama_logger: bool
+
+
+class KafkaSettings(ClusterSettings, total=False):
+    """settings.KAFKA"""
+
+    client_id: str
+    group_id: str
+    topic_prefix: str
+    clusters: Mapping[str, ClusterSettings]
+    producers: Mapping[str, ProducerSettings] | Sequence[ProducerSettings]
+    consumers: Mapping[str, ConsumerSettings] | Sequence[ConsumerSettings]
+    dead_letters: DeadLettersSettings
+    heartbeats: HeartbeatsSettings
+    bridges: Sequence[Mapping[str, Any]]
+    logging: LoggingSettings

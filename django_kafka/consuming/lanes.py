@@ -1,0 +1,230 @@
+"""Lanes: the messages of each partition in order, handed over in slices, and the watermark below which all is settled.
+
+The poller opens and halts lanes and gives them slices; handler threads take one lane at a time, work on its first
+slice, and give it back. A lane is in at most one thread, which is what keeps its order.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..dead_letters.recording import Failure
+from ..messages import RawMessage
+from ..producers import Sent
+
+Place = tuple[str, int]
+"""A topic and a partition."""
+
+
+@dataclass(slots=True, eq=False)
+class Slice:
+    """Messages of one lane that came in one fetch."""
+
+    messages: Sequence[RawMessage]
+    """In the order of their offsets."""
+    size: int
+    """Their bytes."""
+    done: int = 0
+    """How many have been executed, or given up for good."""
+    unsettled: int | None = None
+    """The index of the first executed message whose records are not acknowledged yet, if there is one."""
+    sent: list[tuple[int, Sent]] = field(default_factory=list)
+    """The records to wait for: index of their message, and the record."""
+    failed: tuple[int, Failure] | None = None
+    """What is to be stored as a dead letter before the lane goes on: index of the message, and why."""
+    @property
+    def settled(self) -> int:
+        """How many messages at its head are settled."""
+        return self.done if self.unsettled is None else min(self.unsettled, self.done)
+
+
+class Lane:
+    """The messages of one partition that this worker has and has not settled."""
+
+    __slots__ = ("at_end", "commits", "expected", "halted", "held", "lost", "paused", "place", "running", "slices",
+                 "stored", "waits", "watermark")  # fmt: skip
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.slices: deque[Slice] = deque()
+        self.expected: int | None = None
+        """The offset that the next fetched message should have."""
+        self.watermark: RawMessage | None = None
+        """The last message of all slices that are settled whole."""
+        self.stored = -1
+        """The offset that was last handed to the client for committing."""
+        self.running = False
+        """Whether a handler thread has it."""
+        self.halted = False
+        """Whether no further message may be begun: the partition leaves, or the worker stops."""
+        self.lost = False
+        """Whether the partition belongs to somebody else, so that nothing may be stored for it."""
+        self.held = False
+        """Whether it waits for an outage to end."""
+        self.waits = 0
+        """How many times in a row it waited."""
+        self.paused = False
+        """Whether fetching for it is paused."""
+        self.at_end = False
+        """Whether the broker said that there is nothing more for now."""
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.place[0]}[{self.place[1]}]>"
+
+    def settled_message(self) -> RawMessage | None:
+        """Return the last message below the watermark.
+
+        Read by the poller while a handler thread writes: the finished slices first, so that a slice that is finished
+        in between is at worst seen a moment later.
+        """
+        last = self.watermark
+        if self.slices:
+            try:
+                first = self.slices[0]
+            except IndexError:
+                return self.watermark
+            if settled := first.settled:
+                return first.messages[settled - 1]
+        return last if last is not None else self.watermark
+
+
+class Lanes:
+    """All lanes of one consumer in one worker."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Place, Lane] = {}
+        self._ready: deque[Lane] = deque()
+        self._waiting: list[tuple[float, int, Lane]] = []
+        self._order = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self.in_flight = 0
+        """Messages in all lanes that are in slices not finished."""
+        self.bytes = 0
+        """Their bytes."""
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(list(self._lanes.values()))
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def get(self, place: Place) -> Lane | None:
+        """Return the lane of a partition, if it is ours."""
+        return self._lanes.get(place)
+
+    def open(self, place: Place) -> Lane:
+        """Begin the lane of a partition that was assigned."""
+        with self._changed:
+            lane = self._lanes[place] = Lane(place)
+            return lane
+
+    def take(self, lane: Lane, messages: Sequence[RawMessage], size: int) -> None:
+        """Append fetched messages to their lane."""
+        with self._changed:
+            lane.slices.append(Slice(messages, size))
+            self.in_flight += len(messages)
+            self.bytes += size
+            if not (lane.running or lane.held or lane.halted) and len(lane.slices) == 1:
+                self._ready.append(lane)
+                self._changed.notify()
+
+    def next(self, timeout: float) -> Lane | None:
+        """Return a lane to work on, for the calling thread alone; None after `timeout` seconds without one."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not self._closed:
+                self._wake_due()
+                while self._ready:
+                    lane = self._ready.popleft()
+                    if not lane.halted and lane.slices:
+                        lane.running = True
+                        return lane
+                due = self._waiting[0][0] if self._waiting else deadline
+                remaining = min(due, deadline) - time.monotonic()
+                if remaining <= 0 and due >= deadline:
+                    return None
+                self._changed.wait(max(remaining, 0))
+        return None
+
+    def _wake_due(self) -> None:
+        now = time.monotonic()
+        while self._waiting and self._waiting[0][0] <= now:
+            lane = heapq.heappop(self._waiting)[2]
+            if lane.held and not lane.halted:
+                lane.held = False
+                self._ready.append(lane)
+
+    def give_back(self, lane: Lane, *, wait: float | None = None) -> None:
+        """End the calling thread's work on a lane; with `wait` nobody takes it for so many seconds."""
+        with self._changed:
+            lane.running = False
+            first = lane.slices[0] if lane.slices else None
+            if first is not None and first.settled == len(first.messages):
+                lane.watermark = first.messages[-1]
+                lane.slices.popleft()
+                self.in_flight -= len(first.messages)
+                self.bytes -= first.size
+            if lane.lost:
+                self._empty(lane)
+            if not lane.halted and lane.slices:
+                if wait is None:
+                    self._ready.append(lane)
+                else:
+                    lane.held = True
+                    self._order += 1
+                    heapq.heappush(self._waiting, (time.monotonic() + wait, self._order, lane))
+            self._changed.notify_all()
+
+    def halt(self, places: Collection[Place] | None = None) -> list[Lane]:
+        """Let no further message begin in these lanes (None: in all) and return them."""
+        with self._changed:
+            lanes = [lane for place, lane in self._lanes.items() if places is None or place in places]
+            for lane in lanes:
+                lane.halted = True
+                lane.held = False
+            self._changed.notify_all()
+        return lanes
+
+    def drain(self, lanes: Collection[Lane], timeout: float | None) -> bool:
+        """Wait up to `timeout` seconds until no thread works on these lanes; tell whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not any(lane.running for lane in lanes), timeout)
+
+    def drop(self, lanes: Collection[Lane]) -> None:
+        """Forget lanes that left; what they have not settled belongs to the next owner."""
+        with self._changed:
+            for lane in lanes:
+                lane.lost = True
+                if self._lanes.get(lane.place) is lane:
+                    del self._lanes[lane.place]
+                self._empty(lane)
+            self._changed.notify_all()
+
+    def _empty(self, lane: Lane) -> None:
+        keep = 1 if lane.running else 0
+        while len(lane.slices) > keep:
+            dropped = lane.slices.pop()
+            self.in_flight -= len(dropped.messages)
+            self.bytes -= dropped.size
+
+    def wait_for_room(self, has_room: Callable[[], bool], timeout: float) -> bool:
+        """Wait up to `timeout` seconds until `has_room()`; tell whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed or has_room(), timeout)
+
+    @property
+    def closed(self) -> bool:
+        """Whether there will be no more work."""
+        return self._closed
+
+    def close(self) -> None:
+        """Send all threads that wait for a lane home."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,284 @@
+"""The poller: the one thread that touches the client. It fetches into lanes, commits watermarks, and answers rebalances."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from .. import conf, signals
+from ..clients import properties
+from ..clients.consumer import ConsumerClient, Events
+from ..exceptions import ConfigurationError
+from ..tallies import ConsumerTally
+from .lanes import Lane, Lanes, Place
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.1
+"""Seconds the client waits for a first message, and so the longest a stop or a commit waits for the poller."""
+_TEND = 0.02
+"""Seconds between two looks at watermarks and pauses, which cost a step per partition."""
+_SKIP = 1.0
+"""Seconds for which a full worker only leaves off fetching. A pause would throw prefetched messages away."""
+_WAITS_BEFORE_PAUSE = 3
+_REPEAT_LOG = 30.0
+
+
+class Poller(Events):
+    """Polls for one consumer until it is stopped, has taken `limit` messages, or finds its partitions empty."""
+
+    def __init__(
+        self,
+        consumer: conf.Consumer,
+        group_id: str,
+        topics: Collection[str],
+        lanes: Lanes,
+        tally: ConsumerTally,
+        *,
+        limit: int | None = None,
+        until_empty: bool = False,
+    ) -> None:
+        self.consumer = consumer
+        self.lanes = lanes
+        self.tally = tally
+        self.stopping = threading.Event()
+        self.error: BaseException | None = None
+        """What ended it, when that was not a wish."""
+        self._topics = topics
+        self._limit = limit
+        self._taken = 0
+        self._until_empty = until_empty
+        chosen = properties.for_consumer(consumer, conf.cluster(consumer.cluster), group_id)
+        if until_empty:
+            chosen["enable.partition.eof"] = True
+        self._drain_at_most = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 2000
+        self._client = ConsumerClient(consumer.name, chosen, self)
+        self._assigned_once = False
+        self._full = False
+        self._full_since: float | None = None
+        self._tended = 0.0
+        self._revoked_now: set[Place] = set()
+        self._assigned_now: set[Place] = set()
+        self._replaced_now: set[Place] = set()
+        self._ended_now: set[Place] = set()
+        self._said: dict[tuple[str, str | None], float] = {}
+
+    def run(self) -> None:
+        """Poll until the end, then finish what runs, commit and leave the group."""
+        self._client.subscribe(self._topics)
+        try:
+            while not (self.stopping.is_set() or self._finished()):
+                self._turn()
+        except BaseException as error:  # noqa: BLE001  # said by the worker; the group is left in any case
+            self.error = error
+        finally:
+            self._leave()
+
+    def _finished(self) -> bool:
+        if self.lanes.in_flight or not self._assigned_once:
+            return False
+        if self._limit is not None and self._taken >= self._limit:
+            return True
+        return self._until_empty and all(lane.at_end for lane in self.lanes)
+
+    def _turn(self) -> None:
+        most = self._room()
+        if most > 0 or self._full:
+            self._full_since = None
+            messages = self._fetch(max(most, 1))
+            if messages:
+                self._hand_out(messages)
+            self._note_ends()
+        else:
+            self._wait_for_room()
+        now = time.monotonic()
+        if now - self._tended >= _TEND or most <= 0:
+            self._tended = now
+            self._throttle()
+            self._settle(self.lanes)
+
+    def _room(self) -> int:
+        """Return how many messages may be fetched now."""
+        if self.lanes.bytes >= self.consumer.max_in_flight_bytes:
+            return 0
+        room = min(self.consumer.max_in_flight - self.lanes.in_flight, self.consumer.max_poll_records)
+        return room if self._limit is None else min(room, self._limit - self._taken)
+
+    def _below_low_mark(self) -> bool:
+        settings = self.consumer
+        return self.lanes.in_flight <= settings.max_in_flight / 2 and self.lanes.bytes <= settings.max_in_flight_bytes / 2
+
+    def _wait_for_room(self) -> None:
+        """Leave off fetching for a moment; when that is not enough, pause, so that polling can go on."""
+        if self._full_since is None:
+            self._full_since = time.monotonic()
+        self.lanes.wait_for_room(self._below_low_mark, _POLL)
+        if time.monotonic() - self._full_since >= _SKIP:
+            self._full = True
+
+    def _fetch(self, most: int) -> list[Any]:
+        self._revoked_now.clear()
+        self._assigned_now.clear()
+        self._replaced_now.clear()
+        try:
+            messages = self._client.fetch(most, _POLL)
+        except Exception as error:  # noqa: BLE001  # what it had taken off the queue is lost to it: fetch it again
+            self._fetch_again(error)
+            return []
+        if self._assigned_now:
+            # A pause outlives a revocation; a new assignment begins unpaused whatever was before.
+            self._client.resume([place for place in self._assigned_now if self.lanes.get(place)])
+        if self._replaced_now:
+            # Left and come back within one call: what it returned may be from before.
+            self._client.start_over(self._replaced_now)
+        return messages
+
+    def _fetch_again(self, error: Exception) -> None:
+        if getattr(error.args[0] if error.args else None, "fatal", bool)():
+            raise error
+        log.warning("consumer=%s fetching failed: %s; it is done again", self.consumer.name, type(error).__name__)
+        known = {lane.place: lane.expected for lane in self.lanes if lane.expected is not None}
+        self._client.seek(known)
+        if unknown := [lane.place for lane in self.lanes if lane.expected is None]:
+            self._client.start_over(unknown)
+
+    def _hand_out(self, messages: list[Any]) -> None:
+        tally = self.tally
+        for place, group in self._client.by_partition(messages):
+            lane = self.lanes.get(place)
+            if lane is None or lane.halted or place in self._replaced_now:
+                continue
+            self._notice_jump(lane, group)
+            lane.at_end = False
+            size = sum(map(len, group))
+            self.lanes.take(lane, group, size)
+            self._taken += len(group)
+            tally.received += len(group)
+            tally.bytes += size
+
+    def _notice_jump(self, lane: Lane, group: list[Any]) -> None:
+        first, last = group[0].offset(), group[-1].offset()
+        if (lane.expected is not None and first != lane.expected) or last - first + 1 != len(group):
+            self.tally.offset_jumps += 1
+            log.info(
+                "consumer=%s topic=%s partition=%s offsets %s to %s are not consecutive (expected %s, %s messages): "
+                "compaction, transactions, retention, or a topic made anew",
+                self.consumer.name, *lane.place, first, last, lane.expected, len(group),
+            )  # fmt: skip
+        lane.expected = last + 1
+
+    def _note_ends(self) -> None:
+        for place in self._ended_now:
+            if (lane := self.lanes.get(place)) is not None:
+                lane.at_end = True
+        self._ended_now.clear()
+
+    def _throttle(self) -> None:
+        """Pause lanes that wait, and all when the worker is full; resume them at the low mark."""
+        if self._full and self._below_low_mark():
+            self._full = False
+        pause, resume = [], []
+        for lane in self.lanes:
+            wanted = self._full or lane.waits >= _WAITS_BEFORE_PAUSE
+            if wanted != lane.paused:
+                lane.paused = wanted
+                (pause if wanted else resume).append(lane.place)
+        if pause:
+            self._client.pause(pause)
+        if resume:
+            self._client.resume(resume)
+
+    def _settle(self, lanes: Collection[Lane] | Lanes, *, wait: bool = False) -> None:
+        """Store the watermarks that moved, and commit them now unless that is done on an interval."""
+        moved = {}
+        for lane in lanes:
+            message = lane.settled_message()
+            if message is not None and message.offset() != lane.stored:
+                moved[lane.place] = message
+                lane.stored = message.offset()
+        if not moved:
+            return
+        self._client.store(moved)
+        if wait or not self.consumer.enable_auto_commit:
+            self._client.commit(wait=wait)
+
+    def _leave(self) -> None:
+        """Finish what runs, polling all the while, then commit and leave the group."""
+        lanes = self.lanes.halt()
+        try:
+            self._client.pause([lane.place for lane in lanes])
+            while not self.lanes.drain(lanes, 0):
+                self._client.fetch(1, _POLL)
+            self._settle(lanes, wait=True)
+        except Exception:
+            log.exception("consumer=%s leaving the group was not clean", self.consumer.name)
+        finally:
+            self._client.close()
+            self.lanes.drop(lanes)
+            self.lanes.close()
+
+    def assigned(self, places: list[Place]) -> None:
+        """Open the lanes of partitions that came."""
+        self._assigned_once = True
+        for place in places:
+            if place in self._revoked_now:
+                self._replaced_now.add(place)
+            self._assigned_now.add(place)
+            self.lanes.open(place)
+        self.tally.rebalances += 1
+        log.info("consumer=%s assigned=%s", self.consumer.name, _listed(places))
+        signals.partitions_assigned.send_robust(self.consumer.name, worker=self, partitions=places)
+
+    def revoked(self, places: list[Place], lost: bool) -> None:
+        """Finish what runs in partitions that leave, commit what is settled, and forget the rest."""
+        self._revoked_now.update(places)
+        lanes = self.lanes.halt(places)
+        if not lost:
+            if not self.lanes.drain(lanes, self._drain_at_most):
+                log.warning(
+                    "consumer=%s a handler still runs after %.0f s; its message is handled again by the next owner",
+                    self.consumer.name, self._drain_at_most,
+                )  # fmt: skip
+            self._settle(lanes, wait=True)
+        self.lanes.drop(lanes)
+        self.tally.rebalances += 1
+        log.info("consumer=%s %s=%s", self.consumer.name, "lost" if lost else "revoked", _listed(places))
+        signals.partitions_revoked.send_robust(self.consumer.name, worker=self, partitions=places, lost=lost)
+
+    def at_end(self, place: Place) -> None:
+        """Note that a partition has nothing more for now."""
+        self._ended_now.add(place)
+
+    def trouble(self, code: str, sentence: str, topic: str | None) -> None:
+        """Say what the client goes on from by itself, but not all the time."""
+        now = time.monotonic()
+        if now - self._said.get((code, topic), -_REPEAT_LOG) < _REPEAT_LOG:
+            return
+        self._said[code, topic] = now
+        advice = _ADVICE.get(code, "")
+        log.warning("consumer=%s %s%s: %s%s", self.consumer.name, code, f" topic={topic}" if topic else "", sentence, advice)
+
+
+_ADVICE = {
+    "_ALL_BROKERS_DOWN": "; trying again until one answers",
+    "UNKNOWN_TOPIC_OR_PART": "; create the topic, it is looked for again every few seconds",
+    "_MAX_POLL_EXCEEDED": "; the partitions are lost and asked for again",
+}
+
+
+def _listed(places: Collection[Place]) -> str:
+    return ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(places)) or "nothing"
+
+
+def topics_and_group(consumer: conf.Consumer, topics: Collection[str]) -> tuple[list[str], str]:
+    """Return the topics and the group of a consumer with their prefix. Raises `ConfigurationError`."""
+    settings = conf.kafka()
+    if not consumer.group_id:
+        raise ConfigurationError(f'Consumer {consumer.name!r} has no group: set its "group_id", or KAFKA["group_id"].')
+    return [settings.prefixed(topic) for topic in topics], settings.prefixed(consumer.group_id)
+
+
+StopWorker = Callable[[BaseException], None]

@@ -1,0 +1,245 @@
+"""Carrying out replays: the one place where a dead letter gets its other chance."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import connections, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from .. import conf, handlers, retries, tallies
+from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError
+from ..execution import Execution
+from ..messages import LETTER_HEADER, Delivery, Message
+from ..models import DeadLetter, DeadLetterAttempt, Replay
+from ..producers import Gathered, Producer, collector, producers
+from ..producing import send
+from ..signals import dead_letter_replayed
+from .recording import Failure, add_attempt, me
+from .replaying import letters, replays
+
+log = logging.getLogger(__name__)
+
+LEASE = 60.0
+"""Seconds after which a claim that was not renewed is taken over."""
+
+
+class ClaimLost(KafkaError):
+    """Somebody else has taken the replay over; what was done for it here is rolled back."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A dead letter, read like the message that it was."""
+
+    letter: DeadLetter
+    """The row."""
+
+    def topic(self) -> str:
+        """Return the topic it came from."""
+        return self.letter.topic
+
+    def partition(self) -> int:
+        """Return the partition it came from."""
+        return self.letter.partition
+
+    def offset(self) -> int:
+        """Return its offset there."""
+        return self.letter.offset
+
+    def timestamp(self) -> tuple[int, int]:
+        """Return its kind (0: none) and milliseconds since the epoch."""
+        return (0, -1) if self.letter.timestamp_ms is None else (1, self.letter.timestamp_ms)
+
+    def key(self) -> bytes | None:
+        """Return its key."""
+        return None if self.letter.key is None else bytes(self.letter.key)
+
+    def value(self) -> bytes | None:
+        """Return its value."""
+        return None if self.letter.value is None else bytes(self.letter.value)
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """Return its headers."""
+        return self.letter.headers
+
+
+class Executor:
+    """Claims replays one at a time and carries them out; used by one thread. Close it in the end."""
+
+    def __init__(self, consumers: Sequence[str] | None = None, *, ids: Sequence[int] | None = None) -> None:
+        """Take replays of letters of these consumers (None: of all), or only the replays with these ids."""
+        self._consumers = consumers
+        self._ids = ids
+        self._claim = uuid.uuid4().hex
+        self._database = conf.kafka().dead_letters.database
+        self._ended = threading.Event()
+        self._running: int | None = None
+        self._keeper = threading.Thread(target=self._keep, name="kafka-replay-lease", daemon=True)
+        self._keeper.start()
+
+    def close(self) -> None:
+        """Renew no more."""
+        self._ended.set()
+        self._keeper.join(5)
+
+    def run_next(self) -> Replay | None:
+        """Claim the oldest replay and carry it out; return it, or None when there is none to claim.
+
+        A replay that meets an outage is asked for again, and the error is raised: try again after a pause.
+        """
+        replay = self._claim_next()
+        if replay is None:
+            return None
+        self._running = replay.pk
+        try:
+            self._carry_out(replay)
+        finally:
+            self._running = None
+        replay.refresh_from_db(using=self._database)
+        dead_letter_replayed.send_robust(replay.letter.consumer, letter=replay.letter, replay=replay)
+        return replay
+
+    def _claim_next(self) -> Replay | None:
+        while True:
+            now = timezone.now()
+            expired = Q(state=Replay.State.RUNNING, claimed_at__lt=now - timedelta(seconds=LEASE))
+            waiting = replays().filter(Q(state=Replay.State.REQUESTED) | expired)
+            if self._consumers is not None:
+                waiting = waiting.filter(letter__consumer__in=self._consumers)
+            if self._ids is not None:
+                waiting = waiting.filter(pk__in=self._ids)
+            found = waiting.order_by("id").values("pk", "state", "claim").first()
+            if found is None:
+                return None
+            mine = replays().filter(**found)
+            if mine.update(state=Replay.State.RUNNING, claim=self._claim, claimed_at=now, executor=me()):
+                return replays().select_related("letter").get(pk=found["pk"])
+
+    def _keep(self) -> None:
+        """Renew the claim of what runs, so that a long handler is not taken over."""
+        while not self._ended.wait(LEASE / 4):
+            if (running := self._running) is None:
+                continue
+            try:
+                replays().filter(pk=running, claim=self._claim).update(claimed_at=timezone.now())
+            except Exception as error:  # noqa: BLE001  # the next turn tries again; the final compare-and-set decides
+                log.warning("replay=%s claim not renewed: %s", running, type(error).__name__)
+            finally:
+                connections[self._database].close()
+
+    def _carry_out(self, replay: Replay) -> None:
+        letter = replay.letter
+        if letter.state != DeadLetter.State.OPEN:
+            self._finish(replay, Replay.State.CANCELLED, f"The letter is {letter.get_state_display()}.")
+            return
+        path = letter.handler
+        try:
+            if replay.target == Replay.Target.TOPIC:
+                self._to_topic(replay)
+            else:
+                path = self._to_handler(replay)
+        except (ClaimLost, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a handler may raise anything; it is stored with the letter
+            self._failed(replay, error, path)
+        except BaseException:
+            self._release(replay)
+            raise
+
+    def _to_handler(self, replay: Replay) -> str:
+        consumer = conf.consumer(replay.letter.consumer)
+        found = handlers.for_topic(consumer.name, replay.letter.topic)
+        message = Message(StoredMessage(replay.letter), found.decoder, replay.letter.attempts + 1)
+        gathered = collector.begin()
+        together = consumer.transaction != "none" and consumer.database == self._database
+        resolved = False
+
+        def finish() -> None:
+            nonlocal resolved
+            # In the transaction of the handler's effects, unless its records have yet to be acknowledged.
+            if together and not (gathered.sent or gathered.promised):
+                self._resolve(replay)
+                resolved = True
+
+        try:
+            Execution(consumer, tallies.of_consumer(consumer.name), gathered).run(message, found, finish)
+            _await(gathered)
+        finally:
+            collector.end()
+        if not resolved:
+            self._resolve(replay)
+        return found.match(message).path
+
+    def _to_topic(self, replay: Replay) -> None:
+        letter = replay.letter
+        producer = _producer_for(letter.cluster)
+        stored = StoredMessage(letter)
+        headers = [pair for pair in stored.headers() if pair[0] != LETTER_HEADER]
+        headers.append((LETTER_HEADER, str(letter.pk).encode()))
+        wire = (letter.topic, stored.value(), stored.key(), -1, headers, 0)
+        delivery = send(producer, wire, Delivery(letter.topic, producer)).result()
+        self._resolve(replay, f"{delivery.topic}[{delivery.partition}]@{delivery.offset}")
+
+    def _resolve(self, replay: Replay, result: str = "") -> None:
+        letter = replay.letter
+        with transaction.atomic(using=self._database):
+            self._finish(replay, Replay.State.SUCCEEDED, result)
+            changes = {"state": DeadLetter.State.RESOLVED, "settled_at": timezone.now()}
+            if replay.target == Replay.Target.HANDLER:
+                changes["attempts"] = F("attempts") + 1
+            letters().filter(pk=letter.pk).update(**changes)
+            DeadLetterAttempt.objects.using(self._database).create(
+                letter=letter, number=letter.attempts + 1, at=timezone.now(), origin=DeadLetterAttempt.Origin.REPLAY,
+                worker=me(), succeeded=True,
+            )  # fmt: skip
+
+    def _failed(self, replay: Replay, error: Exception, path: str) -> None:
+        match retries.decide(error):
+            case retries.DeadLetter(category):
+                failure = Failure.of(error, category=category, handler=path)
+                with transaction.atomic(using=self._database):
+                    self._finish(replay, Replay.State.FAILED, f"{failure.error_type}: {failure.error_message}")
+                    add_attempt(self._database, replay.letter, failure, DeadLetterAttempt.Origin.REPLAY)
+            case _:
+                self._release(replay)
+                raise error
+
+    def _finish(self, replay: Replay, state: str, result: str) -> None:
+        mine = replays().filter(pk=replay.pk, state=Replay.State.RUNNING, claim=self._claim)
+        if not mine.update(state=state, result=result, finished_at=timezone.now()):
+            raise ClaimLost(f"Replay {replay.pk} was taken over or cancelled.")
+
+    def _release(self, replay: Replay) -> None:
+        """Ask for the replay again; when even that fails, its claim runs out by itself."""
+        mine = replays().filter(pk=replay.pk, state=Replay.State.RUNNING, claim=self._claim)
+        try:
+            mine.update(state=Replay.State.REQUESTED, claim="", claimed_at=None)
+        except Exception as error:  # noqa: BLE001
+            log.warning("replay=%s not released: %s; it is taken over in %g s", replay.pk, type(error).__name__, LEASE)
+            connections[self._database].close()
+
+
+def _await(gathered: Gathered) -> None:
+    """Wait until what the handler produced is acknowledged; its delivery timeout bounds the wait."""
+    for sent in gathered.sent:
+        while True:
+            try:
+                sent.delivery.result()
+                break
+            except DeliveryTimeout:
+                continue
+
+
+def _producer_for(cluster: str) -> Producer:
+    settings = conf.kafka()
+    names = [one.name for one in settings.producers.values() if one.enabled and one.cluster == cluster]
+    if not names:
+        raise ConfigurationError(f'No enabled producer in KAFKA["producers"] sends to cluster {cluster!r}.')
+    return producers[settings.default_producer if settings.default_producer in names else names[0]]

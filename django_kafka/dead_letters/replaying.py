@@ -1,0 +1,109 @@
+"""Replays: asked for in the admin or by command, carried out by whoever claims them, safe to interrupt anywhere.
+
+A request is a row. An executor (a worker, a Celery task, the command) claims the oldest one, renews its claim while it
+works, and brings it to its end in one compare-and-set. A claim that is no longer renewed is taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
+from django.utils import timezone
+
+from .. import conf
+from ..models import DeadLetter, Replay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """What became of a request to replay letters."""
+
+    count: int
+    """Letters whose replay is now asked for."""
+    refused: int
+    """Letters that are resolved, discarded, or being replayed already."""
+    consumers: frozenset[str]
+    """The consumers whose letters they are."""
+
+
+def letters() -> QuerySet[DeadLetter]:
+    """Return all dead letters, from the database that keeps them."""
+    return DeadLetter.objects.using(conf.kafka().dead_letters.database)
+
+
+def replays() -> QuerySet[Replay]:
+    """Return all replays, from the database that keeps them."""
+    return Replay.objects.using(conf.kafka().dead_letters.database)
+
+
+def outstanding(prefix: str = "") -> Exists:
+    """Return a condition: the letter (of the outer query) has a replay that is not at its end."""
+    return Exists(replays().filter(letter=OuterRef(f"{prefix}pk"), state__in=Replay.OUTSTANDING))
+
+
+def request(chosen: Iterable[int], *, target: str = Replay.Target.HANDLER, user: Any = None, name: str = "") -> Requested:
+    """Ask for a replay of the letters with these ids.
+
+    Only open letters without an outstanding replay are taken. `user` is the person who asks, `name` who or what asks
+    where there is none. Nothing runs here.
+    """
+    if target not in Replay.Target.values:
+        raise ValueError(f"The target {target!r} is not one of: {', '.join(Replay.Target.values)}.")
+    count = refused = 0
+    consumers: set[str] = set()
+    for ids in _pieces(sorted(set(chosen))):
+        with transaction.atomic(using=conf.kafka().dead_letters.database):
+            ready = letters().filter(pk__in=ids, state=DeadLetter.State.OPEN).exclude(outstanding())
+            found = dict(ready.select_for_update().values_list("pk", "consumer"))
+            now = timezone.now()
+            rows = [
+                Replay(letter_id=pk, target=target, requested_by=user, requested_by_name=name or _name(user), requested_at=now)
+                for pk in ids
+                if pk in found
+            ]
+            # A request that another one overtook is dropped by the constraint, not by this look.
+            replays().bulk_create(rows, ignore_conflicts=True)
+        count += len(rows)
+        refused += len(ids) - len(rows)
+        consumers.update(found.values())
+    return Requested(count=count, refused=refused, consumers=frozenset(consumers))
+
+
+def cancel(chosen: Iterable[int]) -> int:
+    """Take back replays of the letters with these ids that nobody has begun; return how many."""
+    return sum(
+        replays()
+        .filter(letter__in=ids, state=Replay.State.REQUESTED)
+        .update(state=Replay.State.CANCELLED, finished_at=timezone.now())
+        for ids in _pieces(sorted(set(chosen)))
+    )
+
+
+def discard(chosen: Iterable[int]) -> int:
+    """Give up the open letters with these ids for good; return how many. Those that are being replayed stay."""
+    return _move(chosen, DeadLetter.State.OPEN, DeadLetter.State.DISCARDED)
+
+
+def reopen(chosen: Iterable[int]) -> int:
+    """Open discarded letters again; return how many."""
+    return _move(chosen, DeadLetter.State.DISCARDED, DeadLetter.State.OPEN)
+
+
+def _move(chosen: Iterable[int], old: str, new: str) -> int:
+    settled = None if new == DeadLetter.State.OPEN else timezone.now()
+    return sum(
+        letters().filter(pk__in=ids, state=old).exclude(outstanding()).update(state=new, settled_at=settled)
+        for ids in _pieces(sorted(set(chosen)))
+    )
+
+
+def _pieces(ids: Sequence[int], size: int = 500) -> Iterable[Sequence[int]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def _name(user: Any) -> str:
+    return "" if user is None else str(user.get_username())[:200]

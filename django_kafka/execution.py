@@ -1,0 +1,165 @@
+"""Running a handler on a message inside its transaction."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.db import InterfaceError, OperationalError, connections, transaction
+
+from . import conf
+from .handlers import TopicHandlers
+from .messages import Message
+from .producers import Gathered
+from .retries import UnknownCommit
+from .signals import handler_failed, message_handled, message_handling
+from .tallies import ConsumerTally
+
+log = logging.getLogger(__name__)
+
+
+class Execution:
+    """How the messages of one consumer are executed; used by one thread at a time, with what that thread gathers."""
+
+    def __init__(self, consumer: conf.Consumer, tally: ConsumerTally, gathered: Gathered) -> None:
+        self.consumer = consumer
+        self.tally = tally
+        self.gathered = gathered
+        self.database = consumer.database
+        self._in_transaction = consumer.transaction != "none"
+
+    def callable_for(self, handlers: TopicHandlers) -> Callable[[Message], Any]:
+        """Return what runs messages of one topic, as short as settings and listeners allow.
+
+        It is asked once per slice, so that what nobody listens to costs nothing per message.
+        """
+        observed = message_handling.receivers or message_handled.receivers or handler_failed.receivers
+        if not (self._in_transaction or observed or handlers.conditional or handlers.default is None):
+            return handlers.default.call
+
+        def run(message: Message) -> None:
+            self.run(message, handlers)
+
+        return run
+
+    def run(self, message: Message, handlers: TopicHandlers, finish: Callable[[], None] | None = None) -> None:
+        """Run the handler that matches `message`; raise what it raises, after its effects are rolled back.
+
+        `finish` runs inside the same transaction, after the handler.
+        """
+        handler = handlers.match(message)
+        name = self.consumer.name
+        if message_handling.receivers:
+            message_handling.send_robust(name, message=message)
+        try:
+            if self._in_transaction:
+                self._transact(lambda: handler.call(message), finish, message)
+            else:
+                handler.call(message)
+                if finish is not None:
+                    finish()
+        except Exception as error:
+            if handler_failed.receivers:
+                handler_failed.send_robust(name, message=message, error=error)
+            raise
+        if message_handled.receivers:
+            message_handled.send_robust(name, message=message)
+
+    def _transact(self, handle: Callable[[], Any], finish: Callable[[], None] | None, message: Message) -> None:
+        stage = _Stage()
+        try:
+            with transaction.atomic(using=self.database):
+                # The first hook of all: once it ran, the COMMIT has happened, whatever the hooks after it do.
+                transaction.on_commit(stage.commit, using=self.database)
+                handle()
+                if finish is not None:
+                    finish()
+                stage.returned = True
+        except Exception as error:
+            if stage.committed:
+                self._hook_failed(error, message)
+                return
+            self.gathered.clear()
+            if stage.returned and self._connection_broke(error):
+                self.tally.unknown_commits += 1
+                log.warning(
+                    "consumer=%s topic=%s partition=%s offset=%s its COMMIT was not answered; it is handled again",
+                    self.consumer.name, message.topic, message.partition, message.offset,
+                )  # fmt: skip
+                raise UnknownCommit(str(error)) from error
+            raise
+
+    def _hook_failed(self, error: Exception, message: Message) -> None:
+        """Count an error that came after the COMMIT; send the records whose hooks it kept from running."""
+        self.tally.hook_errors += 1
+        log.error(
+            "consumer=%s topic=%s partition=%s offset=%s an on_commit hook failed; the message itself is handled",
+            self.consumer.name, message.topic, message.partition, message.offset, exc_info=error,
+        )  # fmt: skip
+        for reference in self.gathered.promised:
+            if (promise := reference()) is not None:
+                promise()
+
+    def _connection_broke(self, error: Exception) -> bool:
+        if not isinstance(error, OperationalError | InterfaceError):
+            return False
+        connection = connections[self.database]
+        # Django has closed it already when the rollback failed as well.
+        return connection.connection is None or not connection.is_usable()
+
+
+class _Stage:
+    """How far a transaction came."""
+
+    __slots__ = ("committed", "returned")
+
+    def __init__(self) -> None:
+        self.returned = False
+        self.committed = False
+
+    def commit(self) -> None:
+        self.committed = True
+
+
+_IDLE = 60.0
+"""Seconds without messages after which a thread gives connections back that settings do not want kept."""
+
+
+class Connections:
+    """The database connections of one handler thread."""
+
+    def __init__(self) -> None:
+        self._used = time.monotonic()
+
+    def tend(self) -> None:
+        """Before a slice: close what is unusable or over its age. Closing after each message costs a factor of six."""
+        now = self._used = time.monotonic()
+        for connection in connections.all(initialized_only=True):
+            if connection.connection is None or connection.in_atomic_block:
+                continue
+            aged = connection.close_at is not None and now >= connection.close_at and _keeps(connection)
+            if connection.errors_occurred or aged:
+                connection.close_if_unusable_or_obsolete()
+            else:
+                # Django asks the server once after this, where CONN_HEALTH_CHECKS wants it.
+                connection.health_check_done = False
+
+    def rest(self) -> None:
+        """Without messages: after a while give back connections with CONN_MAX_AGE = 0."""
+        if time.monotonic() - self._used < _IDLE:
+            return
+        for connection in connections.all(initialized_only=True):
+            if connection.connection is not None and not connection.in_atomic_block and not _keeps(connection):
+                connection.close()
+
+    def close(self) -> None:
+        """Close all of them, because the thread ends."""
+        for connection in connections.all(initialized_only=True):
+            if not connection.in_atomic_block:
+                connection.close()
+
+
+def _keeps(connection: Any) -> bool:
+    return connection.settings_dict["CONN_MAX_AGE"] != 0

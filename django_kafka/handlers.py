@@ -1,0 +1,254 @@
+"""Which callable a message goes to: registered by decorator, by `subscribe`, or named in settings."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from . import conf, serializers
+from .exceptions import ConfigurationError, NoHandler, NotAvailable
+from .messages import Message
+
+HandlerFunction = Callable[..., Any]
+F = TypeVar("F", bound=HandlerFunction)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """One handler and the messages it wants."""
+
+    consumer: str
+    """The consumer's name."""
+    topic: str
+    """The topic, without prefix."""
+    header: tuple[tuple[str, str], ...] = ()
+    """Headers that the message must have, with these values; none matches every message of the topic."""
+    path: str
+    """The dotted path of the callable: what is shown, stored and looked up; never taken from a message or a form."""
+    function: HandlerFunction | None = field(default=None, compare=False)
+    """The callable, when it was registered as such."""
+
+    def resolve(self) -> HandlerFunction:
+        """Return the callable; raise `ConfigurationError` when the path leads nowhere."""
+        if self.function is not None:
+            return self.function
+        try:
+            found: HandlerFunction = import_string(self.path)
+        except ImportError as error:
+            raise ConfigurationError(f"The handler {self.path!r} of consumer {self.consumer!r} cannot be imported: {error}") from error
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A handler that is resolved and checked."""
+
+    path: str
+    """Its dotted path."""
+    call: Callable[[Message], Any]
+    """Runs it on a message; what it returns is ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicHandlers:
+    """All handlers of one consumer for one topic, and how its messages are read."""
+
+    topic: str
+    """The topic as Kafka knows it, prefix included."""
+    decoder: serializers.TopicDecoder
+    """Reads keys and values."""
+    conditional: tuple[tuple[tuple[tuple[str, bytes], ...], Handler], ...]
+    """Headers and handler; the first match wins."""
+    default: Handler | None
+    """Takes what no condition matches."""
+
+    def match(self, message: Message) -> Handler:
+        """Return the handler for `message`; raise `NoHandler`."""
+        for wanted, handler in self.conditional:
+            if all(message.header(name) == value for name, value in wanted):
+                return handler
+        if self.default is None:
+            raise NoHandler(f"No handler of this consumer takes this message of {self.topic!r}: none of its headers matches.")
+        return self.default
+
+
+_registered: list[Registration] = []
+_changed = threading.Lock()
+
+
+def kafka_handler(
+    *,
+    topics: str | Iterable[str],
+    consumer: str | None = None,
+    header: Mapping[str, str] | None = None,
+    batch: bool = False,
+) -> Callable[[F], F]:
+    """Register the decorated function for `topics` of `consumer` (None: the default one).
+
+    With `header` it takes only messages that have these headers. The function takes a `Message`, or its decoded value
+    and the `Message`. Put handlers into `<app>/kafka_handlers.py`, which is imported when Django starts.
+    """
+    if batch:
+        raise NotAvailable("Handlers that take a list (batch=True) are not available in this version.")
+
+    def register(function: F) -> F:
+        _register(consumer, topics, function, header)
+        return function
+
+    return register
+
+
+def subscribe(topics: str | Iterable[str], handler: HandlerFunction | str, *, consumer: str | None = None) -> None:
+    """Register `handler`, a callable or a dotted path, for `topics` of `consumer` (None: the default one)."""
+    _register(consumer, topics, handler, None)
+
+
+def _register(consumer: str | None, topics: str | Iterable[str], handler: HandlerFunction | str, header: Mapping[str, str] | None) -> None:
+    named = isinstance(handler, str)
+    path = handler if named else f"{handler.__module__}.{handler.__qualname__}"
+    with _changed:
+        for topic in [topics] if isinstance(topics, str) else topics:
+            registration = Registration(
+                consumer=consumer or "",
+                topic=conf.topic_name(topic),
+                header=tuple(sorted((header or {}).items())),
+                path=path,
+                function=None if named else handler,
+            )
+            if registration not in _registered:
+                _registered.append(registration)
+        _made.clear()
+
+
+def forget(function: HandlerFunction | str) -> None:
+    """Take a handler out of the registry again, as tests do."""
+    path = function if isinstance(function, str) else f"{function.__module__}.{function.__qualname__}"
+    with _changed:
+        _registered[:] = [one for one in _registered if one.path != path]
+        _made.clear()
+
+
+def registrations(consumer: str) -> list[Registration]:
+    """Return what settings and decorators register for one consumer, settings first."""
+    settings = conf.consumer(consumer)
+    found = []
+    for topic in settings.topics.values():
+        for rule in topic.dispatch:
+            header = tuple(sorted(rule.header.items()))
+            found.append(Registration(consumer=consumer, topic=topic.name, header=header, path=rule.handler))
+        if path := topic.handler or settings.handler:
+            found.append(Registration(consumer=consumer, topic=topic.name, path=path))
+    default = conf.kafka().default_consumer
+    found += [one for one in _registered if (one.consumer or default) == consumer]
+    return found
+
+
+def topics(consumer: str) -> list[str]:
+    """Return the topics that a consumer subscribes to, without prefix: those of settings and of its handlers."""
+    named = list(conf.consumer(consumer).topics)
+    return named + [one for one in dict.fromkeys(entry.topic for entry in registrations(consumer)) if one not in named]
+
+
+_made: dict[tuple[str, str], TopicHandlers] = {}
+
+
+def for_topic(consumer: str, topic: str) -> TopicHandlers:
+    """Return the resolved handlers of `consumer` for `topic`, named with its prefix; resolved once.
+
+    Raises `ConfigurationError` for a handler that cannot be used.
+    """
+    try:
+        return _made[consumer, topic]
+    except KeyError:
+        made = _resolve(consumer, topic)
+        _made[consumer, topic] = made
+        return made
+
+
+def _resolve(consumer: str, topic: str) -> TopicHandlers:
+    settings = conf.consumer(consumer)
+    mine = [one for one in registrations(consumer) if conf.kafka().prefixed(one.topic) == topic]
+    own = next((one for one in settings.topics.values() if conf.kafka().prefixed(one.name) == topic), None)
+    decoder = serializers.TopicDecoder(
+        (own and own.key_serializer) or settings.key_serializer, (own and own.serializer) or settings.serializer
+    )
+    conditional = tuple(
+        (tuple((name, value.encode()) for name, value in one.header), _usable(one)) for one in mine if one.header
+    )
+    default = next((_usable(one) for one in mine if not one.header), None)
+    return TopicHandlers(topic, decoder, conditional, default)
+
+
+def _usable(registration: Registration) -> Handler:
+    function = registration.resolve()
+    if not callable(function):
+        raise ConfigurationError(f"The handler {registration.path!r} is {type(function).__name__}; it must be callable.")
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):
+        raise NotAvailable(f"The handler {registration.path!r} is `async def`, which this version does not run.")
+    return Handler(registration.path, _adapt(function, registration.path))
+
+
+def _adapt(function: HandlerFunction, path: str) -> Callable[[Message], Any]:
+    """Return a callable of one message, for a function of (message) or of (event, message)."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return function
+    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    open_ended = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    required = [one for one in positional if one.default is one.empty]
+    keyword_only = [one for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    if keyword_only or len(required) > 2 or not (positional or open_ended):
+        raise ConfigurationError(f"The handler {path!r} must take (message) or (event, message).")
+    return partial(_with_event, function) if len(required) == 2 else function
+
+
+def _with_event(function: HandlerFunction, message: Message) -> Any:
+    return function(message.value, message)
+
+
+def resolve_all(consumer: str) -> None:
+    """Resolve every handler of `consumer`, so that a wrong one is an error now and not at its first message."""
+    found = registrations(consumer)
+    if not found:
+        raise ConfigurationError(
+            f"Consumer {consumer!r} has no handler: name one in KAFKA[\"consumers\"][{consumer!r}], or register one with "
+            "@kafka_handler in an app's kafka_handlers.py."
+        )
+    for topic in topics(consumer):
+        for_topic(consumer, conf.kafka().prefixed(topic))
+
+
+def problems() -> list[tuple[str, str, str]]:
+    """Return (check id, sentence, hint) for what is wrong in the registry."""
+    found = []
+    consumers = conf.kafka().consumers
+    for one in _registered:
+        name = one.consumer or conf.kafka().default_consumer
+        if name is None or name not in consumers:
+            sentence = f"The handler {one.path!r} is registered for consumer {one.consumer or 'default'!r}, which KAFKA does not have."
+            found.append(("E020", sentence, f"It has: {', '.join(consumers) or 'none'}."))
+    for consumer in consumers:
+        taken: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
+        for one in registrations(consumer):
+            other = taken.setdefault((one.topic, one.header), one.path)
+            if other != one.path:
+                what = f"{one.topic!r}" + (f" with {dict(one.header)}" if one.header else "")
+                sentence = f"Consumer {consumer!r} has two handlers for {what}: {other!r} and {one.path!r}."
+                found.append(("E021", sentence, "A message goes to one handler; a second consumer with a group of its own gets it too."))
+    return found
+
+
+def _forget_resolved(*, setting: str, **_event: Any) -> None:
+    if setting == "KAFKA":
+        _made.clear()
+
+
+setting_changed.connect(_forget_resolved)

@@ -1,0 +1,89 @@
+"""Run consumers: `python manage.py kafka_consume [names…]`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from argparse import ArgumentParser
+from types import FrameType
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import autoreload
+
+from ... import conf
+from ...consuming.crew import Crew
+from ...exceptions import ConfigurationError
+
+log = logging.getLogger("django_kafka.worker")
+
+
+class Command(BaseCommand):
+    """Receive messages and run their handlers, until stopped."""
+
+    help = (
+        "Receive messages and run their handlers. The first SIGTERM or SIGINT finishes what runs, commits and leaves "
+        "the group; a second one stops at once: what was not finished is read again."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Add the command's own arguments."""
+        parser.add_argument("names", nargs="*", metavar="name", help="consumers of KAFKA to run (default: all that are enabled)")
+        parser.add_argument("--max-messages", type=_positive, metavar="N", help="stop after N messages of each consumer")
+        parser.add_argument("--until-empty", action="store_true", help="stop when nothing is left to read")
+        parser.add_argument("--reload", action="store_true", help="start again when code changes; for development")
+
+    def handle(self, *_arguments: Any, **options: Any) -> None:
+        """Run the consumers."""
+        names = options["names"] or [one.name for one in conf.kafka().consumers.values() if one.enabled]
+        if not names:
+            raise CommandError('KAFKA["consumers"] has no enabled consumer.')
+        if len(set(names)) < len(names):
+            raise CommandError("A consumer is named twice; run a second worker process for more of it.")
+        if options["reload"]:
+            # Runs in a thread below the reloader, whose main thread takes the signals; files that change end the
+            # process, and unfinished messages are read again.
+            autoreload.run_with_reloader(self._run, names, options)
+        else:
+            self._run(names, options)
+
+    def _run(self, names: list[str], options: dict[str, Any]) -> None:
+        try:
+            crew = Crew(names, max_messages=options["max_messages"], until_empty=options["until_empty"])
+        except ConfigurationError as error:
+            raise CommandError(str(error)) from error
+        if threading.current_thread() is threading.main_thread():
+            _Stop(crew).listen()
+        self.stdout.write(f"Consuming with {', '.join(names)}. Stop with Ctrl-C.")
+        crew.run()
+        if crew.error is not None:
+            raise CommandError(f"Stopped by {type(crew.error).__name__}: {crew.error}") from crew.error
+
+
+class _Stop:
+    """What signals do: the first asks, the second ends the process. Neither raises."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._asked = False
+
+    def listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            os.write(2, b"Stopped at once; what was not finished is read again.\n")
+            os._exit(128 + number)
+        self._asked = True
+        os.write(2, b"Finishing what runs; once more to stop at once.\n")
+        self._crew.stop()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number

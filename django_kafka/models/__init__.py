@@ -1,0 +1,7 @@
+"""Rows: what could not be handled, what happened to it, and who works."""
+
+from .dead_letters import DeadLetter, DeadLetterAttempt
+from .replays import Replay
+from .workers import Worker
+
+__all__ = ["DeadLetter", "DeadLetterAttempt", "Replay", "Worker"]

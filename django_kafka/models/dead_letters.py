@@ -1,0 +1,137 @@
+"""Dead letters and the attempts that made them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+Pairs = Iterable[tuple[str, "bytes | None"]]
+
+
+def encode_headers(headers: Pairs) -> bytes:
+    """Return headers as they are stored: JSON pairs in order, values in base64.
+
+    As bytes, because neither text nor JSON columns of PostgreSQL take NUL, which header names may hold.
+    """
+    pairs = [[name, None if value is None else base64.b64encode(value).decode()] for name, value in headers]
+    return json.dumps(pairs).encode()
+
+
+def decode_headers(stored: bytes | memoryview) -> list[tuple[str, bytes | None]]:
+    """Return stored headers as pairs in their order."""
+    pairs = json.loads(bytes(stored) or b"[]")
+    return [(name, None if value is None else base64.b64decode(value)) for name, value in pairs]
+
+
+def fingerprint(timestamp: int | None, key: bytes | None, headers: bytes, value: bytes | None) -> str:
+    """Return what tells messages with the same coordinates apart, as after a topic was made anew.
+
+    `headers` as stored.
+    """
+    digest = hashlib.sha256()
+    for part in (str(timestamp).encode(), key, headers, value):
+        digest.update(b"-" if part is None else b"%d:" % len(part) + part)
+    return digest.hexdigest()
+
+
+class DeadLetter(models.Model):
+    """A message whose handling was given up, whole, with its latest error."""
+
+    class State(models.TextChoices):
+        """Where a letter stands."""
+
+        OPEN = "open", _("open")
+        RESOLVED = "resolved", _("resolved")
+        DISCARDED = "discarded", _("discarded")
+
+    id = models.BigAutoField(primary_key=True)
+    cluster = models.CharField(_("cluster"), max_length=100, default="default")
+    consumer = models.CharField(_("consumer"), max_length=200)
+    group_id = models.CharField(_("group"), max_length=255)
+    topic = models.CharField(_("topic"), max_length=249)
+    partition = models.IntegerField(_("partition"))
+    offset = models.BigIntegerField(_("offset"))
+    fingerprint = models.CharField(_("fingerprint"), max_length=64, editable=False)
+    timestamp_ms = models.BigIntegerField(_("timestamp"), null=True)
+    key = models.BinaryField(_("key"), null=True)
+    value = models.BinaryField(_("value"), null=True)
+    stored_headers = models.BinaryField(_("headers"), default=b"[]")
+
+    handler = models.CharField(_("handler"), max_length=500, blank=True)
+    category = models.CharField(_("category"), max_length=30)
+    error_type = models.CharField(_("error type"), max_length=300)
+    error_message = models.TextField(_("error"), blank=True)
+    traceback = models.TextField(_("traceback"), blank=True)
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.OPEN)
+    first_failed_at = models.DateTimeField(_("first failed"))
+    last_failed_at = models.DateTimeField(_("last failed"))
+    settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
+
+    class Meta:
+        app_label = "lynx_kafka"
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["cluster", "group_id", "topic", "partition", "offset", "fingerprint"],
+                name="lynx_kafka_letter_identity",
+            ),
+        )
+        indexes = (
+            models.Index(fields=["state", "consumer", "-id"], name="lynx_kafka_letter_state"),
+            models.Index(fields=["consumer", "topic", "-id"], name="lynx_kafka_letter_topic"),
+            models.Index(fields=["error_type", "-id"], name="lynx_kafka_letter_error"),
+            models.Index(fields=["last_failed_at"], name="lynx_kafka_letter_failed"),
+        )
+        permissions = (("replay_deadletter", _("Can replay and discard dead letters")),)
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """Headers as pairs, in their order and with duplicates."""
+        return decode_headers(self.stored_headers)
+
+    @headers.setter
+    def headers(self, pairs: Pairs) -> None:
+        self.stored_headers = encode_headers(pairs)
+
+
+class DeadLetterAttempt(models.Model):
+    """One run of a handler that failed, or the replay that ended it."""
+
+    class Origin(models.TextChoices):
+        """Who ran the handler."""
+
+        WORKER = "worker", _("worker")
+        REPLAY = "replay", _("replay")
+
+    id = models.BigAutoField(primary_key=True)
+    letter = models.ForeignKey(
+        DeadLetter, models.CASCADE, related_name="attempt_set", verbose_name=_("dead letter")
+    )
+    number = models.PositiveIntegerField(_("number"))
+    at = models.DateTimeField(_("at"))
+    origin = models.CharField(_("origin"), max_length=10, choices=Origin.choices)
+    worker = models.CharField(_("worker"), max_length=200, blank=True)
+    succeeded = models.BooleanField(_("succeeded"), default=False)
+    error_type = models.CharField(_("error type"), max_length=300, blank=True)
+    error_message = models.TextField(_("error"), blank=True)
+    traceback = models.TextField(_("traceback"), blank=True)
+
+    class Meta:
+        app_label = "lynx_kafka"
+        verbose_name = _("attempt")
+        verbose_name_plural = _("attempts")
+        ordering = ("letter_id", "id")
+
+    def __str__(self) -> str:
+        return f"{self.number}"

@@ -1,0 +1,69 @@
+"""Replays that were asked for, and how they went."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .dead_letters import DeadLetter
+
+
+class Replay(models.Model):
+    """One request to give a dead letter another chance; at most one per letter is outstanding."""
+
+    class Target(models.TextChoices):
+        """Where the letter goes."""
+
+        HANDLER = "handler", _("handler, again")
+        TOPIC = "topic", _("its topic, again")
+
+    class State(models.TextChoices):
+        """How far it came."""
+
+        REQUESTED = "requested", _("requested")
+        RUNNING = "running", _("running")
+        SUCCEEDED = "succeeded", _("succeeded")
+        FAILED = "failed", _("failed")
+        CANCELLED = "cancelled", _("cancelled")
+
+    OUTSTANDING = (State.REQUESTED, State.RUNNING)
+
+    id = models.BigAutoField(primary_key=True)
+    letter = models.ForeignKey(DeadLetter, models.CASCADE, related_name="replays", verbose_name=_("dead letter"))
+    target = models.CharField(_("target"), max_length=10, choices=Target.choices)
+    state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.REQUESTED)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, db_constraint=False,
+        related_name="+", verbose_name=_("requested by"),
+    )  # fmt: skip
+    requested_by_name = models.CharField(_("requested by"), max_length=200, blank=True)
+    requested_at = models.DateTimeField(_("requested at"))
+    claim = models.CharField(_("claim"), max_length=40, blank=True, editable=False)
+    executor = models.CharField(_("executor"), max_length=200, blank=True)
+    claimed_at = models.DateTimeField(_("claimed at"), null=True, editable=False)
+    finished_at = models.DateTimeField(_("finished at"), null=True)
+    result = models.TextField(_("result"), blank=True)
+
+    class Meta:
+        app_label = "lynx_kafka"
+        verbose_name = _("replay")
+        verbose_name_plural = _("replays")
+        ordering = ("-id",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=["letter"],
+                condition=models.Q(state__in=("requested", "running")),
+                name="lynx_kafka_one_replay",
+            ),
+        )
+        indexes = (
+            models.Index(
+                fields=["id"],
+                condition=models.Q(state__in=("requested", "running")),
+                name="lynx_kafka_replay_waiting",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.letter} → {self.target}"

@@ -1,0 +1,1 @@
+"""What can be seen of producers and workers from outside."""

@@ -1,0 +1,66 @@
+"""Plain counters of this process, one set for each producer and consumer.
+
+They are incremented by one thread each, or under the interpreter's lock, and read by anyone at any time; nothing here
+locks, formats or allocates, because millions of messages pass by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class ProducerTally:
+    """What one producer did since the process began."""
+
+    acknowledged: int = 0
+    """Records that Kafka has."""
+    bytes: int = 0
+    """Bytes of key and value of those."""
+    discarded: int = 0
+    """Records whose transaction did not commit."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Records given up, by the name of the error."""
+
+
+@dataclass(slots=True)
+class ConsumerTally:
+    """What one consumer did since the process began."""
+
+    received: int = 0
+    """Messages taken from Kafka."""
+    bytes: int = 0
+    """Bytes of their values."""
+    handled: int = 0
+    """Messages whose handler came back without an error."""
+    dead_lettered: int = 0
+    """Messages stored as dead letters."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Failed attempts, by category."""
+    waits: int = 0
+    """Times a lane waited for an outage to end, or for a dead letter to be written."""
+    contentions: int = 0
+    """Attempts that met a database conflict and were made again."""
+    hook_errors: int = 0
+    """Errors of `on_commit` hooks: their message's work was committed before."""
+    unknown_commits: int = 0
+    """COMMITs that were sent but never answered."""
+    offset_jumps: int = 0
+    """Places where the next offset was not the expected one: compaction, transactions, retention."""
+    rebalances: int = 0
+    """Times partitions came or went."""
+
+
+_producers: dict[str, ProducerTally] = {}
+_consumers: dict[str, ConsumerTally] = {}
+
+
+def of_producer(name: str) -> ProducerTally:
+    """Return the tally of the producer called `name`."""
+    return _producers.setdefault(name, ProducerTally())
+
+
+def of_consumer(name: str) -> ConsumerTally:
+    """Return the tally of the consumer called `name`."""
+    return _consumers.setdefault(name, ConsumerTally())

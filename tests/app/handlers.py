@@ -1,0 +1,43 @@
+"""Handlers of the tests. An effect says which group it belongs to by the setting EFFECT_GROUP of its process."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+
+from .models import Effect
+
+if TYPE_CHECKING:
+    from django_kafka.messages import Message
+
+
+def record(message: Message) -> None:
+    """Leave one effect."""
+    key = message.raw_key
+    Effect.objects.create(
+        group=getattr(settings, "EFFECT_GROUP", ""),
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=None if key is None else key.decode("utf-8", "backslashreplace"),
+        payload=message.value,
+    )
+
+
+def fail_on_bad(message: Message) -> None:
+    """Leave one effect, then fail when the value has a true "bad": the effect must not stay."""
+    record(message)
+    if message.value and message.value.get("bad"):
+        raise ValueError(f"bad value at offset {message.offset}")
+
+
+def slow(message: Message) -> None:
+    """Take as many seconds as the value's "seconds" says, then leave one effect."""
+    time.sleep(message.value.get("seconds", 0.05))
+    record(message)
+
+
+def ignore(message: Message) -> None:
+    """Do nothing at all."""

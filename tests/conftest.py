@@ -1,0 +1,128 @@
+"""What every test may ask for. A server that this machine cannot run skips its tests, and fails them under CI=true."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+import pytest
+from django.conf import settings as django_settings
+
+from tests.servers import Kafka, PostgreSQL, Redis, Server, Unavailable
+from tests.servers.leash import hold
+
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+REAL = {"kafka", "postgresql", "redis_server"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make SIGTERM an orderly end, so that servers are stopped and their data removed."""
+    ours = os.getpid()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != ours:
+            # A forked child is no test run; it dies as it would have without us.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        pytest.exit(f"ended by signal {number}", returncode=128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    if "DJANGO_KAFKA_TEST_RUN" in os.environ:
+        hold(signal.SIGTERM)  # `make test` that is killed takes its test processes along
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `real` what asks for a real server, so that nobody has to think of it."""
+    for item in items:
+        if not REAL.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("real")
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+def running(server: AnyServer) -> Iterator[AnyServer]:
+    """Run a server for a fixture."""
+    try:
+        server.start()
+    except Unavailable as error:
+        server.close()
+        if in_ci():
+            pytest.fail(f"{server.name} is needed here: {error}", pytrace=False)
+        pytest.skip(f"{server.name} is not available: {error}")
+    except BaseException:
+        server.close()
+        raise
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """One node of real Apache Kafka for the whole run. Topics are yours by the name that `topic` gives."""
+    yield from running(Kafka())
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server that a test may stop, kill and start: no Django connection of this process uses it."""
+    yield from running(PostgreSQL())
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """A Redis server, for Celery."""
+    yield from running(Redis())
+
+
+@pytest.fixture(scope="session")
+def _django_postgresql() -> Iterator[PostgreSQL]:
+    yield from running(PostgreSQL())
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(request: pytest.FixtureRequest) -> None:
+    """Start Django's own PostgreSQL when the first test asks for the database."""
+    database = django_settings.DATABASES["default"]
+    if database["ENGINE"].endswith("postgresql"):
+        database["PORT"] = str(request.getfixturevalue("_django_postgresql").port)
+
+
+@pytest.fixture
+def embedded() -> Iterator[Any]:
+    """A cluster inside this process, its topics made on first use with four partitions."""
+    from django_kafka.clients.embedded import Cluster
+
+    with Cluster(partitions=4) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> Callable[..., str]:
+    """Names that nobody else uses: `topic()` or `topic("flights")`."""
+    words = re.sub(r"[^a-zA-Z0-9]+", "-", request.node.name).strip("-")[:60]
+
+    def name(word: str = "") -> str:
+        return f"{word or words}.{uuid.uuid4().hex[:10]}"
+
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _no_producer_stays_open() -> Iterator[None]:
+    """Close what a test opened: a producer of an earlier test must not send to a cluster that is gone."""
+    yield
+    close_all = getattr(sys.modules.get("django_kafka.producers"), "close_all", None)
+    if close_all is not None:
+        close_all()

@@ -1,0 +1,250 @@
+"""The whole test run, started by `make test`: prepare the machine, then every stage of it, then one summary.
+
+    python -m tests.run test      everything
+    python -m tests.run lint      ruff and mypy only
+    python -m tests.run prepare   the environment .venv and the Debian packages only
+
+Standard library only, because it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = ROOT / ".venv"
+REPORTS = ROOT / ".tox" / "reports"
+DJANGO_BY_PYTHON = {"3.11": ("52",), "3.12": ("52", "60", "61"), "3.13": ("52", "60", "61")}
+"""Every Python that is supported and the Django releases it can run, as in tox.ini."""
+FAST = ["-m", "not real and not slow", "-q"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One part of the run."""
+
+    name: str
+    """What the summary calls it."""
+    arguments: list[str]
+    """What tox is told."""
+    database: str = "sqlite"
+    """The database of the tests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a part of the run ended."""
+
+    stage: Stage
+    """Which part."""
+    code: int
+    """The exit code."""
+    seconds: float
+    """How long it took."""
+
+
+# --- what the machine has ---------------------------------------------------------------------------------------------
+
+
+def interpreters(versions: Iterable[str] = DJANGO_BY_PYTHON) -> dict[str, str]:
+    """Find an interpreter for each version: this one, one on the PATH, or one that pyenv keeps."""
+    found = {}
+    for version in versions:
+        candidates = [sys.executable, shutil.which(f"python{version}"), *_kept_by_pyenv(version)]
+        path = next((each for each in candidates if each and _answers(each) == version), None)
+        if path:
+            found[version] = path
+    return found
+
+
+def _kept_by_pyenv(version: str) -> list[str]:
+    root = os.environ.get("PYENV_ROOT") or str(Path.home() / ".pyenv")
+    return [str(path) for path in sorted(Path(root).glob(f"versions/{version}.*/bin/python{version}"), reverse=True)]
+
+
+def _answers(path: str) -> str | None:
+    """The version that an interpreter says it is; None when it does not run, as pyenv's shims often do not."""
+    question = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run([path, "-c", question], capture_output=True, text=True, timeout=30, check=False)
+    except OSError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def missing_packages() -> dict[str, str]:
+    """Return what the tests need and this machine lacks: the program and the Debian package that carries it."""
+    kept = list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    needed: dict[str, tuple[str, Callable[[], object]]] = {
+        "PostgreSQL's initdb": ("postgresql", lambda: kept or shutil.which("initdb")),
+        "redis-server": ("redis-server", lambda: shutil.which("redis-server")),
+        "java": ("default-jre-headless", lambda: shutil.which("java")),
+        "mvn": ("maven", lambda: shutil.which("mvn")),
+    }
+    return {program: package for program, (package, present) in needed.items() if not present()}
+
+
+def install_packages() -> None:
+    """Install Debian packages where we may; name what is missing where we may not."""
+    missing = missing_packages()
+    if not missing:
+        return
+    packages = sorted(set(missing.values()))
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"installing {', '.join(packages)}")
+        # RUNLEVEL: we need the programs, not the services that Debian would start.
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            subprocess.run(["apt-get", "-q", *command], env=env, stdin=subprocess.DEVNULL, check=False)
+        missing = missing_packages()
+    for program, package in missing.items():
+        say(f"MISSING: {program} (Debian package: {package}). What needs it is skipped, and fails under CI=true")
+
+
+def make_environment(python: str) -> None:
+    """Make .venv with the test extra, anew when setup.py or the interpreter changed."""
+    ready = ENVIRONMENT / "ready"
+    wanted = f"{python}\n{(ROOT / 'setup.py').read_text()}"
+    if ready.exists() and ready.read_text() == wanted and _answers(str(ENVIRONMENT / "bin" / "python")):
+        return
+    say(f"making {ENVIRONMENT.name} with {python}")
+    if subprocess.run([python, "-m", "venv", "--clear", str(ENVIRONMENT)], check=False).returncode:
+        sys.exit(f"{python} cannot make a virtual environment (Debian package: python3-venv).")
+    command = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    if subprocess.run([*command, "-e", ".[test]"], cwd=ROOT, check=False).returncode:
+        sys.exit("pip could not install the project with its test extra; its reason stands above.")
+    ready.write_text(wanted)
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def stages(found: Iterable[str]) -> list[Stage]:
+    """Lay out the run: everything in the newest environment, lint and types, then the fast part in all the others."""
+    environments = [
+        f"py{version.replace('.', '')}-django{django}" for version in found for django in DJANGO_BY_PYTHON[version]
+    ]
+    *others, newest = environments
+    fast = ["run-parallel", "-p", "2", "--parallel-no-spinner", "-e", ",".join(others or [newest]), "--", *FAST]
+    return [
+        Stage(name=f"everything, {newest}", arguments=["run", "-e", newest], database="postgresql"),
+        *lint_stages(),
+        Stage(name=f"fast part, {len(others) or 1} more environments", arguments=fast),
+    ]
+
+
+def lint_stages() -> list[Stage]:
+    return [Stage(name="lint and types", arguments=["run", "-e", "lint,types"])]
+
+
+def carry_out(stage: Stage, found: dict[str, str]) -> Outcome:
+    """Run one stage; it ends when we do, whatever ends us."""
+    say(stage.name)
+    env = {
+        **os.environ,
+        "DJANGO_KAFKA_TEST_RUN": "1",
+        "DJANGO_KAFKA_TEST_DATABASE": stage.database,
+        "TOX_DISCOVER": ",".join(found.values()),
+    }
+    python = str(ENVIRONMENT / "bin" / "python")
+    leash = [python, str(ROOT / "tests" / "servers" / "leash.py"), str(os.getpid()), "-", str(int(signal.SIGTERM))]
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*leash, python, "-m", "tox", *stage.arguments],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        code = process.wait()
+    except BaseException:
+        _end(process)
+        raise
+    return Outcome(stage=stage, code=code, seconds=time.monotonic() - began)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let the tests stop their servers; what is left after half a minute is killed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number, seconds in ((signal.SIGTERM, 30), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(seconds)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def summary(outcomes: Sequence[Outcome], found: Sequence[str]) -> list[str]:
+    """What happened, ending in one line of counts that people and machines read."""
+    lines = [
+        f"  {'ok    ' if outcome.code == 0 else 'FAILED'}  {outcome.stage.name} ({outcome.seconds:.0f} s)"
+        for outcome in outcomes
+    ]
+    lacking = [version for version in DJANGO_BY_PYTHON if version not in found]
+    if lacking:
+        lines.append(f"  not run: Python {', '.join(lacking)} (no interpreter found)")
+    passed, failed, skipped = counts(REPORTS)
+    lines.append(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return lines
+
+
+def counts(reports: Path) -> tuple[int, int, int]:
+    """Add up pytest's reports: passed, failed, skipped."""
+    passed = failed = skipped = 0
+    for report in reports.glob("*.xml"):
+        for suite in ElementTree.parse(report).iter("testsuite"):
+            tests, bad, out = (
+                int(suite.get("tests", 0)),
+                int(suite.get("failures", 0)) + int(suite.get("errors", 0)),
+                int(suite.get("skipped", 0)),
+            )
+            passed, failed, skipped = passed + max(0, tests - bad - out), failed + bad, skipped + out
+    return passed, failed, skipped
+
+
+def say(sentence: str) -> None:
+    print(f"\n=== {sentence}", flush=True)
+
+
+def leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    job = sys.argv[1] if len(sys.argv) > 1 else "test"
+    signal.signal(signal.SIGTERM, leave)
+    found = interpreters()
+    if not found:
+        sys.exit(f"No interpreter was found for any of Python {', '.join(DJANGO_BY_PYTHON)}.")
+    for version in DJANGO_BY_PYTHON:
+        print(f"Python {version}: {found.get(version, 'not found, not tested')}", flush=True)
+    *_, newest = found.values()
+    make_environment(newest)
+    if job != "lint":
+        install_packages()
+    if job == "prepare":
+        return
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    wanted = stages(found) if job == "test" else lint_stages()
+    outcomes = [carry_out(stage, found) for stage in wanted]
+    if job == "test":
+        say("summary")
+        print("\n".join(summary(outcomes, list(found))), flush=True)
+    sys.exit(any(outcome.code for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    main()

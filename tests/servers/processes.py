@@ -1,0 +1,234 @@
+"""Programs started by the tests: each in a group of its own, none outliving the run."""
+
+from __future__ import annotations
+
+import abc
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+LEASH = Path(__file__).with_name("leash.py")
+# Below the range from which the kernel takes ports for outgoing connections: while a server is down, a client that
+# tries to reach it must not be given its port.
+PORTS = range(20000, 32000)
+
+T = TypeVar("T")
+
+# A leash is held by a thread, not by a process, so all are held by one thread that lives as long as the process.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
+_given_ports: set[int] = set()
+
+
+class Unavailable(Exception):
+    """A server that this machine cannot run; the sentence names what is missing."""
+
+
+class Broken(Exception):
+    """A server that did not come up, or went away; the sentence carries the end of its log."""
+
+
+class Program(subprocess.Popen[bytes]):
+    """A running program, its output in a file, that ends with the process that started it."""
+
+    log: Path
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Self:
+        """Start a program in a group of its own and append what it says to `log`."""
+        leash = [sys.executable, "-S", "-E", str(LEASH), str(os.getpid()), user or "-", str(int(signal.SIGKILL))]
+        arguments = [*leash, *map(str, command)]
+
+        def begin() -> Self:
+            with log.open("ab") as output:
+                return cls(
+                    arguments,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=None if env is None else dict(env),
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+
+        program = _starter.submit(begin).result()
+        program.log = log
+        return program
+
+    def output(self) -> str:
+        """All that it has said so far."""
+        return self.log.read_text(errors="replace")
+
+    def finish(self, seconds: float = 30) -> int:
+        """Wait for its end and return its exit code; fail with its output when it goes on for longer."""
+        try:
+            return self.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"It still ran after {seconds} s. {tail(self.log)}") from None
+
+    def end(self, *signals: signal.Signals, seconds: float = 15) -> None:
+        """Send signals one after another until it is gone, then make sure that its whole group is."""
+        for number in (*signals, signal.SIGKILL):
+            if self.poll() is None:
+                self.send_signal(number)
+                try:
+                    self.wait(seconds)
+                except subprocess.TimeoutExpired:
+                    continue
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+class Server(abc.ABC):
+    """A server with a directory of its own, which is removed by `close`."""
+
+    name: str
+    """What people call it."""
+
+    def __init__(self) -> None:
+        self.directory: Path | None = None
+
+    @property
+    @abc.abstractmethod
+    def address(self) -> str:
+        """Host and port, as its clients write them."""
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Start it and come back when it answers. Data of an earlier start is kept. Started already: do nothing."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Stop it in an orderly way. Its data stays."""
+
+    @abc.abstractmethod
+    def kill(self) -> None:
+        """End it at once, as a crash would. Its data stays."""
+
+    def restart(self) -> None:
+        """Stop it and start it again on the same port."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Stop it and remove its data."""
+        self.stop()
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory = None
+
+    def home(self) -> Path:
+        """Its directory, made when first asked for."""
+        if self.directory is None:
+            self.directory = Path(tempfile.mkdtemp(prefix=f"lynx-kafka-{self.name.lower()}-"))
+        return self.directory
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def free_port() -> int:
+    """Return a port on loopback that nobody listens on and that this process has not given away before."""
+    for port in random.sample(PORTS, 200):
+        if port in _given_ports:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given_ports.add(port)
+        return port
+    raise Broken(f"No free port on 127.0.0.1 among 200 tried from {PORTS.start} to {PORTS.stop}.")
+
+
+def listens(port: int) -> bool:
+    """Tell whether something takes connections on that port of loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], T], seconds: float = 30, message: str = "", *, every: float = 0.05) -> T:
+    """Return the first true answer of `condition`; raise AssertionError when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{message or 'It did not happen'} (waited {seconds} s, last answer {answer!r}).")
+        time.sleep(every)
+    return answer
+
+
+def wait_ready(program: Program, ready: Callable[[], bool], *, name: str, seconds: float = 60) -> None:
+    """Wait until a server that was just started answers; raise Broken with its log when it ends or stays silent."""
+    deadline = time.monotonic() + seconds
+    while program.poll() is None:
+        if ready():
+            return
+        if time.monotonic() > deadline:
+            raise Broken(f"{name} did not answer within {seconds} s. {tail(program.log)}")
+        time.sleep(0.1)
+    raise Broken(f"{name} ended with code {program.returncode} before it answered. {tail(program.log)}")
+
+
+def run(command: Sequence[str | Path], *, log: Path, name: str, user: str | None = None, seconds: float = 120) -> None:
+    """Run a preparing command to its end; raise Broken with its output when it fails."""
+    program = Program.start(command, log=log, user=user)
+    try:
+        code = program.wait(seconds)
+    except subprocess.TimeoutExpired:
+        raise Broken(f"{name} still ran after {seconds} s. {tail(log)}") from None
+    finally:
+        program.end()
+    if code:
+        raise Broken(f"{name} ended with code {code}. {tail(log)}")
+
+
+def tail(log: Path, lines: int = 60) -> str:
+    """The end of a log, as a sentence for an error."""
+    try:
+        text = log.read_text(errors="replace")
+    except OSError as error:
+        return f"Its log cannot be read: {error}"
+    end = "\n".join(text.splitlines()[-lines:])
+    return f"The end of {log}:\n{end}" if end else f"Its log {log} is empty."
+
+
+def found(program: str, package: str) -> str:
+    """The path of a program; Unavailable names it and the Debian package that carries it."""
+    path = shutil.which(program)
+    if path is None:
+        raise Unavailable(f"{program} is not installed (Debian package: {package}).")
+    return path

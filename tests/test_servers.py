@@ -1,0 +1,188 @@
+"""The servers' own small logic, as far as it can break: see tests/servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.conftest import running
+from tests.servers import PostgreSQL, Redis, Unavailable
+from tests.servers import kafka as kafka_module
+from tests.servers import postgresql as postgresql_module
+from tests.servers.kafka import Kafka
+from tests.servers.processes import PORTS, Broken, Program, found, free_port, run, wait_ready, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_ports_are_free_different_and_out_of_reach_of_outgoing_connections() -> None:
+    ports = [free_port() for _ in range(20)]
+
+    assert len(set(ports)) == 20
+    assert all(port in PORTS for port in ports)
+    for port in ports:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+
+
+def test_a_missing_program_names_its_package() -> None:
+    with pytest.raises(Unavailable, match=r"no-such-program is not installed \(Debian package: no-such-package\)"):
+        found("no-such-program", "no-such-package")
+
+
+class Missing(Redis):
+    """A server whose program nobody installed."""
+
+    def start(self) -> None:
+        raise Unavailable("missing-server is not installed (Debian package: missing).")
+
+
+def test_a_missing_server_skips_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+
+    with pytest.raises(pytest.skip.Exception, match="Redis is not available: missing-server is not installed"):
+        next(running(Missing()))
+
+
+def test_a_missing_server_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+
+    with pytest.raises(pytest.fail.Exception, match="Redis is needed here: missing-server is not installed"):
+        next(running(Missing()))
+
+
+def test_a_server_that_ends_at_once_shows_its_log(tmp_path: Path) -> None:
+    program = Program.start(["sh", "-c", "echo no room left; exit 3"], log=tmp_path / "log")
+
+    with pytest.raises(Broken, match=r"(?s)Thing ended with code 3 before it answered.*no room left"):
+        wait_ready(program, lambda: False, name="Thing")
+
+
+def test_a_preparing_command_that_fails_shows_its_output(tmp_path: Path) -> None:
+    with pytest.raises(Broken, match=r"(?s)Preparing ended with code 4.*bad luck"):
+        run(["sh", "-c", "echo bad luck; exit 4"], log=tmp_path / "log", name="Preparing")
+
+
+def test_a_program_that_ignores_a_polite_signal_is_ended_with_its_children(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program = Program.start(["sh", "-c", "trap '' TERM; sleep 100 & echo child $!; wait; sleep 100"], log=log)
+    wait_until(lambda: "child" in program.output(), 10)
+    child = int(program.output().split()[1])
+
+    program.end(signal.SIGTERM, seconds=0.2)
+
+    assert program.returncode == -signal.SIGKILL
+    wait_until(lambda: not alive(child), 10, "The child of the program still runs")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_program_does_not_outlive_a_run_that_was_killed(tmp_path: Path, number: signal.Signals) -> None:
+    # Started from a thread that ends at once: the leash must be held by the process.
+    script = """
+        import sys, threading, time
+        from pathlib import Path
+        from tests.servers.processes import Program
+        def start():
+            program = Program.start(["sleep", "100"], log=Path(sys.argv[1]) / "log")
+            Path(sys.argv[1], "pid").write_text(f"{program.pid}\\n")
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+        time.sleep(100)
+    """
+    run = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], cwd=ROOT)
+    pid_file = tmp_path / "pid"
+    try:
+        wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), 20)
+        pid = int(pid_file.read_text())
+        assert alive(pid)
+    finally:
+        run.send_signal(number)
+        run.wait(20)
+
+    wait_until(lambda: not alive(pid), 10, "The program outlived the run that started it")
+
+
+def test_the_newest_postgresql_is_chosen_by_number_not_by_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("9.6", "15", "17"):
+        directory = tmp_path / version / "bin"
+        directory.mkdir(parents=True)
+        (directory / "initdb").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(postgresql_module, "KEPT", tmp_path)
+
+    assert postgresql_module.binaries() == tmp_path / "17" / "bin"
+
+
+def test_without_postgresql_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(postgresql_module, "KEPT", tmp_path)
+
+    with pytest.raises(Unavailable, match="Debian package: postgresql"):
+        PostgreSQL().start()
+
+
+def test_the_jars_of_an_earlier_run_need_no_maven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="mvn is not installed"):
+        kafka_module.jars()
+
+    ready = tmp_path / "django-lynx-kafka" / f"kafka-{kafka_module.VERSION}"
+    ready.mkdir(parents=True)
+
+    assert kafka_module.jars() == ready
+
+
+def test_three_nodes_know_each_other_and_copy_what_one_node_cannot(tmp_path: Path) -> None:
+    cluster, single = Kafka(nodes=3), Kafka()
+
+    many, one = (each._properties(each.nodes[0], tmp_path) for each in (cluster, single))
+
+    assert many["controller.quorum.voters"].count("@") == 3
+    assert cluster.address.count(",") == 2
+    assert (many["default.replication.factor"], many["min.insync.replicas"]) == ("3", "2")
+    assert (one["default.replication.factor"], one["min.insync.replicas"]) == ("1", "1")
+
+
+def test_postgresql_keeps_what_was_committed_through_a_crash(postgresql: PostgreSQL) -> None:
+    with psycopg.connect(postgresql.dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept (id int)")
+        connection.execute("INSERT INTO kept VALUES (7)")
+
+    postgresql.kill()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(postgresql.dsn, connect_timeout=2)
+    postgresql.start()
+
+    with psycopg.connect(postgresql.dsn, autocommit=True) as connection:
+        assert connection.execute("SELECT id FROM kept").fetchall() == [(7,)]
+        connection.execute("DROP TABLE kept")
+
+
+def test_postgresql_does_not_run_as_root(postgresql: PostgreSQL) -> None:
+    with psycopg.connect(postgresql.dsn) as connection:
+        row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    assert row is not None
+
+    assert Path(f"/proc/{row[0]}").stat().st_uid != 0
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet collected does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
