@@ -33,7 +33,7 @@ setup(
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     author="django-lynx-kafka contributors",
-    license="BSD-3-Clause",
+    license_expression="BSD-3-Clause",
     license_files=["LICENSE"],
     packages=find_packages(include=["django_kafka", "django_kafka.*"]),
     package_data={"django_kafka": ["py.typed", "templates/**/*", "static/**/*", "locale/**/*"]},

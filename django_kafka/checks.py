@@ -113,7 +113,7 @@ def _deployment_messages(cluster: conf.Cluster) -> Iterator[checks.CheckMessage]
         sentence = (
             f'{path}["brokers"] is "embedded", the development cluster: it deletes data, and ends with its command.'
         )
-        yield _message("E016", sentence, "Name the brokers of a real cluster.")
+        yield _message("E013", sentence, "Name the brokers of a real cluster.")
     if tls.enabled and tls.insecure_skip_verify:
         sentence = f'{path}["security"]["tls"]["insecure_skip_verify"] is True: whoever answers is trusted.'
         yield _message("W005", sentence, "Name the certificates to trust in `ca_file` instead.", warning=True)

@@ -112,7 +112,7 @@ def subscribe(topics: str | Iterable[str], handler: HandlerFunction | str, *, co
 
 def _register(consumer: str | None, topics: str | Iterable[str], handler: HandlerFunction | str, header: Mapping[str, str] | None) -> None:
     named = isinstance(handler, str)
-    path = handler if named else f"{handler.__module__}.{handler.__qualname__}"
+    path = _path(handler)
     with _changed:
         for topic in [topics] if isinstance(topics, str) else topics:
             registration = Registration(
@@ -127,9 +127,20 @@ def _register(consumer: str | None, topics: str | Iterable[str], handler: Handle
         _made.clear()
 
 
+def _path(handler: HandlerFunction | str) -> str:
+    if isinstance(handler, str):
+        return handler
+    try:
+        return f"{handler.__module__}.{handler.__qualname__}"
+    except AttributeError:
+        raise ConfigurationError(
+            f"The handler {handler!r} has no name that a dead letter could be replayed by; register a function."
+        ) from None
+
+
 def forget(function: HandlerFunction | str) -> None:
     """Take a handler out of the registry again, as tests do."""
-    path = function if isinstance(function, str) else f"{function.__module__}.{function.__qualname__}"
+    path = _path(function)
     with _changed:
         _registered[:] = [one for one in _registered if one.path != path]
         _made.clear()
@@ -172,13 +183,18 @@ def for_topic(consumer: str, topic: str) -> TopicHandlers:
         return made
 
 
-def _resolve(consumer: str, topic: str) -> TopicHandlers:
+def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
+    """Return what reads `topic`, named with its prefix, for `consumer`; it needs no handler to be in order."""
     settings = conf.consumer(consumer)
-    mine = [one for one in registrations(consumer) if conf.kafka().prefixed(one.topic) == topic]
     own = next((one for one in settings.topics.values() if conf.kafka().prefixed(one.name) == topic), None)
-    decoder = serializers.TopicDecoder(
+    return serializers.TopicDecoder(
         (own and own.key_serializer) or settings.key_serializer, (own and own.serializer) or settings.serializer
     )
+
+
+def _resolve(consumer: str, topic: str) -> TopicHandlers:
+    mine = [one for one in registrations(consumer) if conf.kafka().prefixed(one.topic) == topic]
+    decoder = decoder_for(consumer, topic)
     conditional = tuple(
         (tuple((name, value.encode()) for name, value in one.header), _usable(one)) for one in mine if one.header
     )

@@ -13,8 +13,10 @@ import multiprocessing.util
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ from django.core.signals import setting_changed
 
 from . import conf, serializers, tallies
 from .clients import properties
-from .clients.producer import ProducerClient
+from .clients.producer import ProducerClient, failure
 from .exceptions import ConfigurationError, DeliveryFailed, NotAvailable
 from .messages import Delivery
 from .signals import delivery_failed, record_delivered
@@ -30,7 +32,7 @@ from .signals import delivery_failed, record_delivered
 log = logging.getLogger(__name__)
 
 SERVE_EVERY = 1000
-"""Records after which the producing thread serves delivery reports itself, which keeps the queue from filling."""
+"""Records after which the producing thread serves delivery reports itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,68 +56,79 @@ class Producer:
         self.name = settings.name
         self.pid = os.getpid()
         self.connection_timeout = cluster.connection.timeout
+        self.on_commit = settings.send == "on_commit"
         self.tally = tallies.of_producer(settings.name)
         chosen = properties.for_producer(settings, cluster)
         self.max_bytes = int(str(chosen.get("message.max.bytes", 1_000_000)))
         self.queue_limit = int(str(chosen.get("queue.buffering.max.messages", 100_000)))
-        self.client = ProducerClient(settings.name, chosen)
-        self._routes: dict[str, Route] = {}
-        self._sent = 0
+        self.sent = 0
+        """Records handed to the client, for `SERVE_EVERY`."""
+        self.routes: dict[str | None, Route] = {}
+        """What `route` found, by the topic as callers name it."""
+        self._trouble: tuple[str, int] | None = None
+        self.client = ProducerClient(settings.name, chosen, self._note_unreachable)
 
     def __repr__(self) -> str:
         return f"<Producer {self.name}>"
 
-    def route(self, topic: str) -> Route:
-        """Return where records for `topic`, named without prefix, go. Raises `ConfigurationError` for illegal names."""
-        try:
-            return self._routes[topic]
-        except KeyError:
-            pass
-        own = self.settings.topics.get(topic)
+    def route(self, topic: str | None) -> Route:
+        """Return where records for `topic`, named without prefix (None: the producer's own), go.
+
+        Raises `ConfigurationError` for illegal names.
+        """
+        if topic is None and self.settings.topic is None:
+            raise ConfigurationError(f"No topic given, and producer {self.name!r} has none of its own.")
+        name = conf.topic_name(self.settings.topic if topic is None else topic)
+        own = self.settings.topics.get(name)
         route = Route(
-            conf.kafka().prefixed(conf.topic_name(topic)),
+            conf.kafka().prefixed(name),
             serializers.get((own and own.key_serializer) or self.settings.key_serializer),
             serializers.get((own and own.serializer) or self.settings.serializer),
         )
-        self._routes[topic] = route
+        self.routes[topic] = route
         return route
 
+    def _note_unreachable(self, reason: str) -> None:
+        self._trouble = reason, self.tally.acknowledged
+
     def unreachable(self) -> str | None:
-        """Return why no broker can be reached, or None when that is not so."""
-        return self.client.unreachable
+        """Return why no broker can be reached, or None when that is not so.
+
+        What the client said last counts until the next record is acknowledged.
+        """
+        if self._trouble is None or self._trouble[1] != self.tally.acknowledged:
+            return None
+        return self._trouble[0]
 
     def hurry(self, waiting: int) -> None:
         """Note that one more (1) or one less (-1) waits for a delivery of this producer."""
         self.client.hurry(waiting)
 
-    def serve_now_and_then(self) -> None:
-        """Serve delivery reports in the thread that produces, once in `SERVE_EVERY` calls."""
-        self._sent += 1
-        if not self._sent % SERVE_EVERY:
-            self.client.serve(0)
+    def delivered(self, delivery: Delivery) -> None:
+        """Tell those who listen that Kafka has a record."""
+        self._tell(record_delivered, delivery=delivery)
 
-    def acknowledged(self, delivery: Delivery, partition: int, offset: int, size: int) -> None:
-        """Settle a delivery that Kafka answered for."""
-        tally = self.tally
-        tally.acknowledged += 1
-        tally.bytes += size
-        self.client.unreachable = None
-        delivery.acknowledge(partition, offset if offset >= 0 else None)
-        if record_delivered.receivers:
-            self._tell(record_delivered, delivery=delivery)
+    def refused(self, delivery: Delivery, error: Any) -> None:
+        """Settle a delivery whose report is an error of the client."""
+        self.gave_up(delivery, failure(delivery.topic, error))
 
     def gave_up(self, delivery: Delivery, error: BaseException) -> None:
         """Settle a delivery that Kafka, the client, or what stands before it gave up."""
         code = error.code if isinstance(error, DeliveryFailed) else type(error).__name__
         self.tally.failed[code] += 1
         delivery.fail(error)
-        log.error("producer=%s topic=%s delivery failed code=%s", self.name, delivery.topic, code)
         if delivery_failed.receivers:
             self._tell(delivery_failed, delivery=delivery, error=error)
+        # Those that closing gives up are told in one line by `close`.
+        if not code.startswith("_PURGE"):
+            with suppress(Exception):
+                log.error("producer=%s topic=%s delivery failed code=%s", self.name, delivery.topic, code)
 
     def _tell(self, signal: Any, **event: Any) -> None:
-        # Runs inside the client's callback, which nothing may leave: send_robust logs what receivers raise.
-        signal.send_robust(self.name, **event)
+        # Runs inside the client's callback, which nothing may leave. send_robust logs what receivers raise; what that
+        # log raises ends here.
+        with suppress(Exception):
+            signal.send_robust(self.name, **event)
 
     def flush(self, timeout: float) -> int:
         """Wait up to `timeout` seconds until nothing is undelivered; return how many records still are."""
@@ -133,21 +146,24 @@ class Producers:
     """The producers of this process, made when first asked for."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Producer] = {}
+        self._made: dict[str | None, Producer] = {}
         self._making = threading.Lock()
 
-    def __getitem__(self, name: str) -> Producer:
+    def __getitem__(self, name: str | None) -> Producer:
+        """Return the producer called `name` (None: the default one). Raises `UnknownName`, `ConfigurationError`."""
         try:
             return self._made[name]
         except KeyError:
             pass
         with self._making:
-            if name not in self._made:
-                self._made[name] = self._make(name)
-            return self._made[name]
+            own = conf.producer(name).name
+            if own not in self._made:
+                self._made[own] = self._make(own)
+            self._made[name] = self._made[own]
+            return self._made[own]
 
     def __iter__(self) -> Iterator[Producer]:
-        return iter(list(self._made.values()))
+        return iter(set(self._made.values()))
 
     def __contains__(self, name: str) -> bool:
         return name in self._made
@@ -165,16 +181,27 @@ class Producers:
     def close(self, name: str, timeout: float | None = None) -> int:
         """Close one producer; the next use makes it anew. Returns how many records are undelivered for good."""
         with self._making:
-            producer = self._made.pop(name, None)
+            producer = self._made.get(name)
+            self._made = {known: one for known, one in self._made.items() if one is not producer}
         return producer.close(timeout) if producer else 0
 
     def close_all(self, timeout: float | None = None) -> int:
-        """Close all of them and return how many records are undelivered for good."""
-        return sum(self.close(name, timeout) for name in list(self._made))
+        """Close all of them and return how many records are undelivered for good; `timeout` is for all together."""
+        began = time.monotonic()
+        left = 0
+        for producer in self:
+            most = producer.connection_timeout if timeout is None else timeout
+            left += self.close(producer.name, max(0.0, began + most - time.monotonic()))
+        return left
+
+    def flush(self, timeout: float) -> int:
+        """Wait up to `timeout` seconds until nothing is undelivered; return how many records still are."""
+        deadline = time.monotonic() + timeout
+        return sum(producer.flush(max(0.0, deadline - time.monotonic())) for producer in self)
 
     def forget_after_fork(self) -> None:
         """Begin anew in a child process, whose inherited clients have no threads."""
-        for producer in self._made.values():
+        for producer in self:
             producer.client.leak()
         self.__init__()  # type: ignore[misc]  # the lock may have been held by a thread that does not exist here
 
@@ -244,20 +271,17 @@ class Collector(threading.local):
     """Gathers what this thread produces, while a handler runs in it."""
 
     def __init__(self) -> None:
-        self._gathered: Gathered | None = None
+        self.gathered: Gathered | None = None
+        """What this thread gathers into, if it does."""
 
     def begin(self) -> Gathered:
         """Gather from now on in this thread, into what is returned."""
-        self._gathered = Gathered()
-        return self._gathered
+        self.gathered = Gathered()
+        return self.gathered
 
     def end(self) -> None:
         """Gather no longer in this thread."""
-        self._gathered = None
-
-    def current(self) -> Gathered | None:
-        """Return what this thread gathers into, if it does."""
-        return self._gathered
+        self.gathered = None
 
 
 collector = Collector()

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -15,11 +16,11 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.dispatch import receiver
 
-from . import conf, serializers
-from .clients.producer import refusal, reporter
+from . import serializers
+from .clients.producer import refusal
 from .exceptions import ConfigurationError, DeliveryDiscarded, EncodeError, QueueFull, RecordTooLarge
 from .messages import Delivery, Headers, Record
-from .producers import Gathered, Producer, Route, Sent, collector, producers
+from .producers import SERVE_EVERY, Gathered, Producer, Sent, collector, producers
 from .signals import produce_requested
 
 Wire = tuple[str, "bytes | None", "bytes | None", int, "list[tuple[str, bytes | None]] | None", int]
@@ -45,26 +46,29 @@ def produce(
     the transaction that is open in this thread commits, and at once when none is open. Raises `EncodeError`,
     `RecordTooLarge` or `ConfigurationError` before anything is queued, and `QueueFull` when there was no room.
     """
-    chosen = producers[producer or _default()]
-    wire = prepare(chosen, topic, key, value, headers, partition, timestamp)
-    if outlet := _outlet.current:
-        return outlet(chosen, wire)
-    return hand_over(chosen, wire)
+    chosen = producers[producer]
+    return hand_over(chosen, prepare(chosen, topic, key, value, headers, partition, timestamp))
 
 
 def hand_over(producer: Producer, wire: Wire) -> Delivery:
     """Send a prepared record when its transaction commits, or at once when there is none."""
-    gathered = collector.current()
-    if producer.settings.send == "on_commit" and (connection := _open_transaction()):
-        delivery = Delivery(wire[0], producer, uncommitted=True)
-        promise = _OnCommit(producer, wire, delivery, gathered)
-        transaction.on_commit(promise, using=connection.alias)
-        if gathered is not None:
-            gathered.promised.append(weakref.ref(promise))
-        return delivery
+    if _outlet.current is not None:
+        return _outlet.current(producer, wire)
+    if producer.on_commit and (connection := _open_transaction()):
+        return _send_on_commit(producer, wire, connection)
     delivery = send(producer, wire, Delivery(wire[0], producer))
-    if gathered is not None:
+    if (gathered := collector.gathered) is not None:
         gathered.sent.append(Sent(delivery, partial(_send_again, producer.name, wire)))
+    return delivery
+
+
+def _send_on_commit(producer: Producer, wire: Wire, connection: BaseDatabaseWrapper) -> Delivery:
+    delivery = Delivery(wire[0], producer, uncommitted=True)
+    gathered = collector.gathered
+    promise = _OnCommit(producer, wire, delivery, gathered)
+    transaction.on_commit(promise, using=connection.alias)
+    if gathered is not None:
+        gathered.promised.append(weakref.ref(promise))
     return delivery
 
 
@@ -75,13 +79,13 @@ def _send_again(producer: str, wire: Wire) -> Delivery:
 def send(producer: Producer, wire: Wire, delivery: Delivery) -> Delivery:
     """Hand a record to the client at once; wait for room when its queue is full."""
     topic, value, key, partition, headers, timestamp = wire
-    report = reporter(producer.acknowledged, producer.gave_up, delivery)
+    client = producer.client
     while True:
         try:
             if headers is None and not timestamp:
-                producer.client.produce(topic, value, key, partition, report)
+                client.produce(topic, value, key, partition, delivery)
             else:
-                producer.client.produce(topic, value, key, partition, report, timestamp=timestamp, headers=headers or ())
+                client.produce(topic, value, key, partition, delivery, timestamp=timestamp, headers=headers or [])
             break
         except BufferError:
             _wait_for_room(producer, topic)
@@ -89,8 +93,14 @@ def send(producer: Producer, wire: Wire, delivery: Delivery) -> Delivery:
             refused = refusal(topic, error)
             if refused is None:
                 raise
-            raise refused from error
-    producer.serve_now_and_then()
+            # What is known about the topic decides whether the client refuses now or later: callers hear of both alike.
+            refused.__cause__ = error
+            producer.gave_up(delivery, refused)
+            return delivery
+    producer.sent += 1
+    if not producer.sent % SERVE_EVERY:
+        # Here, too, and not only in the producer's own thread: it keeps the queue from filling.
+        client.serve(0)
     return delivery
 
 
@@ -111,50 +121,54 @@ def produce_batch(topic: str | None, records: Iterable[Record | Mapping[str, Any
 
     All are checked and serialized before the first is queued. Mappings take the fields of `Record`.
     """
-    chosen = producers[producer or _default()]
+    chosen = producers[producer]
     wires = [prepare(chosen, topic, *_fields(record)) for record in records]
-    if outlet := _outlet.current:
-        return [outlet(chosen, wire) for wire in wires]
-    later = collector.current() is not None or (chosen.settings.send == "on_commit" and _open_transaction())
-    if later or any(wire[4] is not None for wire in wires):
+    later = _outlet.current or collector.gathered is not None or (chosen.on_commit and _open_transaction())
+    # The client takes neither headers nor timestamps in a batch.
+    if later or any(wire[4] is not None or wire[5] for wire in wires):
         return [hand_over(chosen, wire) for wire in wires]
-    return _send_batch(chosen, wires)
-
-
-def _send_batch(producer: Producer, wires: Sequence[Wire]) -> list[Delivery]:
-    """Hand records without headers to the client in one call each thousand: it takes none in a batch."""
-    deliveries = []
-    for start in range(0, len(wires), 1000):
-        piece = wires[start : start + 1000]
-        batch = []
-        for topic, value, key, partition, _headers, timestamp in piece:
-            delivery = Delivery(topic, producer)
-            deliveries.append(delivery)
-            record: dict[str, Any] = {
-                "value": value,
-                "key": key,
-                "callback": reporter(producer.acknowledged, producer.gave_up, delivery),
-            }
-            if partition >= 0:
-                record["partition"] = partition
-            if timestamp:
-                record["timestamp"] = timestamp
-            batch.append(record)
-        producer.client.produce_batch(piece[0][0], batch)
-        for index, record in enumerate(batch):
-            if "_error" in record:
-                send(producer, piece[index], deliveries[start + index])
-        producer.client.serve(0)
+    deliveries: list[Delivery] = []
+    for start in range(0, len(wires), SERVE_EVERY):
+        piece = wires[start : start + SERVE_EVERY]
+        if len(chosen.client) + len(piece) < chosen.queue_limit:
+            deliveries += _send_batch(chosen, piece)
+        else:
+            # In one call the client would take later records after it had no room for earlier ones.
+            deliveries += [send(chosen, wire, Delivery(wire[0], chosen)) for wire in piece]
     return deliveries
 
 
-def _fields(record: Record | Mapping[str, Any]) -> tuple[Any, ...]:
-    if not isinstance(record, Record):
-        try:
-            record = Record(**record)
-        except TypeError as error:
-            raise ConfigurationError(f"A record of a batch has key and value, and maybe headers, partition, timestamp: {error}") from error
-    return record.key, record.value, record.headers, record.partition, record.timestamp
+def _send_batch(producer: Producer, wires: Sequence[Wire]) -> list[Delivery]:
+    """Hand records without headers and timestamps to the client in one call."""
+    topic = wires[0][0]
+    deliveries = [Delivery(topic, producer) for _ in wires]
+    batch: list[dict[str, Any]] = [
+        {"value": wire[1], "key": wire[2], "partition": wire[3], "callback": delivery}
+        for wire, delivery in zip(wires, deliveries, strict=True)
+    ]
+    if producer.client.produce_batch(topic, batch) < len(batch):
+        for wire, delivery, record in zip(wires, deliveries, batch, strict=True):
+            if "_error" in record:
+                send(producer, wire, delivery)
+    producer.client.serve(0)
+    return deliveries
+
+
+_FIELDS = tuple(one.name for one in fields(Record))
+
+
+def _fields(record: Record | Mapping[str, Any]) -> Sequence[Any]:
+    if isinstance(record, Record):
+        return record.key, record.value, record.headers, record.partition, record.timestamp
+    try:
+        found = record["key"], record["value"]
+    except KeyError as missing:
+        raise ConfigurationError(f"A record of the batch has no {missing}; it has: {', '.join(record)}.") from missing
+    if len(record) == len(found):
+        return found
+    if unknown := set(record) - set(_FIELDS):
+        raise ConfigurationError(f"A record of the batch has {sorted(unknown)}; it may have: {', '.join(_FIELDS)}.")
+    return [record.get(name) for name in _FIELDS]
 
 
 async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> Delivery:
@@ -162,12 +176,13 @@ async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> D
 
     Takes what `produce` takes. The event loop goes on while a full queue makes room.
     """
-    chosen = producers[options.pop("producer", None) or _default()]
+    chosen = producers[options.pop("producer", None)]
     arguments = {"headers": None, "partition": None, "timestamp": None, **options}
     wire = prepare(chosen, topic, key, value, **arguments)
-    if outlet := _outlet.current:
-        return outlet(chosen, wire)
-    return await asyncio.to_thread(hand_over, chosen, wire) if _crowded(chosen) else hand_over(chosen, wire)
+    while _crowded(chosen):
+        # Only the waiting happens elsewhere: the record belongs to this thread, its transaction and its handler.
+        await asyncio.to_thread(_wait_for_room, chosen, wire[0])
+    return hand_over(chosen, wire)
 
 
 def _crowded(producer: Producer) -> bool:
@@ -184,7 +199,7 @@ def prepare(
     timestamp: datetime | int | None = None,
 ) -> Wire:
     """Return a record as it goes over the wire, or raise what is wrong with it."""
-    route = producer.route(topic or _own_topic(producer))
+    route = producer.routes.get(topic) or producer.route(topic)
     if key is not None and type(key) is not bytes:
         key = serializers.encode(route.key, key, route.topic, "key")
     if value is not None and type(value) is not bytes:
@@ -198,8 +213,8 @@ def prepare(
             f"The record for {route.topic!r} has {size} bytes; producer {producer.name!r} sends up to "
             f"{producer.max_bytes - _RECORD_OVERHEAD} (its option \"message.max.bytes\" less what Kafka adds)."
         )
-    if partition is not None and (isinstance(partition, bool) or not isinstance(partition, int) or partition < 0):
-        raise ConfigurationError(f"The partition for {route.topic!r} is {partition!r}; it must be 0 or more, or None.")
+    if partition is not None and (isinstance(partition, bool) or not isinstance(partition, int) or not 0 <= partition < 2**31):
+        raise ConfigurationError(f"The partition for {route.topic!r} is {partition!r}; it must be 0 to 2147483647, or None.")
     return (
         route.topic,
         value,
@@ -210,39 +225,44 @@ def prepare(
     )
 
 
-def _own_topic(producer: Producer) -> str:
-    if producer.settings.topic is None:
-        raise ConfigurationError(f"No topic given, and producer {producer.name!r} has none of its own.")
-    return producer.settings.topic
-
-
 def _headers(headers: Headers, topic: str) -> list[tuple[str, bytes | None]]:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
     encoded: list[tuple[str, bytes | None]] = []
-    for name, value in pairs:
-        if not isinstance(name, str) or "\0" in name:
-            raise EncodeError(f"A header for {topic!r} is called {name!r}; a name is text without NUL.")
-        if isinstance(value, str):
-            value = value.encode()
-        if value is not None and not isinstance(value, bytes):
-            raise EncodeError(f"The header {name!r} for {topic!r} is {type(value).__name__}; it must be bytes, text or None.")
-        encoded.append((name, value))
+    for name, value in _pairs(headers, topic):
+        # The client crashes the process on a name that is no UTF-8, and cuts one off at its NUL.
+        if not isinstance(name, str) or "\0" in name or _utf8(name) is None:
+            raise EncodeError(f"A header for {topic!r} is called {name!r}; a name is text without NUL or lone surrogates.")
+        content = _utf8(value) if isinstance(value, str) else value
+        if not isinstance(content, bytes) and value is not None:
+            raise EncodeError(
+                f"The header {name!r} for {topic!r} is {type(value).__name__}; it must be bytes, text (without lone "
+                "surrogates) or None."
+            )
+        encoded.append((name, content))
     return encoded
 
 
+def _pairs(headers: Headers, topic: str) -> list[tuple[Any, Any]]:
+    try:
+        return [(name, value) for name, value in (headers.items() if isinstance(headers, Mapping) else headers)]
+    except (TypeError, ValueError) as error:
+        kind = type(headers).__name__
+        raise EncodeError(f"The headers for {topic!r} are no mapping and no pairs of name and value, but {kind}.") from error
+
+
+def _utf8(text: str) -> bytes | None:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
+
+
 def _milliseconds(timestamp: datetime | int, topic: str) -> int:
-    if isinstance(timestamp, datetime):
-        return round(timestamp.timestamp() * 1000)
-    if isinstance(timestamp, int) and timestamp > 0:
-        return timestamp
-    raise ConfigurationError(f"The timestamp for {topic!r} is {timestamp!r}; it must be a datetime or milliseconds since 1970.")
-
-
-def _default() -> str:
-    name = conf.kafka().default_producer
-    if name is None:
-        raise ConfigurationError('KAFKA["producers"] has no enabled producer; with none given there is one called default.')
-    return name
+    given = round(timestamp.timestamp() * 1000) if isinstance(timestamp, datetime) else timestamp
+    if isinstance(given, int) and not isinstance(given, bool) and 0 < given < 2**63:
+        return given
+    raise ConfigurationError(
+        f"The timestamp for {topic!r} is {timestamp!r}; it must be a datetime after 1970, or milliseconds since then."
+    )
 
 
 class _Here(threading.local):

@@ -13,9 +13,10 @@ import sqlite3
 from dataclasses import dataclass
 
 from django.db import InterfaceError, OperationalError
+from django.db.transaction import TransactionManagementError
 from django.db.utils import DatabaseError
 
-from .exceptions import BrokersUnreachable, DecodeError, DeliveryFailed, KafkaError, NoHandler, QueueFull
+from .exceptions import DecodeError, DeliveryFailed, DeliveryTimeout, KafkaError, NoHandler, QueueFull
 
 Verdict = "Again | Wait | DeadLetter"
 
@@ -69,13 +70,16 @@ def decide(error: BaseException) -> Again | Wait | DeadLetter:
         return Wait("the database connection is closed") if "connection" in str(error) else DeadLetter("handler")
     if isinstance(error, DeliveryFailed):
         return Wait("a record could not be delivered") if error.retriable else DeadLetter(error.category)
-    if isinstance(error, QueueFull | BrokersUnreachable):
-        return Wait("no broker can be reached")
+    if isinstance(error, QueueFull | DeliveryTimeout):
+        return Wait("Kafka does not take the handler's records")
     return DeadLetter(error.category if isinstance(error, KafkaError) else "handler")
 
 
 def _of_database(error: DatabaseError) -> Again | Wait | DeadLetter:
     cause = error.__cause__
+    if isinstance(error, TransactionManagementError) and isinstance(cause, DatabaseError):
+        # The handler caught the error that broke its transaction and went on: that error is the reason.
+        return _of_database(cause)
     if isinstance(cause, sqlite3.Error):
         # Missing when the module raises by itself, which is about its use and not about the file.
         code = getattr(cause, "sqlite_errorcode", 0) & _PRIMARY_SQLITE_CODE

@@ -47,7 +47,7 @@ def produce_with(
 
 def flush(timeout: float = 30.0) -> int:
     """Wait up to `timeout` seconds until nothing is undelivered; return how many records still are."""
-    return sum(producer.flush(timeout) for producer in producers)
+    return producers.flush(timeout)
 
 
 def subscribe(topics: str | Iterable[str], handler: HandlerFunction | str) -> None:

@@ -27,6 +27,8 @@ ENVIRONMENT = ROOT / ".venv"
 REPORTS = ROOT / ".tox" / "reports"
 DJANGO_BY_PYTHON = {"3.11": ("52",), "3.12": ("52", "60", "61"), "3.13": ("52", "60", "61")}
 """Every Python that is supported and the Django releases it can run, as in tox.ini."""
+POSTGRESQL = Path("/usr/lib/postgresql")
+"""Where Debian keeps PostgreSQL's programs."""
 FAST = ["-m", "not real and not slow", "-q"]
 
 
@@ -73,9 +75,8 @@ def _kept_by_pyenv(version: str) -> list[str]:
     return [str(path) for path in sorted(Path(root).glob(f"versions/{version}.*/bin/python{version}"), reverse=True)]
 
 
-def _answers(path: str) -> str | None:
+def _answers(path: str, question: str = "import sys; print('%d.%d' % sys.version_info[:2])") -> str | None:
     """The version that an interpreter says it is; None when it does not run, as pyenv's shims often do not."""
-    question = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         answer = subprocess.run([path, "-c", question], capture_output=True, text=True, timeout=30, check=False)
     except OSError:
@@ -83,21 +84,22 @@ def _answers(path: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def missing_packages() -> dict[str, str]:
+def missing_packages(python: str = sys.executable) -> dict[str, str]:
     """Return what the tests need and this machine lacks: the program and the Debian package that carries it."""
-    kept = list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    kept = list(POSTGRESQL.glob("*/bin/initdb"))
     needed: dict[str, tuple[str, Callable[[], object]]] = {
         "PostgreSQL's initdb": ("postgresql", lambda: kept or shutil.which("initdb")),
         "redis-server": ("redis-server", lambda: shutil.which("redis-server")),
         "java": ("default-jre-headless", lambda: shutil.which("java")),
         "mvn": ("maven", lambda: shutil.which("mvn")),
+        f"{python} -m venv": ("python3-venv", lambda: _answers(python, "import ensurepip; print('yes')")),
     }
     return {program: package for program, (package, present) in needed.items() if not present()}
 
 
-def install_packages() -> None:
+def install_packages(python: str) -> None:
     """Install Debian packages where we may; name what is missing where we may not."""
-    missing = missing_packages()
+    missing = missing_packages(python)
     if not missing:
         return
     packages = sorted(set(missing.values()))
@@ -107,7 +109,7 @@ def install_packages() -> None:
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
         for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             subprocess.run(["apt-get", "-q", *command], env=env, stdin=subprocess.DEVNULL, check=False)
-        missing = missing_packages()
+        missing = missing_packages(python)
     for program, package in missing.items():
         say(f"MISSING: {program} (Debian package: {package}). What needs it is skipped, and fails under CI=true")
 
@@ -232,9 +234,9 @@ def main() -> None:
     for version in DJANGO_BY_PYTHON:
         print(f"Python {version}: {found.get(version, 'not found, not tested')}", flush=True)
     *_, newest = found.values()
-    make_environment(newest)
     if job != "lint":
-        install_packages()
+        install_packages(newest)
+    make_environment(newest)
     if job == "prepare":
         return
     shutil.rmtree(REPORTS, ignore_errors=True)

@@ -171,7 +171,11 @@ def test_a_value_that_librdkafka_does_not_take_is_an_error(check: Check) -> None
 
 
 def test_no_secret_reaches_a_check(check: Check) -> None:
-    options = {"ssl.key.passwort": "hunter2", "sasl.kerberos.min.time.before.relogin": "x", "ssl.key.password": "hunter2"}
+    options = {
+        "ssl.key.passwort": "hunter2",
+        "sasl.kerberos.min.time.before.relogin": "x",
+        "ssl.key.password": "hunter2",
+    }
     messages = check({"producers": {"a": {"options": options}}, "security": {"sasl": {"password": ["hunter2"]}}})
 
     assert len(messages) >= 3
@@ -265,8 +269,10 @@ def test_the_neighbour_with_our_package_name_is_an_error(
 
 def test_the_embedded_cluster_is_refused_in_production_only(check: Check) -> None:
     assert check({"brokers": "embedded"}) == []
-    assert ids(check({"brokers": "embedded"}, deploy=True)) == ["E016"]
-    assert 'KAFKA["clusters"]["eu"]["brokers"]' in check({"clusters": {"eu": {"brokers": "embedded"}}}, deploy=True)[0].msg
+    assert ids(check({"brokers": "embedded"}, deploy=True)) == ["E013"]
+    assert (
+        'KAFKA["clusters"]["eu"]["brokers"]' in check({"clusters": {"eu": {"brokers": "embedded"}}}, deploy=True)[0].msg
+    )
 
 
 @pytest.mark.parametrize(

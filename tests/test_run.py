@@ -72,6 +72,28 @@ def test_an_interpreter_that_only_pyenv_keeps_is_found_and_one_that_does_not_run
     assert run.interpreters(["3.77", "3.78"]) == {"3.77": str(kept)}
 
 
+def test_what_a_bare_machine_lacks_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(run, "POSTGRESQL", tmp_path)
+
+    assert run.missing_packages() == {
+        "PostgreSQL's initdb": "postgresql",
+        "redis-server": "redis-server",
+        "java": "default-jre-headless",
+        "mvn": "maven",
+    }
+
+
+def test_a_machine_that_may_not_install_packages_is_told_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    run.install_packages(sys.executable)
+
+    assert "MISSING: java (Debian package: default-jre-headless)" in capsys.readouterr().out
+
+
 def test_the_summary_names_what_did_not_run_and_ends_in_the_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,7 @@ class ConsumerClient:
         except confluent_kafka.KafkaException as error:
             raise ConfigurationError(f"Consumer {name!r} cannot be made: {errors.sentence(error)}") from error
         self._topics: tuple[str, ...] = ()
-        self._incremental = "consumer" == properties.get("group.protocol") or "cooperative" in str(
+        self._incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
             properties.get("partition.assignment.strategy")
         )
 

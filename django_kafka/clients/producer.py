@@ -6,38 +6,38 @@ import ctypes
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import confluent_kafka
 
-from ..exceptions import ConfigurationError, DeliveryFailed
+from ..exceptions import ConfigurationError, DeliveryFailed, ProduceError
 from . import errors
 from .logs import ClientLog
 
 log = logging.getLogger("django_kafka.client")
 
 _GATHER = 0.05
-_counting = threading.Lock()
 
 
 class ProducerClient:
     """A librdkafka producer and the thread that serves its delivery reports."""
 
-    def __init__(self, name: str, properties: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, properties: Mapping[str, Any], on_unreachable: Callable[[str], None]) -> None:
         self.name = name
-        self.unreachable: str | None = None
-        """Why no broker can be reached, as far as known; forgotten with the next delivery."""
+        self._on_unreachable = on_unreachable
         try:
             self._client = confluent_kafka.Producer(
                 {**properties, "error_cb": self._on_error}, logger=ClientLog("producer", name)
             )
         except confluent_kafka.KafkaException as error:
             raise ConfigurationError(f"Producer {name!r} cannot be made: {errors.sentence(error)}") from error
-        self.produce = self._client.produce
-        self.produce_batch = self._client.produce_batch
+        self.produce: Callable[..., Any] = self._client.produce
+        self.produce_batch: Callable[..., Any] = self._client.produce_batch
         self.serve = self._client.poll
         """Serve delivery reports in the calling thread: `serve(seconds)`."""
         self._waiting = 0
+        self._counting = threading.Lock()
         self._hurry = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name=f"kafka-producer-{name}", daemon=True)
@@ -47,19 +47,37 @@ class ProducerClient:
         while not self._stopping:
             # A thread that wakes for every report takes the interpreter away from the one that produces, which costs
             # a third of its speed. So reports gather for a moment, unless somebody waits for one.
-            if self.serve(0.5) and not self._waiting:
+            if self._serve_robustly() and not self._waiting:
                 self._hurry.wait(_GATHER)
                 self._hurry.clear()
 
+    def _serve_robustly(self) -> int:
+        try:
+            return self.serve(0.5)
+        except BaseException:  # noqa: BLE001  # without this thread no delivery would ever settle again
+            with suppress(Exception):
+                log.exception("producer=%s a callback failed", self.name)
+            return 1
+
     def hurry(self, waiting: int) -> None:
         """Note that one more (1) or one less (-1) waits for a delivery report."""
-        with _counting:
+        if threading.current_thread() is self._thread:
+            raise ConfigurationError(
+                "Receivers of record_delivered and delivery_failed cannot wait for a delivery: they run in the thread "
+                "that would tell of it."
+            )
+        with self._counting:
             self._waiting += waiting
         self._hurry.set()
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:
+        # What the project's logging raises must not leave a callback of the client.
+        with suppress(Exception):
+            self._note(error)
+
+    def _note(self, error: confluent_kafka.KafkaError) -> None:
         if error.name() == "_ALL_BROKERS_DOWN":
-            self.unreachable = error.str()
+            self._on_unreachable(error.str())
             log.warning("producer=%s no broker can be reached: %s", self.name, error.str())
         elif error.fatal():
             log.error("producer=%s fatal error=%s: %s", self.name, error.name(), error.str())
@@ -74,13 +92,21 @@ class ProducerClient:
         return len(self._client)
 
     def close(self, timeout: float) -> int:
-        """Flush, stop the thread and return how many records are undelivered for good."""
+        """Flush, fail what is left, stop the thread and return how many records are undelivered for good."""
+        self.produce = self.produce_batch = self._refuse
         left = self.flush(timeout)
+        if left:
+            # Nobody sends them any more, and whoever waits for one would wait for ever.
+            self._client.purge()
+            self.flush(1)
         self._stopping = True
         self._hurry.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(1)
         return left
+
+    def _refuse(self, *_record: Any, **_more: Any) -> Any:
+        raise ProduceError(f"Producer {self.name!r} was closed before a record could be handed to it; send it again.")
 
     def leak(self) -> None:
         """Keep the client of another process from being destroyed in this one.
@@ -90,18 +116,9 @@ class ProducerClient:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
 
 
-def reporter(
-    acknowledged: Callable[[Any, int, int, int], None], failed: Callable[[Any, DeliveryFailed], None], subject: Any
-) -> Callable[[Any, Any], None]:
-    """Return a delivery callback that tells of `subject` in numbers (partition, offset, size), or in a typed error."""
-
-    def report(error: Any, message: Any) -> None:
-        if error is None:
-            acknowledged(subject, message.partition(), message.offset(), len(message))
-        else:
-            failed(subject, errors.delivery_failed(message.topic(), error))
-
-    return report
+def failure(topic: str, error: Any) -> DeliveryFailed:
+    """Return the typed error for what a delivery report says."""
+    return errors.delivery_failed(topic, error)
 
 
 def refusal(topic: str, exception: BaseException) -> DeliveryFailed | None:

@@ -69,7 +69,7 @@ def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) 
         "auto.commit.interval.ms": milliseconds(consumer.auto_commit_interval),
         "enable.auto.offset.store": False,
     }
-    if consumer.options.get("group.protocol") != "consumer":
+    if str(consumer.options.get("group.protocol")).lower() != "consumer":
         chosen["partition.assignment.strategy"] = "cooperative-sticky"
     given = {
         "session.timeout.ms": consumer.session_timeout,

@@ -8,7 +8,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import connections
 from django.utils import timezone
@@ -26,9 +26,13 @@ _FORGOTTEN_AFTER = 720
 
 def alive(consumer: str) -> bool:
     """Tell whether a worker of `consumer` was heard of lately."""
-    settings = conf.kafka()
-    bound = timezone.now() - timedelta(seconds=settings.heartbeats.interval * _STALE_AFTER)
-    return Worker.objects.using(settings.dead_letters.database).filter(consumer=consumer, seen_at__gte=bound).exists()
+    workers = Worker.objects.using(conf.kafka().dead_letters.database)
+    return workers.filter(consumer=consumer, seen_at__gte=alive_since()).exists()
+
+
+def alive_since() -> datetime:
+    """Return when a worker was last heard of at the earliest, if it still counts as alive."""
+    return timezone.now() - timedelta(seconds=conf.kafka().heartbeats.interval * _STALE_AFTER)
 
 
 class Heartbeat(threading.Thread):

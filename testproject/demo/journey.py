@@ -20,6 +20,7 @@ from django.core.management import call_command
 from django.urls import reverse
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from django_kafka import services
 from django_kafka.clients import embedded
@@ -45,7 +46,7 @@ SLICE = 500
 STALLED = 60.0
 """Seconds without anything settled after which the demo gives up."""
 
-console = Console()
+console = Console(soft_wrap=True, highlight=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,7 @@ def main() -> int:
     try:
         return run(Wishes.read(dict(os.environ)))
     except (DemoError, source.NoFlights, KafkaError) as error:
-        console.print(f"[bold red]The demo stops:[/] {error}", highlight=False)
+        console.print(f"[bold red]The demo stops:[/] {escape(str(error))}")
         return 1
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started is stopped.")
@@ -202,7 +203,7 @@ def report(sending: Sending, took: float) -> bool:
     )
     disagreements = sending.disagreements()
     for sentence in disagreements:
-        console.print(f"[bold red]These should be the same:[/] {sentence}", highlight=False)
+        console.print(f"[bold red]These should be the same:[/] {sentence}")
     if not disagreements:
         console.print("The file, Kafka's offsets and the database agree.")
     return not disagreements
@@ -223,7 +224,6 @@ def serve(running: ExitStack, port: int) -> None:
         'Mend it: in testproject/flights/kafka_handlers.py write [bold]MISSING = {"", "NA"}[/]. The worker notices.\n'
         "Then select dead letters in the admin and replay them: they become rows, and resolved.\n\n"
         "Ctrl-C ends it.",
-        highlight=False,
     )
     try:
         while True:

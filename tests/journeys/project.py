@@ -248,7 +248,11 @@ class Project:
         `settled`: nothing may be uncommitted. `once`: nothing may be handled twice, or handled and dead-lettered.
         """
         handled = Counter(effect.place for effect in self.effects(topic, group))
-        lettered = Counter((row["topic"], row["partition"], row["offset"]) for row in self.letters(topic))
+        lettered = Counter(
+            (row["topic"], row["partition"], row["offset"])
+            for row in self.letters(topic)
+            if row["group_id"] == (group or self.group)
+        )
         committed = self.committed(topic, group)
         ledger = [line for line in self.ledger if line.topic == topic]
         assert ledger, f"Nothing was sent to {topic}: this ledger proves nothing."

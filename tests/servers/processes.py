@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,6 +142,8 @@ class Server(abc.ABC):
         """Its directory, made when first asked for."""
         if self.directory is None:
             self.directory = Path(tempfile.mkdtemp(prefix=f"lynx-kafka-{self.name.lower()}-"))
+            # A run that ends in disorder leaves no data behind either.
+            weakref.finalize(self, _remove, self.directory, os.getpid())
         return self.directory
 
     def __enter__(self) -> Self:
@@ -155,6 +158,11 @@ class Server(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _remove(directory: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not a forked child, for whose parent the server still runs
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def free_port() -> int:

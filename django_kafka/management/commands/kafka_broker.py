@@ -5,11 +5,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ... import conf
+from ... import conf, handlers
 from ...clients import embedded
 from ...exceptions import ConfigurationError
 
@@ -23,7 +23,7 @@ Quit with CONTROL-C."""
 
 class Command(BaseCommand):
     help = 'Run an embedded Kafka cluster, in memory, for "brokers": "embedded". Development only.'
-    requires_system_checks: ClassVar[list[str]] = []  # a broken view is no reason to be without a broker
+    requires_system_checks = []  # a broken view is no reason to be without a broker
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -37,7 +37,7 @@ class Command(BaseCommand):
             action="append",
             default=[],
             metavar="NAME[:PARTITIONS]",
-            help="Create this topic as well as those that consumers read by settings; may be given again.",
+            help="Create this topic as well as those that consumers read; may be given again.",
         )
 
     def handle(self, *, partitions: int, topic: list[str], **options: Any) -> None:
@@ -65,9 +65,14 @@ class Command(BaseCommand):
 
 
 def declared_topics() -> list[str]:
-    """Return the topics that settings name for consumers of embedded clusters, prefixed."""
+    """Return the topics that consumers of embedded clusters read, prefixed."""
     kafka = conf.kafka()
-    return [kafka.prefixed(topic) for consumer in kafka.consumers.values() for topic in consumer.topics]
+    return [
+        kafka.prefixed(topic)
+        for consumer in kafka.consumers.values()
+        if kafka.clusters[consumer.cluster].embedded
+        for topic in handlers.topics(consumer.name)
+    ]
 
 
 def _parse(text: str, partitions: int) -> tuple[str, int]:

@@ -1,0 +1,1 @@
+"""Ratios against the raw client, measured in one run on one real broker: `make bench`."""

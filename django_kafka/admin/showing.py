@@ -1,0 +1,97 @@
+"""Text of strangers, made harmless for people's eyes. Escaping HTML is left to templates and `format_html`."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import unicodedata
+from typing import Any
+
+_HARMLESS = frozenset("Zs Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So".split())
+"""Categories of Unicode that are shown as they are; not control, format (bidirectional ones too) and unknown ones."""
+
+
+class _Table(dict[int, "int | str"]):
+    """Maps a code point to what is shown for it; filled as characters are met."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__((ord(each), ord(each)) for each in kept)
+
+    def __missing__(self, point: int) -> int | str:
+        harmless = unicodedata.category(chr(point)) in _HARMLESS
+        shown = point if harmless else f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"
+        if len(self) < 10_000:
+            self[point] = shown
+        return shown
+
+
+_LINE = _Table("")
+_LINES = _Table("\n\t")
+
+
+def line(text: str, longest: int = 200) -> str:
+    """Return text as one line; what is invisible or turns the writing direction is shown as `\\uXXXX`."""
+    cut = text[: longest + 1].translate(_LINE)
+    return cut if len(text) <= longest else f"{cut[:longest]}…"
+
+
+def lines(text: str) -> str:
+    """Return text of many lines, made harmless likewise."""
+    return text.replace("\r\n", "\n").translate(_LINES)
+
+
+def first_line(text: str, longest: int = 160) -> str:
+    """Return the first line of an error that says anything."""
+    return line(next((each for each in text.splitlines() if each.strip()), ""), longest)
+
+
+def as_text(data: bytes) -> str:
+    """Return bytes as text, with `\\xNN` for what is no UTF-8."""
+    return lines(data.decode("utf-8", "backslashreplace"))
+
+
+def brief(data: bytes, *, whole: bool = True, longest: int = 60) -> str:
+    """Return bytes in one line: their text, or in hexadecimal when they are none.
+
+    `whole` is False when `data` is only the beginning.
+    """
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
+    except UnicodeDecodeError:
+        text = f"0x{data.hex()}"
+    shown = line(text, longest)
+    return shown if whole or shown.endswith("…") else f"{shown}…"
+
+
+def hex_dump(data: bytes) -> str:
+    """Return offset, sixteen bytes and their ASCII, line by line."""
+    rows = []
+    for start in range(0, len(data), 16):
+        row = data[start : start + 16]
+        ascii_ = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
+        rows.append(f"{start:08x}  {row[:8].hex(' '):23}  {row[8:].hex(' '):23}  {ascii_}")
+    return "\n".join(rows)
+
+
+def pretty(value: Any, longest: int) -> str:
+    """Return a decoded value for reading: JSON with indents where it can be, else what Python calls it.
+
+    Indents may make much out of little; beyond `longest` characters there are none.
+    """
+    if isinstance(value, bytes):
+        return as_text(value)
+    if isinstance(value, str):
+        return lines(value)
+    for indent in (2, None):
+        try:
+            pieces, length = [], 0
+            for piece in json.JSONEncoder(indent=indent, ensure_ascii=False, default=repr).iterencode(value):
+                pieces.append(piece)
+                length += len(piece)
+                if length > longest:
+                    break
+            else:
+                return lines("".join(pieces))
+        except (TypeError, ValueError, RecursionError):
+            break
+    return lines(repr(value)[:longest])

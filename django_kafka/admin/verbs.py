@@ -1,0 +1,206 @@
+"""What people may do with dead letters: which letters a verb fits, what it does, and the log entry of who did it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
+
+from .. import conf
+from ..dead_letters import replaying
+from ..models import DeadLetter, Replay
+
+Letters = QuerySet[DeadLetter]
+
+_PIECE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One thing that people may do with letters."""
+
+    name: str
+    """In URLs and as the action's name."""
+    label: Any
+    """On buttons."""
+    question: Any
+    """Heads the confirmation page; counts."""
+    hints: tuple[Any, ...]
+    """What the person should know first."""
+    done: Any
+    """The message afterwards; counts."""
+    refused: Any
+    """The message about letters that it does not fit; counts."""
+    logged: str
+    """In the history of each letter. Kept in English, since it is stored."""
+    fits: Callable[[Letters], Letters]
+    """Which letters it may be done with."""
+    act: Callable[[list[int], Any], object]
+    """Does it with the letters of these ids, for a person."""
+    asks_for_replay: bool = False
+    """Whether somebody has to carry it out afterwards."""
+    cautious: bool = field(default=False)
+    """Whether its button is shown as one to think about."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of it."""
+
+    done: int = 0
+    """Letters it was done with."""
+    refused: int = 0
+    """Letters it does not fit (any more)."""
+    consumers: set[str] = field(default_factory=set)
+    """The consumers whose letters they are."""
+
+
+def carry_out(verb: Verb, chosen: Letters, user: Any) -> Outcome:
+    """Do it with all chosen letters, piece by piece, and enter each into the admin's history."""
+    using = conf.kafka().dead_letters.database
+    outcome = Outcome()
+    for ids in _pieces(chosen):
+        with transaction.atomic(using=using):
+            fitting = verb.fits(replaying.letters().filter(pk__in=ids)).order_by("pk").select_for_update()
+            found = list(fitting.values_list("pk", "topic", "partition", "offset", "consumer", named=True))
+            verb.act([letter.pk for letter in found], user)
+            _log(verb, found, user)
+        outcome.done += len(found)
+        outcome.refused += len(ids) - len(found)
+        outcome.consumers.update(letter.consumer for letter in found)
+    return outcome
+
+
+def _pieces(chosen: Letters) -> Iterator[list[int]]:
+    """Walk through the ids in their order: what the verb changes does not move those that are still to come."""
+    ids = chosen.order_by("pk").values_list("pk", flat=True)
+    last = -1
+    while piece := list(ids.filter(pk__gt=last)[:_PIECE]):
+        yield piece
+        last = piece[-1]
+
+
+def _log(verb: Verb, letters: list[Any], user: Any) -> None:
+    content_type = ContentType.objects.get_for_model(DeadLetter)
+    LogEntry.objects.bulk_create(
+        LogEntry(
+            user_id=user.pk,
+            content_type_id=content_type.pk,
+            object_id=str(letter.pk),
+            object_repr=f"{letter.topic}[{letter.partition}]@{letter.offset}"[:200],
+            action_flag=CHANGE,
+            change_message=verb.logged,
+        )
+        for letter in letters
+    )
+
+
+def _open_and_idle(letters: Letters) -> Letters:
+    return letters.filter(state=DeadLetter.State.OPEN).exclude(replaying.outstanding())
+
+
+def _discarded(letters: Letters) -> Letters:
+    return letters.filter(state=DeadLetter.State.DISCARDED).exclude(replaying.outstanding())
+
+
+def _asked_for(letters: Letters) -> Letters:
+    waiting = replaying.replays().filter(letter=OuterRef("pk"), state=Replay.State.REQUESTED)
+    return letters.filter(Exists(waiting))
+
+
+def _to_handler(ids: list[int], user: Any) -> object:
+    return replaying.request(ids, target=Replay.Target.HANDLER, user=user)
+
+
+def _to_topic(ids: list[int], user: Any) -> object:
+    return replaying.request(ids, target=Replay.Target.TOPIC, user=user)
+
+
+_ASKED = ngettext_lazy("A replay of %d dead letter was asked for.", "Replays of %d dead letters were asked for.")
+_NOT_OPEN = ngettext_lazy(
+    "%d dead letter was left alone: it is resolved, discarded or being replayed already.",
+    "%d dead letters were left alone: they are resolved, discarded or being replayed already.",
+)
+
+VERBS = (
+    Verb(
+        name="replay",
+        label=_("Replay to the handler"),
+        question=ngettext_lazy("Replay %d dead letter to its handler?", "Replay %d dead letters to their handlers?"),
+        hints=(
+            _("The handler that this consumer has now runs again on the stored message."),
+            _("No other consumer group sees anything of it, and nothing goes through Kafka."),
+            _("Messages that came later with the same key have been handled already: the handler must bear the old one."),
+            _("A letter is resolved when its handler succeeds; a new failure comes back to the same letter."),
+        ),
+        done=_ASKED,
+        refused=_NOT_OPEN,
+        logged="Asked for a replay to the handler.",
+        fits=_open_and_idle,
+        act=_to_handler,
+        asks_for_replay=True,
+    ),
+    Verb(
+        name="replay-to-topic",
+        label=_("Replay to the topic"),
+        question=ngettext_lazy("Send %d dead letter to its topic again?", "Send %d dead letters to their topics again?"),
+        hints=(
+            _("The record is appended to the topic with its key, value and headers, and one header more: the letter’s id."),
+            _("Every consumer group of the topic reads it again, also those that handled the message the first time."),
+            _("It comes after all that was sent since: the order within its key is not kept."),
+            _("A letter is resolved when Kafka has the record; a new failure comes back to the same letter."),
+        ),
+        done=_ASKED,
+        refused=_NOT_OPEN,
+        logged="Asked for a replay to the topic.",
+        fits=_open_and_idle,
+        act=_to_topic,
+        asks_for_replay=True,
+        cautious=True,
+    ),
+    Verb(
+        name="cancel-replay",
+        label=_("Cancel the replay"),
+        question=ngettext_lazy("Cancel the replay of %d dead letter?", "Cancel the replays of %d dead letters?"),
+        hints=(_("Only replays that nobody has begun can be cancelled. The letters stay open."),),
+        done=ngettext_lazy("The replay of %d dead letter was cancelled.", "The replays of %d dead letters were cancelled."),
+        refused=ngettext_lazy(
+            "%d dead letter was left alone: no replay of it waits.", "%d dead letters were left alone: no replay of them waits."
+        ),
+        logged="Cancelled the replay.",
+        fits=_asked_for,
+        act=lambda ids, user: replaying.cancel(ids),
+    ),
+    Verb(
+        name="discard",
+        label=_("Discard"),
+        question=ngettext_lazy("Discard %d dead letter?", "Discard %d dead letters?"),
+        hints=(_("Their messages stay unhandled. They are kept, and can be opened again, until their retention is over."),),
+        done=ngettext_lazy("%d dead letter was discarded.", "%d dead letters were discarded."),
+        refused=_NOT_OPEN,
+        logged="Discarded.",
+        fits=_open_and_idle,
+        act=lambda ids, user: replaying.discard(ids),
+        cautious=True,
+    ),
+    Verb(
+        name="reopen",
+        label=_("Open again"),
+        question=ngettext_lazy("Open %d discarded dead letter again?", "Open %d discarded dead letters again?"),
+        hints=(_("Afterwards they can be replayed."),),
+        done=ngettext_lazy("%d dead letter was opened again.", "%d dead letters were opened again."),
+        refused=ngettext_lazy(
+            "%d dead letter was left alone: it is not discarded.", "%d dead letters were left alone: they are not discarded."
+        ),
+        logged="Opened again.",
+        fits=_discarded,
+        act=lambda ids, user: replaying.reopen(ids),
+    ),
+)
