@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from django.core.signals import setting_changed
@@ -51,22 +52,35 @@ class Producer:
     """One producer of settings in this process. Get it from `producers`; send through `services`."""
 
     def __init__(self, settings: conf.Producer) -> None:
-        cluster = conf.cluster(settings.cluster)
         self.settings = settings
         self.name = settings.name
         self.pid = os.getpid()
-        self.connection_timeout = cluster.connection.timeout
+        self.connection_timeout = conf.cluster(settings.cluster).connection.timeout
         self.on_commit = settings.send == "on_commit"
         self.tally = tallies.of_producer(settings.name)
-        chosen = properties.for_producer(settings, cluster)
-        self.max_bytes = int(str(chosen.get("message.max.bytes", 1_000_000)))
-        self.queue_limit = int(str(chosen.get("queue.buffering.max.messages", 100_000)))
+        # The library's own defaults, where options do not say otherwise.
+        self.max_bytes = int(str(settings.options.get("message.max.bytes", 1_000_000)))
+        self.queue_limit = int(str(settings.options.get("queue.buffering.max.messages", 100_000)))
         self.sent = 0
         """Records handed to the client, for `SERVE_EVERY`."""
         self.routes: dict[str | None, Route] = {}
         """What `route` found, by the topic as callers name it."""
         self._trouble: tuple[str, int] | None = None
-        self.client = ProducerClient(settings.name, chosen, self._note_unreachable)
+        self._connecting = threading.Lock()
+
+    @cached_property
+    def client(self) -> ProducerClient:
+        """The client, made when the first record is sent."""
+        with self._connecting:
+            if (made := self.__dict__.get("client")) is None:
+                chosen = properties.for_producer(self.settings, conf.cluster(self.settings.cluster))
+                made = self.__dict__["client"] = ProducerClient(self.name, chosen, self._note_unreachable)
+            return made
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a client, because something was sent."""
+        return "client" in self.__dict__
 
     def __repr__(self) -> str:
         return f"<Producer {self.name}>"
@@ -132,10 +146,12 @@ class Producer:
 
     def flush(self, timeout: float) -> int:
         """Wait up to `timeout` seconds until nothing is undelivered; return how many records still are."""
-        return self.client.flush(timeout)
+        return self.client.flush(timeout) if self.connected else 0
 
     def close(self, timeout: float | None = None) -> int:
         """Flush for up to `timeout` seconds (default: `connection.timeout`), stop, and report by count what is left."""
+        if not self.connected:
+            return 0
         left = self.client.close(self.connection_timeout if timeout is None else timeout)
         if left:
             log.error("producer=%s undelivered=%s records were not delivered before it was closed", self.name, left)
@@ -202,7 +218,8 @@ class Producers:
     def forget_after_fork(self) -> None:
         """Begin anew in a child process, whose inherited clients have no threads."""
         for producer in self:
-            producer.client.leak()
+            if producer.connected:
+                producer.client.leak()
         self.__init__()  # type: ignore[misc]  # the lock may have been held by a thread that does not exist here
 
 

@@ -52,9 +52,9 @@ def produce(
 
 def hand_over(producer: Producer, wire: Wire) -> Delivery:
     """Send a prepared record when its transaction commits, or at once when there is none."""
-    if _outlet.current is not None:
-        return _outlet.current(producer, wire)
-    if producer.on_commit and (connection := _open_transaction()):
+    if outlet.current is not None:
+        return outlet.current(producer, wire)
+    if producer.on_commit and (connection := open_transaction()):
         return _send_on_commit(producer, wire, connection)
     delivery = send(producer, wire, Delivery(wire[0], producer))
     if (gathered := collector.gathered) is not None:
@@ -119,31 +119,36 @@ def _wait_for_room(producer: Producer, topic: str) -> None:
 def produce_batch(topic: str | None, records: Iterable[Record | Mapping[str, Any]], *, producer: str | None = None) -> list[Delivery]:
     """Send many records to one topic and return their deliveries in the same order.
 
-    All are checked and serialized before the first is queued. Mappings take the fields of `Record`.
+    All are checked and serialized before the first is queued. Mappings take the fields of `Record`. Raises what
+    `produce` raises; `QueueFull` says how many were taken before.
     """
     chosen = producers[producer]
     wires = [prepare(chosen, topic, *_fields(record)) for record in records]
-    later = _outlet.current or collector.gathered is not None or (chosen.on_commit and _open_transaction())
-    # The client takes neither headers nor timestamps in a batch.
-    if later or any(wire[4] is not None or wire[5] for wire in wires):
-        return [hand_over(chosen, wire) for wire in wires]
+    later = outlet.current or collector.gathered is not None or (chosen.on_commit and open_transaction())
+    # In a batch the client ignores partitions, and takes neither headers nor timestamps.
+    plain = not later and all(wire[3] < 0 and wire[4] is None and not wire[5] for wire in wires)
     deliveries: list[Delivery] = []
-    for start in range(0, len(wires), SERVE_EVERY):
-        piece = wires[start : start + SERVE_EVERY]
-        if len(chosen.client) + len(piece) < chosen.queue_limit:
-            deliveries += _send_batch(chosen, piece)
-        else:
-            # In one call the client would take later records after it had no room for earlier ones.
-            deliveries += [send(chosen, wire, Delivery(wire[0], chosen)) for wire in piece]
+    try:
+        for start in range(0, len(wires), SERVE_EVERY):
+            piece = wires[start : start + SERVE_EVERY]
+            # With too little room the client would take later records after it refused earlier ones.
+            if plain and len(chosen.client) + len(piece) < chosen.queue_limit:
+                deliveries += _send_batch(chosen, piece)
+            else:
+                for wire in piece:
+                    deliveries.append(hand_over(chosen, wire))
+    except QueueFull as error:
+        taken = f"{len(deliveries)} of the {len(wires)} records of the batch were taken before."
+        raise QueueFull(f"{error} {taken}") from error
     return deliveries
 
 
 def _send_batch(producer: Producer, wires: Sequence[Wire]) -> list[Delivery]:
-    """Hand records without headers and timestamps to the client in one call."""
+    """Hand records without partition, headers and timestamp to the client in one call."""
     topic = wires[0][0]
     deliveries = [Delivery(topic, producer) for _ in wires]
     batch: list[dict[str, Any]] = [
-        {"value": wire[1], "key": wire[2], "partition": wire[3], "callback": delivery}
+        {"value": wire[1], "key": wire[2], "callback": delivery}
         for wire, delivery in zip(wires, deliveries, strict=True)
     ]
     if producer.client.produce_batch(topic, batch) < len(batch):
@@ -160,6 +165,8 @@ _FIELDS = tuple(one.name for one in fields(Record))
 def _fields(record: Record | Mapping[str, Any]) -> Sequence[Any]:
     if isinstance(record, Record):
         return record.key, record.value, record.headers, record.partition, record.timestamp
+    if not isinstance(record, Mapping):
+        raise ConfigurationError(f"A record of the batch is {type(record).__name__}; it must be a Record, or a mapping.")
     try:
         found = record["key"], record["value"]
     except KeyError as missing:
@@ -275,7 +282,7 @@ class _Here(threading.local):
 _here = _Here()
 
 
-def _open_transaction() -> BaseDatabaseWrapper | None:
+def open_transaction() -> BaseDatabaseWrapper | None:
     """Return the connection with a transaction open in this thread; "default" before others."""
     for connection in _here.connections:
         if connection.in_atomic_block:
@@ -314,13 +321,13 @@ class _OnCommit:
             )
 
 
-class _Outlet:
+class Outlet:
     """Where records go instead of Kafka, while `testing.produced` captures them."""
 
     current: Callable[[Producer, Wire], Delivery] | None = None
 
 
-_outlet = _Outlet()
+outlet = Outlet()
 
 
 @receiver(produce_requested, dispatch_uid="django_kafka.producing")

@@ -199,6 +199,8 @@ def summary(outcomes: Sequence[Outcome], found: Sequence[str]) -> list[str]:
     if lacking:
         lines.append(f"  not run: Python {', '.join(lacking)} (no interpreter found)")
     passed, failed, skipped = counts(REPORTS)
+    # Lint, or a pytest that did not come as far as a report, counts as one failure.
+    failed = max(failed, sum(outcome.code != 0 for outcome in outcomes))
     lines.append(f"{passed} passed, {failed} failed, {skipped} skipped")
     return lines
 

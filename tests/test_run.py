@@ -111,6 +111,17 @@ def test_the_summary_names_what_did_not_run_and_ends_in_the_counts(
     ]
 
 
+def test_a_stage_that_failed_without_a_report_is_not_counted_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "REPORTS", tmp_path)
+    _, lint, _ = run.stages(["3.13"])
+
+    *_, counted = run.summary([run.Outcome(stage=lint, code=1, seconds=2)], list(run.DJANGO_BY_PYTHON))
+
+    assert counted == "0 passed, 1 failed, 0 skipped"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_takes_its_tests_and_servers_along(tmp_path: Path, number: signal.Signals) -> None:
     suite = tmp_path / "test_forever.py"

@@ -48,11 +48,22 @@ class HandlerThread(threading.Thread):
         self.tally = tally
         self.stop_worker = stop_worker
 
+    def run_inline(self, lane: Lane) -> None:
+        """Work on one lane in the calling thread, as tests do."""
+        self._begin()
+        try:
+            self._work_on(lane)
+        finally:
+            collector.end()
+
+    def _begin(self) -> None:
+        self.gathered = collector.begin()
+        self.execution = Execution(self.consumer, self.tally, self.gathered)
+
     def run(self) -> None:
         """Work until the lanes are closed."""
         connections = Connections()
-        self.gathered = collector.begin()
-        self.execution = Execution(self.consumer, self.tally, self.gathered)
+        self._begin()
         try:
             while not self.lanes.closed:
                 lane = self.lanes.next(1.0)
@@ -136,6 +147,7 @@ class HandlerThread(threading.Thread):
     def _wait(self, lane: Lane, reason: str) -> float:
         self.tally.waits += 1
         lane.waits += 1
+        lane.reason = reason
         seconds = retries.pause(lane.waits)
         level = logging.WARNING if lane.waits == 1 else logging.INFO
         log.log(

@@ -46,7 +46,7 @@ class Slice:
 class Lane:
     """The messages of one partition that this worker has and has not settled."""
 
-    __slots__ = ("at_end", "commits", "expected", "halted", "held", "lost", "paused", "place", "running", "slices",
+    __slots__ = ("at_end", "commits", "expected", "halted", "held", "lost", "paused", "place", "reason", "running", "slices",
                  "stored", "waits", "watermark")  # fmt: skip
 
     def __init__(self, place: Place) -> None:
@@ -68,6 +68,8 @@ class Lane:
         """Whether it waits for an outage to end."""
         self.waits = 0
         """How many times in a row it waited."""
+        self.reason = ""
+        """What it waited for last."""
         self.paused = False
         """Whether fetching for it is paused."""
         self.at_end = False

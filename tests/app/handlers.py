@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.db import OperationalError
 
 from .models import Effect
 
@@ -41,3 +42,8 @@ def slow(message: Message) -> None:
 
 def ignore(message: Message) -> None:
     """Do nothing at all."""
+
+
+def meet_an_outage(message: Message) -> None:
+    """Fail as Django does when its database is away."""
+    raise OperationalError("could not connect to server")

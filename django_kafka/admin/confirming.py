@@ -1,0 +1,149 @@
+"""Verbs in the admin: as actions of the list, as buttons of a page, always with a page in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import django
+from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import PermissionDenied
+from django.db.models import Max, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from .. import tasks
+from ..dead_letters import replaying
+from ..models import DeadLetter
+from . import showing
+from .reading import ReadOnly
+from .verbs import VERBS, Outcome, Verb, carry_out
+
+PERMISSION = "lynx_kafka.replay_deadletter"
+"""Needed for every verb. Nobody has it unless it was given; superusers have all."""
+
+_SHOWN = 5
+"""Letters named on the page in between."""
+
+
+class Confirming(ReadOnly):
+    """Verbs, asked twice and done once."""
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        """Tell whether the person may do anything with letters at all."""
+        return bool(self.has_view_permission(request) and request.user.has_perm(PERMISSION))
+
+    def get_actions(self, request: HttpRequest, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Return the verbs as actions, for those who may use them."""
+        actions: dict[str, Any] = super().get_actions(request, *arguments, **options)
+        if self.has_replay_permission(request):
+            actions.update({verb.name: (_action(verb), verb.name, verb.label) for verb in VERBS})
+        return actions
+
+    def page_context(self, title: str) -> dict[str, Any]:
+        """Return what all pages of ours need."""
+        return {
+            "opts": self.opts,
+            "media": self.media,
+            "title": title,
+            # Django 6.1 made them a list.
+            "breadcrumbs_tag": "ol" if django.VERSION >= (6, 1) else "div",
+            "list_url": reverse(f"{self.admin_site.name}:lynx_kafka_deadletter_changelist"),
+        }
+
+    def fitting(self, letter: DeadLetter) -> list[dict[str, Any]]:
+        """Return the verbs that fit one letter, and where they lead."""
+        this = replaying.letters().filter(pk=letter.pk)
+        return [{"verb": verb, "url": self._url(verb, letter.pk)} for verb in VERBS if verb.fits(this).exists()]
+
+    def verb_view(self, request: HttpRequest, letter_id: int, verb: Verb) -> HttpResponse:
+        """Ask about one letter, or do it."""
+        if not self.has_replay_permission(request):
+            raise PermissionDenied
+        chosen = replaying.letters().filter(pk=letter_id)
+        if not chosen.exists():
+            raise Http404
+        back = reverse(f"{self.admin_site.name}:lynx_kafka_deadletter_change", args=[letter_id])
+        if request.method == "POST":
+            self._carry_out(request, verb, chosen)
+            return HttpResponseRedirect(back)
+        return self._ask(request, verb, chosen, back=back, hidden=[])
+
+    def action_view(self, request: HttpRequest, verb: Verb, chosen: QuerySet[DeadLetter]) -> HttpResponse | None:
+        """Ask about the letters that were selected in the list, or do it."""
+        if not self.has_replay_permission(request):
+            raise PermissionDenied
+        until = request.POST.get("until", "")
+        if "confirmed" in request.POST and until.isdecimal():
+            # What has failed since the question was asked is not part of the answer.
+            self._carry_out(request, verb, chosen.filter(pk__lte=int(until[:18])))
+            return None
+        hidden = [("action", verb.name), ("select_across", request.POST.get("select_across", "0"))]
+        hidden += [(ACTION_CHECKBOX_NAME, pk) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME)]
+        return self._ask(request, verb, chosen, back=request.get_full_path(), hidden=hidden)
+
+    def _ask(
+        self, request: HttpRequest, verb: Verb, chosen: QuerySet[DeadLetter], *, back: str, hidden: list[tuple[str, str]]
+    ) -> HttpResponse:
+        chosen = chosen.order_by("pk")
+        last = chosen.aggregate(last=Max("pk"))["last"] or 0
+        count = chosen.filter(pk__lte=last).count()
+        fitting = verb.fits(chosen).filter(pk__lte=last)
+        fits = fitting.count()
+        first = [showing.line(str(each), 300) for each in fitting.only("topic", "partition", "offset")[:_SHOWN]]
+        context = {
+            **self.admin_site.each_context(request),
+            **self.page_context(str(verb.label)),
+            "verb": verb,
+            "question": verb.question % fits,
+            "fits": fits,
+            "left_alone": verb.refused % (count - fits) if count > fits else "",
+            "first": first,
+            "more": fits - len(first),
+            "hidden": [*hidden, ("until", last), ("confirmed", "yes")],
+            "back": back,
+        }
+        return TemplateResponse(request, "admin/lynx_kafka/confirmation.html", context)
+
+    def _carry_out(self, request: HttpRequest, verb: Verb, chosen: QuerySet[DeadLetter]) -> None:
+        outcome = carry_out(verb, chosen, request.user)
+        if outcome.done:
+            messages.success(request, verb.done % outcome.done)
+        if outcome.refused:
+            messages.warning(request, verb.refused % outcome.refused)
+        if verb.asks_for_replay and outcome.done:
+            _say_who_carries_out(request, outcome)
+
+    def _url(self, verb: Verb, pk: int) -> str:
+        return reverse(f"{self.admin_site.name}:lynx_kafka_deadletter_{verb.name}", args=[pk])
+
+
+def _action(verb: Verb) -> Callable[..., HttpResponse | None]:
+    def action(admin: Confirming, request: HttpRequest, chosen: QuerySet[DeadLetter]) -> HttpResponse | None:
+        return admin.action_view(request, verb, chosen)
+
+    return action
+
+
+def _say_who_carries_out(request: HttpRequest, outcome: Outcome) -> None:
+    """Start what can be started, and tell the person who carries the replays out."""
+    command = "python manage.py kafka_replay --requested"
+    for consumer in sorted(outcome.consumers):
+        names = {"consumer": showing.line(consumer), "command": command}
+        match tasks.dispatch(consumer):
+            case tasks.Carrier.WORKER:
+                messages.info(request, _("A running worker of consumer %(consumer)s carries it out.") % names)
+            case tasks.Carrier.CELERY:
+                messages.info(request, _("No worker of consumer %(consumer)s runs; a Celery task carries it out.") % names)
+            case tasks.Carrier.UNREACHABLE:
+                sentence = _(
+                    "No worker of consumer %(consumer)s runs, and Celery’s broker cannot be reached. "
+                    "Start a worker, or run: %(command)s"
+                )
+                messages.warning(request, sentence % names)
+            case _:
+                sentence = _("No worker of consumer %(consumer)s runs. Start one, or run: %(command)s")
+                messages.warning(request, sentence % names)

@@ -1,0 +1,123 @@
+"""The lists of replays and workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy as _
+
+from .. import conf
+from ..dead_letters import replaying
+from ..models import Replay, Worker
+from ..monitoring import heartbeats
+from . import showing
+from .letters import badge
+from .reading import ReadOnly
+
+
+@admin.register(Replay)
+class ReplayAdmin(ReadOnly):
+    """What was asked for, by whom, and how it went."""
+
+    list_display = (
+        "id",
+        "letter_shown",
+        "target",
+        "state_shown",
+        "requested_by_shown",
+        "requested_at",
+        "executor_shown",
+        "finished_at",
+        "result_shown",
+    )
+    list_filter = ("state", "target", ("letter__consumer", admin.AllValuesFieldListFilter), "requested_at")
+    search_fields = ("letter__topic", "requested_by_name", "result")
+    fields = (
+        "letter_shown",
+        "target",
+        "state",
+        "requested_by_shown",
+        "requested_at",
+        "executor_shown",
+        "finished_at",
+        "result_whole",
+    )
+    readonly_fields = fields
+    show_full_result_count = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Replay]:
+        """Return replays with the coordinates of their letters, but not with their payloads."""
+        whole = {"id", "letter", "target", "state", "requested_by_name", "requested_at", "executor", "finished_at", "result"}
+        place = ("topic", "partition", "offset", "consumer")
+        return replaying.replays().select_related("letter").only(*whole, *(f"letter__{each}" for each in place))
+
+    @admin.display(description=_("dead letter"))
+    def letter_shown(self, replay: Replay) -> str:
+        """Show the letter as a link."""
+        url = reverse(f"{self.admin_site.name}:lynx_kafka_deadletter_change", args=[replay.letter_id])
+        return format_html('<a href="{}">{}</a>', url, showing.line(str(replay.letter), 300))
+
+    @admin.display(description=_("state"), ordering="state")
+    def state_shown(self, replay: Replay) -> str:
+        """Show the state as a badge."""
+        return badge(replay.state, replay.get_state_display())
+
+    @admin.display(description=_("requested by"), ordering="requested_by_name")
+    def requested_by_shown(self, replay: Replay) -> str:
+        """Show who asked."""
+        return showing.line(replay.requested_by_name)
+
+    @admin.display(description=_("carried out by"))
+    def executor_shown(self, replay: Replay) -> str:
+        """Show the process that carried it out."""
+        return showing.line(replay.executor)
+
+    @admin.display(description=_("result"))
+    def result_shown(self, replay: Replay) -> str:
+        """Show the first line of the result."""
+        return showing.first_line(replay.result)
+
+    @admin.display(description=_("result"))
+    def result_whole(self, replay: Replay) -> str:
+        """Show the result."""
+        return showing.lines(replay.result[:10_000])
+
+
+@admin.register(Worker)
+class WorkerAdmin(ReadOnly):
+    """Which workers were heard of, and when."""
+
+    list_display = ("consumer_shown", "host_shown", "pid", "version_shown", "started_at", "seen_at", "is_alive")
+    list_filter = (("consumer", admin.AllValuesFieldListFilter),)
+    fields = ("consumer_shown", "cluster", "group_id", "host_shown", "pid", "version_shown", "started_at", "seen_at", "is_alive")
+    readonly_fields = fields
+    show_full_result_count = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Worker]:
+        """Return all workers, from the database that has the dead letters."""
+        return Worker.objects.using(conf.kafka().dead_letters.database)
+
+    @admin.display(description=_("consumer"), ordering="consumer")
+    def consumer_shown(self, worker: Worker) -> str:
+        """Show the consumer's name."""
+        return showing.line(worker.consumer)
+
+    @admin.display(description=_("host"), ordering="host")
+    def host_shown(self, worker: Worker) -> str:
+        """Show the machine."""
+        return showing.line(worker.host)
+
+    @admin.display(description=_("version"))
+    def version_shown(self, worker: Worker) -> str:
+        """Show the version of this package that it runs."""
+        return showing.line(worker.version)
+
+    @admin.display(description=_("alive"), boolean=True)
+    def is_alive(self, worker: Any) -> bool:
+        """Tell whether it was heard of lately."""
+        return bool(worker.seen_at >= heartbeats.alive_since())

@@ -1,0 +1,219 @@
+"""What the page of one dead letter shows, read in bounded pieces and made harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import QuerySet
+from django.db.models.functions import Length
+from django.utils.translation import gettext, gettext_lazy as _
+
+from .. import conf, handlers
+from ..dead_letters import replaying
+from ..dead_letters.executing import StoredMessage
+from ..exceptions import ConfigurationError, DecodeError
+from ..messages import Message
+from ..models import DeadLetter
+from . import showing
+
+_DUMPED = 4096
+"""Bytes in a hex dump."""
+_HEADERS = 200
+_HEADER_BYTES = 2000
+_ROWS = 50
+"""Attempts and replays on the page, the latest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The key or the value."""
+
+    name: str
+    """As in the download's URL: "key" or "value"."""
+    title: Any
+    """Its heading."""
+    size: int | None
+    """In bytes; None when there is none."""
+    too_large: bool = False
+    """Whether it is only offered for download."""
+    decoded: str = ""
+    """As its serializer reads it."""
+    undecodable: str = ""
+    """Why that failed."""
+    text: str = ""
+    """The bytes as text."""
+    dump: str = ""
+    """The bytes in hexadecimal, from their beginning."""
+    dumped: int = 0
+    """How many of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """One header."""
+
+    name: str
+    """Its name, harmless."""
+    value: str | None
+    """Its value as text, harmless; None as sent."""
+    size: int
+    """In bytes."""
+    cut: bool
+    """Whether it is longer than what is shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Everything that the template needs of one letter."""
+
+    letter: DeadLetter
+    """The row, without its payload."""
+    title: str
+    """Its coordinates."""
+    facts: list[tuple[Any, str]]
+    """Names and values of the head."""
+    error: str
+    """What went wrong the last time."""
+    traceback: str
+    """Where."""
+    parts: list[Part]
+    """Value and key."""
+    headers: list[Header]
+    """In their order."""
+    more_headers: int
+    """How many are not shown."""
+    headers_too_large: bool
+    """Whether none is shown."""
+    attempts: list[dict[str, Any]]
+    """The latest ones."""
+    replays: list[dict[str, Any]]
+    """The latest ones."""
+
+
+def letters_with_sizes() -> QuerySet[DeadLetter]:
+    """Return letters without their bytes, but with the number of them."""
+    sizes = {"key_size": Length("key"), "value_size": Length("value"), "headers_size": Length("stored_headers")}
+    return replaying.letters().defer("key", "value", "stored_headers").annotate(**sizes)
+
+
+def page_of(letter: Any) -> Page:
+    """Return the page of a letter from `letters_with_sizes`."""
+    limit = conf.kafka().dead_letters.max_shown
+    headers_too_large = letter.headers_size > limit * 2
+    headers = [] if headers_too_large else letter.headers
+    return Page(
+        letter=letter,
+        title=showing.line(str(letter), 300),
+        facts=_facts(letter),
+        error=showing.lines(letter.error_message[:limit]),
+        traceback=showing.lines(letter.traceback[:limit]),
+        parts=[
+            _part("value", _("Value"), letter, letter.value_size, limit, Message.value.fget),  # type: ignore[attr-defined]
+            _part("key", _("Key"), letter, letter.key_size, limit, Message.key.fget),  # type: ignore[attr-defined]
+        ],
+        headers=[_header(name, value) for name, value in headers[:_HEADERS]],
+        more_headers=max(0, len(headers) - _HEADERS),
+        headers_too_large=headers_too_large,
+        attempts=[_attempt(each) for each in letter.attempt_set.order_by("-id")[:_ROWS]],
+        replays=[_replay(each) for each in letter.replays.order_by("-id")[:_ROWS]],
+    )
+
+
+def _facts(letter: DeadLetter) -> list[tuple[Any, str]]:
+    shown = [
+        (_("Topic"), letter.topic),
+        (_("Partition"), str(letter.partition)),
+        (_("Offset"), str(letter.offset)),
+        (_("Timestamp"), _timestamp(letter)),
+        (_("Cluster"), letter.cluster),
+        (_("Consumer"), letter.consumer),
+        (_("Group"), letter.group_id),
+        (_("Handler"), letter.handler or gettext("none was found")),
+        (_("Error type"), letter.error_type),
+        (_("Category"), letter.category),
+        (_("Attempts"), str(letter.attempts)),
+    ]
+    return [(name, showing.line(value, 600)) for name, value in shown]
+
+
+def _timestamp(letter: DeadLetter) -> str:
+    at: datetime | None = Message(StoredMessage(letter), _Undecoded()).timestamp
+    return gettext("none") if at is None else at.isoformat(sep=" ", timespec="milliseconds")
+
+
+class _Undecoded:
+    def key(self, message: Message) -> Any:
+        return message.raw_key
+
+    def value(self, message: Message) -> Any:
+        return message.raw_value
+
+
+def _part(
+    name: str, title: Any, letter: DeadLetter, size: int | None, limit: int, decode: Callable[[Message], Any]
+) -> Part:
+    if size is None:
+        return Part(name=name, title=title, size=None)
+    if size > limit:
+        return Part(name=name, title=title, size=size, too_large=True)
+    data = bytes(getattr(letter, name))
+    decoded = undecodable = ""
+    try:
+        decoder = handlers.decoder_for(letter.consumer, letter.topic)
+        decoded = showing.pretty(decode(Message(StoredMessage(letter), decoder)), longest=4 * limit)
+    except (ConfigurationError, DecodeError) as error:
+        undecodable = showing.line(str(error), 500)
+    except Exception as error:  # noqa: BLE001  # a serializer of the project's own may raise anything
+        undecodable = showing.line(f"{type(error).__name__}: {error}", 500)
+    return Part(
+        name=name,
+        title=title,
+        size=size,
+        decoded=decoded,
+        undecodable=undecodable,
+        text=showing.as_text(data),
+        dump=showing.hex_dump(data[:_DUMPED]),
+        dumped=min(size, _DUMPED),
+    )
+
+
+def _header(name: str, value: bytes | None) -> Header:
+    data = value or b""
+    return Header(
+        name=showing.line(name, 300),
+        value=None if value is None else showing.as_text(data[:_HEADER_BYTES]),
+        size=len(data),
+        cut=len(data) > _HEADER_BYTES,
+    )
+
+
+def _attempt(attempt: Any) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "at": attempt.at,
+        "origin": attempt.get_origin_display(),
+        "worker": showing.line(attempt.worker),
+        "succeeded": attempt.succeeded,
+        "error_type": showing.line(attempt.error_type, 300),
+        "error": showing.first_line(attempt.error_message),
+        "traceback": showing.lines(attempt.traceback[:_ATTEMPT_TRACEBACK]),
+    }
+
+
+_ATTEMPT_TRACEBACK = 20_000
+
+
+def _replay(replay: Any) -> dict[str, Any]:
+    return {
+        "requested_at": replay.requested_at,
+        "requested_by": showing.line(replay.requested_by_name),
+        "target": replay.get_target_display(),
+        "state": replay.state,
+        "state_label": replay.get_state_display(),
+        "executor": showing.line(replay.executor),
+        "finished_at": replay.finished_at,
+        "result": showing.first_line(replay.result, 300),
+    }

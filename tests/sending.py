@@ -1,0 +1,85 @@
+"""What tests of the sending half share: settings, a bare reader, and programs that send."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, Message, TopicPartition
+from pytest_django import Settings
+
+from django_kafka.clients.embedded import Cluster
+
+ROOT = Path(__file__).resolve().parent.parent
+NOBODY = "127.0.0.1:1"
+"""Nothing listens there."""
+
+_BEGIN = """
+import json, os, sys
+import tests.settings
+tests.settings.KAFKA = json.loads(os.environ["SENDING_KAFKA"])
+tests.settings.LOGGING = {
+    "version": 1,
+    "handlers": {"stream": {"class": "logging.StreamHandler"}},
+    "loggers": {"django_kafka": {"handlers": ["stream"], "level": "WARNING"}},
+}
+import django
+django.setup()
+from django_kafka import services
+topic = sys.argv[1]
+"""
+
+
+def use(settings: Settings, brokers: str, producers: dict[str, Any] | None = None, **more: Any) -> None:
+    """Set KAFKA for a test: producers that answer soon, whether brokers are there or not."""
+    own = {"default": {}, **(producers or {})}
+    settings.KAFKA = {"brokers": brokers.split(","), "connection": {"timeout": "1s"}, "producers": own, **more}
+
+
+def read(cluster: Cluster | str, topic: str, count: int, seconds: float = 20) -> list[Message]:
+    """Return the first `count` messages of a topic, by partition and offset, read by a bare client."""
+    brokers = cluster if isinstance(cluster, str) else cluster.bootstrap_servers
+    client = Consumer({"bootstrap.servers": brokers, "group.id": "reader", "enable.auto.commit": False, "log_level": 0})
+    deadline = time.monotonic() + seconds
+    found: list[Message] = []
+    try:
+        partitions: list[int] = []
+        while not partitions:
+            partitions = list(client.list_topics(topic, timeout=10).topics[topic].partitions)
+            assert time.monotonic() < deadline, f"{topic} has no partitions."
+        client.assign([TopicPartition(topic, number, 0) for number in partitions])
+        while len(found) < count:
+            found += [one for one in client.consume(count, 0.1) if one.error() is None]
+            assert time.monotonic() < deadline, f"{len(found)} of {count} messages of {topic} arrived."
+    finally:
+        client.close()
+    return sorted(found, key=lambda one: (one.partition() or 0, one.offset() or 0))
+
+
+def values(messages: list[Message]) -> list[Any]:
+    """Return their values as JSON says them."""
+    return [json.loads(one.value() or b"null") for one in messages]
+
+
+def program(code: str, kafka: dict[str, Any], topic: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, which begins with Django set up, `services` and `topic`."""
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "SENDING_KAFKA": json.dumps(kafka)}
+    env["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-W", "ignore", "-c", _BEGIN + code, topic]
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+@contextmanager
+def took_less_than(seconds: float) -> Iterator[None]:
+    """Fail when what is inside takes longer."""
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    assert took < seconds, f"It took {took:.1f} s; less than {seconds} s were allowed."
