@@ -96,12 +96,14 @@ def _report(chosen: list[Comparison], results: Results, options: argparse.Namesp
     kept = True
     for one in chosen:
         raw, ours = (statistics.median(row["per_second"] for row in results[case]) for case in (one.raw, one.ours))
-        kept &= ours / raw >= one.at_least
-        print(f"{one.name:42}{raw:12,.0f}{ours:12,.0f}{ours / raw:8.2f}{one.at_least:>8.2f} {_mark(ours / raw >= one.at_least)}")
+        ratio = ours / raw
+        kept &= ratio >= one.at_least
+        print(f"{one.name:42}{raw:12,.0f}{ours:12,.0f}{ratio:8.2f}{one.at_least:>8.2f} {_mark(ratio >= one.at_least)}")
     if "our_consume" in results:
         peak = max(row["peak_mib"] for row in results["our_consume"])
         kept &= peak <= MOST_MEMORY_MIB
-        print(f"{'worker memory, MiB, all messages waiting':42}{'':12}{peak:12,.0f}{'':8}{MOST_MEMORY_MIB:>8.0f} {_mark(peak <= MOST_MEMORY_MIB)}")
+        name, mark = "worker memory, MiB, all messages waiting", _mark(peak <= MOST_MEMORY_MIB)
+        print(f"{name:42}{'':12}{peak:12,.0f}{'':8}{MOST_MEMORY_MIB:>8.0f} {mark}")
     return 0 if kept else 1
 
 

@@ -14,14 +14,20 @@ from typing import Any
 import django
 from confluent_kafka import Consumer, Producer
 
-BROKERS = os.environ["BENCH_BROKERS"] if "BENCH_BROKERS" in os.environ else ""
+BROKERS = os.environ.get("BENCH_BROKERS", "")
 TOPIC = os.environ.get("BENCH_TOPIC", "")
 MESSAGES = int(os.environ.get("BENCH_MESSAGES", "0"))
 VALUE = b"v" * 200
 
 # The same on both sides, so that the difference is the code around the client.
-PRODUCER = {"bootstrap.servers": BROKERS, "acks": "all", "enable.idempotence": True, "linger.ms": 5, "batch.size": 1000000,
-            "partitioner": "murmur2_random"}  # fmt: skip
+PRODUCER = {
+    "bootstrap.servers": BROKERS,
+    "acks": "all",
+    "enable.idempotence": True,
+    "linger.ms": 5,
+    "batch.size": 1_000_000,
+    "partitioner": "murmur2_random",
+}
 BEST_CONSUMER = {"bootstrap.servers": BROKERS, "auto.offset.reset": "earliest", "fetch.queue.backoff.ms": 5}
 PLAIN_CONSUMER = {"bootstrap.servers": BROKERS, "auto.offset.reset": "earliest"}
 
@@ -60,7 +66,7 @@ def raw_produce() -> Iterator[None]:
 
 def our_produce() -> Iterator[None]:
     """`services.produce` with its delivery."""
-    from django_kafka import services, tallies  # noqa: PLC0415  # measured code is imported only where it is measured
+    from django_kafka import services, tallies
 
     services.get_producer()
     made = keys()
@@ -78,7 +84,7 @@ def raw_produce_batch() -> Iterator[None]:
 
 def our_produce_batch() -> Iterator[None]:
     """`services.produce_batch`, 1,000 records at a time."""
-    from django_kafka import services, tallies  # noqa: PLC0415
+    from django_kafka import services, tallies
 
     services.get_producer()
     records = [{"key": key, "value": VALUE} for key in keys()]
@@ -114,7 +120,7 @@ def _raw_consume(properties: dict[str, Any]) -> Iterator[None]:
 
 def our_consume() -> Iterator[None]:
     """A worker with a handler that does nothing, at least once, dead letters armed."""
-    from django_kafka.consuming.worker import Worker  # noqa: PLC0415
+    from django_kafka.consuming.worker import Worker
 
     worker = Worker("bench", max_messages=MESSAGES)
     worker.start()

@@ -136,6 +136,7 @@ class Connections:
     def tend(self) -> None:
         """Before a slice: close what is unusable or over its age. Closing after each message costs a factor of six."""
         now = self._used = time.monotonic()
+        connection: Any  # what Django keeps about its age and health is not in its types
         for connection in connections.all(initialized_only=True):
             if connection.connection is None or connection.in_atomic_block:
                 continue
@@ -162,4 +163,4 @@ class Connections:
 
 
 def _keeps(connection: Any) -> bool:
-    return connection.settings_dict["CONN_MAX_AGE"] != 0
+    return bool(connection.settings_dict["CONN_MAX_AGE"] != 0)

@@ -42,7 +42,9 @@ class Registration:
         try:
             found: HandlerFunction = import_string(self.path)
         except ImportError as error:
-            raise ConfigurationError(f"The handler {self.path!r} of consumer {self.consumer!r} cannot be imported: {error}") from error
+            raise ConfigurationError(
+                f"The handler {self.path!r} of consumer {self.consumer!r} cannot be imported: {error}"
+            ) from error
         return found
 
 
@@ -75,7 +77,9 @@ class TopicHandlers:
             if all(message.header(name) == value for name, value in wanted):
                 return handler
         if self.default is None:
-            raise NoHandler(f"No handler of this consumer takes this message of {self.topic!r}: none of its headers matches.")
+            raise NoHandler(
+                f"No handler of this consumer takes this message of {self.topic!r}: none of its headers matches."
+            )
         return self.default
 
 
@@ -110,8 +114,9 @@ def subscribe(topics: str | Iterable[str], handler: HandlerFunction | str, *, co
     _register(consumer, topics, handler, None)
 
 
-def _register(consumer: str | None, topics: str | Iterable[str], handler: HandlerFunction | str, header: Mapping[str, str] | None) -> None:
-    named = isinstance(handler, str)
+def _register(
+    consumer: str | None, topics: str | Iterable[str], handler: HandlerFunction | str, header: Mapping[str, str] | None
+) -> None:
     path = _path(handler)
     with _changed:
         for topic in [topics] if isinstance(topics, str) else topics:
@@ -120,7 +125,7 @@ def _register(consumer: str | None, topics: str | Iterable[str], handler: Handle
                 topic=conf.topic_name(topic),
                 header=tuple(sorted((header or {}).items())),
                 path=path,
-                function=None if named else handler,
+                function=None if isinstance(handler, str) else handler,
             )
             if registration not in _registered:
                 _registered.append(registration)
@@ -205,8 +210,11 @@ def _resolve(consumer: str, topic: str) -> TopicHandlers:
 def _usable(registration: Registration) -> Handler:
     function = registration.resolve()
     if not callable(function):
-        raise ConfigurationError(f"The handler {registration.path!r} is {type(function).__name__}; it must be callable.")
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):
+        raise ConfigurationError(
+            f"The handler {registration.path!r} is {type(function).__name__}; it must be callable."
+        )
+    # An object may have a coroutine for its call.
+    if any(inspect.iscoroutinefunction(one) for one in (function, type(function).__call__)):
         raise NotAvailable(f"The handler {registration.path!r} is `async def`, which this version does not run.")
     return Handler(registration.path, _adapt(function, registration.path))
 
@@ -235,7 +243,7 @@ def resolve_all(consumer: str) -> None:
     found = registrations(consumer)
     if not found:
         raise ConfigurationError(
-            f"Consumer {consumer!r} has no handler: name one in KAFKA[\"consumers\"][{consumer!r}], or register one with "
+            f'Consumer {consumer!r} has no handler: name one in KAFKA["consumers"][{consumer!r}], or register one with '
             "@kafka_handler in an app's kafka_handlers.py."
         )
     for topic in topics(consumer):
@@ -249,7 +257,8 @@ def problems() -> list[tuple[str, str, str]]:
     for one in _registered:
         name = one.consumer or conf.kafka().default_consumer
         if name is None or name not in consumers:
-            sentence = f"The handler {one.path!r} is registered for consumer {one.consumer or 'default'!r}, which KAFKA does not have."
+            wanted = one.consumer or "default"
+            sentence = f"The handler {one.path!r} is registered for consumer {wanted!r}, which KAFKA does not have."
             found.append(("E020", sentence, f"It has: {', '.join(consumers) or 'none'}."))
     for consumer in consumers:
         taken: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
@@ -258,7 +267,13 @@ def problems() -> list[tuple[str, str, str]]:
             if other != one.path:
                 what = f"{one.topic!r}" + (f" with {dict(one.header)}" if one.header else "")
                 sentence = f"Consumer {consumer!r} has two handlers for {what}: {other!r} and {one.path!r}."
-                found.append(("E021", sentence, "A message goes to one handler; a second consumer with a group of its own gets it too."))
+                found.append(
+                    (
+                        "E021",
+                        sentence,
+                        "A message goes to one handler; a second consumer with a group of its own gets it too.",
+                    )
+                )
     return found
 
 

@@ -77,22 +77,33 @@ class Delivery:
     Made by `services.produce`, not by hand. `result()` waits in threads, `await delivery` in event loops.
     """
 
-    __slots__ = ("__weakref__", "_origin", "_state", "_waiters", "error", "offset", "partition", "topic")
+    # Unset until there is something to say: a million deliveries are made a second, and each store counts.
+    __slots__ = ("__weakref__", "_error", "_offset", "_origin", "_partition", "_state", "_waiters", "topic")
 
     topic: str
     """The topic as Kafka knows it, prefix included."""
-    partition: int | None
-    """The partition, once acknowledged."""
-    offset: int | None
-    """The offset, once acknowledged (None with `acks: "0"`, where Kafka names none)."""
-    error: BaseException | None
-    """Why it failed, once it has."""
 
     def __init__(self, topic: str, origin: Origin, *, uncommitted: bool = False) -> None:
         self.topic = topic
         self._origin = origin
         self._state = _UNCOMMITTED if uncommitted else _PENDING
-        self.partition = self.offset = self.error = self._waiters = None
+        self._waiters: list[Callable[[], object]] | None = None
+
+    @property
+    def partition(self) -> int | None:
+        """The partition, once acknowledged."""
+        return getattr(self, "_partition", None)
+
+    @property
+    def offset(self) -> int | None:
+        """The offset, once acknowledged (None with `acks: "0"`, where Kafka names none)."""
+        offset: int | None = getattr(self, "_offset", None)
+        return None if offset is None or offset < 0 else offset
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it failed, once it has."""
+        return getattr(self, "_error", None)
 
     def __repr__(self) -> str:
         return f"<Delivery {self._state} topic={self.topic} partition={self.partition} offset={self.offset}>"
@@ -162,7 +173,9 @@ class Delivery:
         if reason := self._origin.unreachable():
             raise BrokersUnreachable(f"The record for {self.topic!r} waits for a broker: {reason}")
         if timeout is not None:
-            raise DeliveryTimeout(f"No answer for the record for {self.topic!r} after {timeout} s; it is still on its way.")
+            raise DeliveryTimeout(
+                f"No answer for the record for {self.topic!r} after {timeout} s; it is still on its way."
+            )
 
     def _when_done(self, wake: Callable[[], object]) -> None:
         with _waiting:
@@ -186,10 +199,8 @@ class Delivery:
         if error is not None:
             origin.refused(self, error)
             return
-        self.partition = message.partition()
-        offset = message.offset()
-        if offset >= 0:
-            self.offset = offset
+        self._partition = message.partition()
+        self._offset = message.offset()
         tally = origin.tally
         tally.acknowledged += 1
         tally.bytes += len(message)
@@ -201,13 +212,13 @@ class Delivery:
 
     def fail(self, error: BaseException) -> None:
         """Note that the record was given up."""
-        self.error = error
+        self._error = error
         self._state = _FAILED
         if self._waiters is not None:
             self._wake_all()
 
     def _wake_all(self) -> None:
-        for wake in tuple(self._waiters):
+        for wake in tuple(self._waiters or ()):
             wake()
 
 

@@ -1,8 +1,8 @@
 """Producers by name: one client per process and name, safe over `fork()`, flushed at exit.
 
-    from django_kafka.producers import producers
+from django_kafka.producers import producers
 
-    producers["default"]
+producers["default"]
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from django.core.signals import setting_changed
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import conf, serializers, tallies
 from .clients import properties
@@ -284,21 +286,37 @@ class Gathered:
         self.promised = []
 
 
-class Collector(threading.local):
-    """Gathers what this thread produces, while a handler runs in it."""
+class Now:
+    """What producing must know of the thread it runs in."""
+
+    __slots__ = ("connections", "gathered")
 
     def __init__(self) -> None:
         self.gathered: Gathered | None = None
-        """What this thread gathers into, if it does."""
+        """What a handler that runs in this thread produced; None when none runs."""
+        # Django keeps one object per thread and alias. "default" before others, as where `atomic()` begins.
+        self.connections: Sequence[BaseDatabaseWrapper] = sorted(connections.all(), key=_default_first)
+        """The database connections of this thread, used or not."""
+
+
+class Here(threading.local):
+    """The calling thread's `now`, in one look: such looks are slow."""
+
+    def __init__(self) -> None:
+        self.now = Now()
 
     def begin(self) -> Gathered:
-        """Gather from now on in this thread, into what is returned."""
-        self.gathered = Gathered()
-        return self.gathered
+        """Gather what this thread produces from now on, into what is returned."""
+        self.now.gathered = Gathered()
+        return self.now.gathered
 
     def end(self) -> None:
         """Gather no longer in this thread."""
-        self.gathered = None
+        self.now.gathered = None
 
 
-collector = Collector()
+def _default_first(connection: BaseDatabaseWrapper) -> bool:
+    return connection.alias != "default"
+
+
+here = Here()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.dispatch import receiver
 
@@ -20,7 +19,7 @@ from . import serializers
 from .clients.producer import refusal
 from .exceptions import ConfigurationError, DeliveryDiscarded, EncodeError, QueueFull, RecordTooLarge
 from .messages import Delivery, Headers, Record
-from .producers import SERVE_EVERY, Gathered, Producer, Sent, collector, producers
+from .producers import SERVE_EVERY, Gathered, Producer, Sent, here, producers
 from .signals import produce_requested
 
 Wire = tuple[str, "bytes | None", "bytes | None", int, "list[tuple[str, bytes | None]] | None", int]
@@ -54,17 +53,21 @@ def hand_over(producer: Producer, wire: Wire) -> Delivery:
     """Send a prepared record when its transaction commits, or at once when there is none."""
     if outlet.current is not None:
         return outlet.current(producer, wire)
-    if producer.on_commit and (connection := open_transaction()):
-        return _send_on_commit(producer, wire, connection)
+    now = here.now
+    if producer.on_commit:
+        for connection in now.connections:
+            if connection.in_atomic_block:
+                return _send_on_commit(producer, wire, connection, now.gathered)
     delivery = send(producer, wire, Delivery(wire[0], producer))
-    if (gathered := collector.gathered) is not None:
-        gathered.sent.append(Sent(delivery, partial(_send_again, producer.name, wire)))
+    if now.gathered is not None:
+        now.gathered.sent.append(Sent(delivery, partial(_send_again, producer.name, wire)))
     return delivery
 
 
-def _send_on_commit(producer: Producer, wire: Wire, connection: BaseDatabaseWrapper) -> Delivery:
+def _send_on_commit(
+    producer: Producer, wire: Wire, connection: BaseDatabaseWrapper, gathered: Gathered | None
+) -> Delivery:
     delivery = Delivery(wire[0], producer, uncommitted=True)
-    gathered = collector.gathered
     promise = _OnCommit(producer, wire, delivery, gathered)
     transaction.on_commit(promise, using=connection.alias)
     if gathered is not None:
@@ -116,7 +119,9 @@ def _wait_for_room(producer: Producer, topic: str) -> None:
             )
 
 
-def produce_batch(topic: str | None, records: Iterable[Record | Mapping[str, Any]], *, producer: str | None = None) -> list[Delivery]:
+def produce_batch(
+    topic: str | None, records: Iterable[Record | Mapping[str, Any]], *, producer: str | None = None
+) -> list[Delivery]:
     """Send many records to one topic and return their deliveries in the same order.
 
     All are checked and serialized before the first is queued. Mappings take the fields of `Record`. Raises what
@@ -124,7 +129,7 @@ def produce_batch(topic: str | None, records: Iterable[Record | Mapping[str, Any
     """
     chosen = producers[producer]
     wires = [prepare(chosen, topic, *_fields(record)) for record in records]
-    later = outlet.current or collector.gathered is not None or (chosen.on_commit and open_transaction())
+    later = outlet.current or here.now.gathered is not None or (chosen.on_commit and open_transaction())
     # In a batch the client ignores partitions, and takes neither headers nor timestamps.
     plain = not later and all(wire[3] < 0 and wire[4] is None and not wire[5] for wire in wires)
     deliveries: list[Delivery] = []
@@ -166,7 +171,9 @@ def _fields(record: Record | Mapping[str, Any]) -> Sequence[Any]:
     if isinstance(record, Record):
         return record.key, record.value, record.headers, record.partition, record.timestamp
     if not isinstance(record, Mapping):
-        raise ConfigurationError(f"A record of the batch is {type(record).__name__}; it must be a Record, or a mapping.")
+        raise ConfigurationError(
+            f"A record of the batch is {type(record).__name__}; it must be a Record, or a mapping."
+        )
     try:
         found = record["key"], record["value"]
     except KeyError as missing:
@@ -218,10 +225,14 @@ def prepare(
     if size > producer.max_bytes - _RECORD_OVERHEAD:
         raise RecordTooLarge(
             f"The record for {route.topic!r} has {size} bytes; producer {producer.name!r} sends up to "
-            f"{producer.max_bytes - _RECORD_OVERHEAD} (its option \"message.max.bytes\" less what Kafka adds)."
+            f'{producer.max_bytes - _RECORD_OVERHEAD} (its option "message.max.bytes" less what Kafka adds).'
         )
-    if partition is not None and (isinstance(partition, bool) or not isinstance(partition, int) or not 0 <= partition < 2**31):
-        raise ConfigurationError(f"The partition for {route.topic!r} is {partition!r}; it must be 0 to 2147483647, or None.")
+    if partition is not None and (
+        isinstance(partition, bool) or not isinstance(partition, int) or not 0 <= partition < 2**31
+    ):
+        raise ConfigurationError(
+            f"The partition for {route.topic!r} is {partition!r}; it must be 0 to 2147483647, or None."
+        )
     return (
         route.topic,
         value,
@@ -237,7 +248,9 @@ def _headers(headers: Headers, topic: str) -> list[tuple[str, bytes | None]]:
     for name, value in _pairs(headers, topic):
         # The client crashes the process on a name that is no UTF-8, and cuts one off at its NUL.
         if not isinstance(name, str) or "\0" in name or _utf8(name) is None:
-            raise EncodeError(f"A header for {topic!r} is called {name!r}; a name is text without NUL or lone surrogates.")
+            raise EncodeError(
+                f"A header for {topic!r} is called {name!r}; a name is text without NUL or lone surrogates."
+            )
         content = _utf8(value) if isinstance(value, str) else value
         if not isinstance(content, bytes) and value is not None:
             raise EncodeError(
@@ -253,7 +266,9 @@ def _pairs(headers: Headers, topic: str) -> list[tuple[Any, Any]]:
         return [(name, value) for name, value in (headers.items() if isinstance(headers, Mapping) else headers)]
     except (TypeError, ValueError) as error:
         kind = type(headers).__name__
-        raise EncodeError(f"The headers for {topic!r} are no mapping and no pairs of name and value, but {kind}.") from error
+        raise EncodeError(
+            f"The headers for {topic!r} are no mapping and no pairs of name and value, but {kind}."
+        ) from error
 
 
 def _utf8(text: str) -> bytes | None:
@@ -272,19 +287,9 @@ def _milliseconds(timestamp: datetime | int, topic: str) -> int:
     )
 
 
-class _Here(threading.local):
-    """The database connections of a thread: Django keeps one object per thread and alias, and asking for it is slow."""
-
-    def __init__(self) -> None:
-        self.connections: Sequence[BaseDatabaseWrapper] = sorted(connections.all(), key=lambda one: one.alias != "default")
-
-
-_here = _Here()
-
-
 def open_transaction() -> BaseDatabaseWrapper | None:
     """Return the connection with a transaction open in this thread; "default" before others."""
-    for connection in _here.connections:
+    for connection in here.now.connections:
         if connection.in_atomic_block:
             return connection
     return None
@@ -331,5 +336,7 @@ outlet = Outlet()
 
 
 @receiver(produce_requested, dispatch_uid="django_kafka.producing")
-def _produce_on_request(sender: Any, *, topic: str | None, key: Any, value: Any, signal: Any = None, **options: Any) -> Delivery:
+def _produce_on_request(
+    sender: Any, *, topic: str | None, key: Any, value: Any, signal: Any = None, **options: Any
+) -> Delivery:
     return produce(topic, key, value, **options)

@@ -1,9 +1,9 @@
 """What a failed attempt means: the pure decision.
 
-    match decide(error):
-        case Again(): …         a database conflict: at once, and no attempt is used up
-        case Wait(reason): …    an outage: the lane waits and tries again, and no attempt is used up
-        case DeadLetter(): …    the message's own fault, or its handler's
+match decide(error):
+    case Again(): …         a database conflict: at once, and no attempt is used up
+    case Wait(reason): …    an outage: the lane waits and tries again, and no attempt is used up
+    case DeadLetter(): …    the message's own fault, or its handler's
 """
 
 from __future__ import annotations
@@ -104,4 +104,4 @@ def _chosen(contention: bool, outage: bool, error: BaseException) -> Again | Wai
 
 def pause(waits: int, *, first: float = 0.2, longest: float = 15.0) -> float:
     """Return how many seconds to wait the `waits`-th time in a row (from 1): doubling, with jitter."""
-    return min(longest, first * 2 ** min(waits - 1, 20)) * random.uniform(0.8, 1.2)
+    return min(longest, first * 2.0 ** min(waits - 1, 20)) * random.uniform(0.8, 1.2)

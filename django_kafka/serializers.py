@@ -98,7 +98,9 @@ def get(name: str) -> Serializer:
     try:
         made: Serializer = import_string(name)()
     except ImportError as error:
-        raise ConfigurationError(f"No serializer {name!r}; there are {', '.join(BUILT_IN)}, or a dotted path.") from error
+        raise ConfigurationError(
+            f"No serializer {name!r}; there are {', '.join(BUILT_IN)}, or a dotted path."
+        ) from error
     return made
 
 

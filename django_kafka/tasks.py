@@ -15,7 +15,7 @@ from .models import Replay
 from .monitoring import heartbeats
 
 try:
-    from celery import current_app, shared_task
+    from celery import current_app, shared_task  # type: ignore[import-untyped,unused-ignore]
 except ImportError:
     current_app = shared_task = None
 
@@ -54,9 +54,11 @@ def dispatch(consumer: str) -> Carrier:
         # A look of its own first: sending waits much longer for a broker that does not answer.
         with current_app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
             connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
-            current_app.send_task(CARRY_OUT_REPLAYS, args=[consumer], connection=connection, retry=False, ignore_result=True)
+            current_app.send_task(
+                CARRY_OUT_REPLAYS, args=[consumer], connection=connection, retry=False, ignore_result=True
+            )
     except Exception as error:  # noqa: BLE001  # every transport has errors of its own, and the page must not fail
-        log.warning("consumer=%s its replays wait: Celery's broker cannot be reached: %s", consumer, type(error).__name__)
+        log.warning("consumer=%s Celery's broker cannot be reached: %s", consumer, type(error).__name__)
         return Carrier.UNREACHABLE
     return Carrier.CELERY
 
@@ -69,9 +71,8 @@ def carry_out_for(consumer: str, seconds: float) -> bool:
         log.warning("consumer=%s replays wait %.1f s: %s", consumer, pause, type(error).__name__)
 
     try:
-        done = 0
-        for _replay in carry_out(executor, stop=threading.Event(), deadline=time.monotonic() + seconds, waiting=waiting):
-            done += 1
+        deadline = time.monotonic() + seconds
+        done = sum(1 for _ in carry_out(executor, stop=threading.Event(), deadline=deadline, waiting=waiting))
         log.info("consumer=%s replays carried out: %d", consumer, done)
     finally:
         executor.close()
@@ -81,7 +82,9 @@ def carry_out_for(consumer: str, seconds: float) -> bool:
 
 if shared_task is not None:
 
-    @shared_task(name=CARRY_OUT_REPLAYS, bind=True, acks_late=True, ignore_result=True, max_retries=None)
+    @shared_task(  # type: ignore[untyped-decorator,unused-ignore]
+        name=CARRY_OUT_REPLAYS, bind=True, acks_late=True, ignore_result=True, max_retries=None
+    )
     def carry_out_replays(task: Any, consumer: str) -> None:
         """Carry out the requested replays of one consumer; ask for another turn while some are left."""
         if not carry_out_for(consumer, _LONGEST):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import django
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import Max, QuerySet
@@ -29,19 +29,27 @@ _SHOWN = 5
 """Letters named on the page in between."""
 
 
+def _action(verb: Verb) -> Callable[..., HttpResponse | None]:
+    @admin.action(permissions=["replay"], description=verb.label)
+    def action(admin: Confirming, request: HttpRequest, chosen: QuerySet[DeadLetter]) -> HttpResponse | None:
+        return admin.action_view(request, verb, chosen)
+
+    action.__name__ = verb.name
+    return action
+
+
 class Confirming(ReadOnly):
     """Verbs, asked twice and done once."""
+
+    actions = [_action(verb) for verb in VERBS]
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         """Tell whether the person may do anything with letters at all."""
         return bool(self.has_view_permission(request) and request.user.has_perm(PERMISSION))
 
-    def get_actions(self, request: HttpRequest, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Return the verbs as actions, for those who may use them."""
-        actions: dict[str, Any] = super().get_actions(request, *arguments, **options)
-        if self.has_replay_permission(request):
-            actions.update({verb.name: (_action(verb), verb.name, verb.label) for verb in VERBS})
-        return actions
+    def url(self, name: str, *arguments: object) -> str:
+        """Return where a page of dead letters is."""
+        return reverse(f"admin:lynx_kafka_deadletter_{name}", args=arguments, current_app=self.admin_site.name)
 
     def page_context(self, title: str) -> dict[str, Any]:
         """Return what all pages of ours need."""
@@ -51,13 +59,13 @@ class Confirming(ReadOnly):
             "title": title,
             # Django 6.1 made them a list.
             "breadcrumbs_tag": "ol" if django.VERSION >= (6, 1) else "div",
-            "list_url": reverse(f"{self.admin_site.name}:lynx_kafka_deadletter_changelist"),
+            "list_url": self.url("changelist"),
         }
 
     def fitting(self, letter: DeadLetter) -> list[dict[str, Any]]:
         """Return the verbs that fit one letter, and where they lead."""
         this = replaying.letters().filter(pk=letter.pk)
-        return [{"verb": verb, "url": self._url(verb, letter.pk)} for verb in VERBS if verb.fits(this).exists()]
+        return [{"verb": verb, "url": self.url(verb.name, letter.pk)} for verb in VERBS if verb.fits(this).exists()]
 
     def verb_view(self, request: HttpRequest, letter_id: int, verb: Verb) -> HttpResponse:
         """Ask about one letter, or do it."""
@@ -66,7 +74,7 @@ class Confirming(ReadOnly):
         chosen = replaying.letters().filter(pk=letter_id)
         if not chosen.exists():
             raise Http404
-        back = reverse(f"{self.admin_site.name}:lynx_kafka_deadletter_change", args=[letter_id])
+        back = self.url("change", letter_id)
         if request.method == "POST":
             self._carry_out(request, verb, chosen)
             return HttpResponseRedirect(back)
@@ -86,7 +94,13 @@ class Confirming(ReadOnly):
         return self._ask(request, verb, chosen, back=request.get_full_path(), hidden=hidden)
 
     def _ask(
-        self, request: HttpRequest, verb: Verb, chosen: QuerySet[DeadLetter], *, back: str, hidden: list[tuple[str, str]]
+        self,
+        request: HttpRequest,
+        verb: Verb,
+        chosen: QuerySet[DeadLetter],
+        *,
+        back: str,
+        hidden: list[tuple[str, str]],
     ) -> HttpResponse:
         chosen = chosen.order_by("pk")
         last = chosen.aggregate(last=Max("pk"))["last"] or 0
@@ -106,6 +120,7 @@ class Confirming(ReadOnly):
             "hidden": [*hidden, ("until", last), ("confirmed", "yes")],
             "back": back,
         }
+        request.current_app = self.admin_site.name
         return TemplateResponse(request, "admin/lynx_kafka/confirmation.html", context)
 
     def _carry_out(self, request: HttpRequest, verb: Verb, chosen: QuerySet[DeadLetter]) -> None:
@@ -117,16 +132,6 @@ class Confirming(ReadOnly):
         if verb.asks_for_replay and outcome.done:
             _say_who_carries_out(request, outcome)
 
-    def _url(self, verb: Verb, pk: int) -> str:
-        return reverse(f"{self.admin_site.name}:lynx_kafka_deadletter_{verb.name}", args=[pk])
-
-
-def _action(verb: Verb) -> Callable[..., HttpResponse | None]:
-    def action(admin: Confirming, request: HttpRequest, chosen: QuerySet[DeadLetter]) -> HttpResponse | None:
-        return admin.action_view(request, verb, chosen)
-
-    return action
-
 
 def _say_who_carries_out(request: HttpRequest, outcome: Outcome) -> None:
     """Start what can be started, and tell the person who carries the replays out."""
@@ -137,7 +142,9 @@ def _say_who_carries_out(request: HttpRequest, outcome: Outcome) -> None:
             case tasks.Carrier.WORKER:
                 messages.info(request, _("A running worker of consumer %(consumer)s carries it out.") % names)
             case tasks.Carrier.CELERY:
-                messages.info(request, _("No worker of consumer %(consumer)s runs; a Celery task carries it out.") % names)
+                messages.info(
+                    request, _("No worker of consumer %(consumer)s runs; a Celery task carries it out.") % names
+                )
             case tasks.Carrier.UNREACHABLE:
                 sentence = _(
                     "No worker of consumer %(consumer)s runs, and Celery’s broker cannot be reached. "

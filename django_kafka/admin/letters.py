@@ -7,11 +7,11 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import BinaryField, Max, OuterRef, Q, QuerySet, Subquery, TextField
+from django.db.models import BinaryField, OuterRef, Q, QuerySet, Subquery, TextField
 from django.db.models.functions import Substr
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import path
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -80,14 +80,14 @@ class DeadLetterAdmin(Confirming, ReadOnly):
         if not term:
             return queryset, False
         if place := _COORDINATES.fullmatch(term):
-            wanted = {name: value for name, value in place.groupdict().items() if value is not None}
-            return queryset.filter(**wanted), False
+            given = {name: value for name, value in place.groupdict().items() if value is not None}
+            return queryset.filter(**given), False
         wanted = Q(key=term.encode("utf-8", "replace"))
         for field in self.search_fields:
             wanted |= Q(**{f"{field}__icontains": term})
         return queryset.filter(wanted), False
 
-    @admin.display(description=_("message"), ordering=("topic", "partition", "offset"))
+    @admin.display(description=_("message"), ordering="topic")
     def coordinates(self, letter: DeadLetter) -> str:
         """Show topic[partition]@offset."""
         return showing.line(str(letter), 300)
@@ -144,8 +144,7 @@ class DeadLetterAdmin(Confirming, ReadOnly):
         if not self.has_view_permission(request, letter):
             raise PermissionDenied
         if letter is None:
-            answer: HttpResponse = self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
-            return answer
+            raise Http404
         shown = page_of(letter)
         context = {
             **self.admin_site.each_context(request),
@@ -156,6 +155,7 @@ class DeadLetterAdmin(Confirming, ReadOnly):
             "unattended": self._unattended(letter),
             **(extra_context or {}),
         }
+        request.current_app = self.admin_site.name
         return TemplateResponse(request, "admin/lynx_kafka/letter.html", context)
 
     def _unattended(self, letter: DeadLetter) -> bool:

@@ -52,14 +52,24 @@ class ReplayAdmin(ReadOnly):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Replay]:
         """Return replays with the coordinates of their letters, but not with their payloads."""
-        whole = {"id", "letter", "target", "state", "requested_by_name", "requested_at", "executor", "finished_at", "result"}
+        whole = {
+            "id",
+            "letter",
+            "target",
+            "state",
+            "requested_by_name",
+            "requested_at",
+            "executor",
+            "finished_at",
+            "result",
+        }
         place = ("topic", "partition", "offset", "consumer")
         return replaying.replays().select_related("letter").only(*whole, *(f"letter__{each}" for each in place))
 
     @admin.display(description=_("dead letter"))
     def letter_shown(self, replay: Replay) -> str:
         """Show the letter as a link."""
-        url = reverse(f"{self.admin_site.name}:lynx_kafka_deadletter_change", args=[replay.letter_id])
+        url = reverse("admin:lynx_kafka_deadletter_change", args=[replay.letter_id], current_app=self.admin_site.name)
         return format_html('<a href="{}">{}</a>', url, showing.line(str(replay.letter), 300))
 
     @admin.display(description=_("state"), ordering="state")
@@ -94,7 +104,17 @@ class WorkerAdmin(ReadOnly):
 
     list_display = ("consumer_shown", "host_shown", "pid", "version_shown", "started_at", "seen_at", "is_alive")
     list_filter = (("consumer", admin.AllValuesFieldListFilter),)
-    fields = ("consumer_shown", "cluster", "group_id", "host_shown", "pid", "version_shown", "started_at", "seen_at", "is_alive")
+    fields = (
+        "consumer_shown",
+        "cluster",
+        "group_id",
+        "host_shown",
+        "pid",
+        "version_shown",
+        "started_at",
+        "seen_at",
+        "is_alive",
+    )
     readonly_fields = fields
     show_full_result_count = False
 

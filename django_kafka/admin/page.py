@@ -9,7 +9,8 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.db.models.functions import Length
-from django.utils.translation import gettext, gettext_lazy as _
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from .. import conf, handlers
 from ..dead_letters import replaying
@@ -23,6 +24,7 @@ _DUMPED = 4096
 """Bytes in a hex dump."""
 _HEADERS = 200
 _HEADER_BYTES = 2000
+_ATTEMPT_TRACEBACK = 20_000
 _ROWS = 50
 """Attempts and replays on the page, the latest."""
 
@@ -201,9 +203,6 @@ def _attempt(attempt: Any) -> dict[str, Any]:
         "error": showing.first_line(attempt.error_message),
         "traceback": showing.lines(attempt.traceback[:_ATTEMPT_TRACEBACK]),
     }
-
-
-_ATTEMPT_TRACEBACK = 20_000
 
 
 def _replay(replay: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import json
 import unicodedata
 from typing import Any
 
-_HARMLESS = frozenset("Zs Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So".split())
-"""Categories of Unicode that are shown as they are; not control, format (bidirectional ones too) and unknown ones."""
+_HARMFUL = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+"""Categories of Unicode that are shown as code points: control, format (bidirectional ones too), unknown, line ends."""
 
 
 class _Table(dict[int, "int | str"]):
@@ -18,7 +18,7 @@ class _Table(dict[int, "int | str"]):
         super().__init__((ord(each), ord(each)) for each in kept)
 
     def __missing__(self, point: int) -> int | str:
-        harmless = unicodedata.category(chr(point)) in _HARMLESS
+        harmless = unicodedata.category(chr(point)) not in _HARMFUL
         shown = point if harmless else f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"
         if len(self) < 10_000:
             self[point] = shown

@@ -69,7 +69,7 @@ def carry_out(verb: Verb, chosen: Letters, user: Any) -> Outcome:
     for ids in _pieces(chosen):
         with transaction.atomic(using=using):
             fitting = verb.fits(replaying.letters().filter(pk__in=ids)).order_by("pk").select_for_update()
-            found = list(fitting.values_list("pk", "topic", "partition", "offset", "consumer", named=True))
+            found = list(fitting.only("topic", "partition", "offset", "consumer"))
             verb.act([letter.pk for letter in found], user)
             _log(verb, found, user)
         outcome.done += len(found)
@@ -87,14 +87,14 @@ def _pieces(chosen: Letters) -> Iterator[list[int]]:
         last = piece[-1]
 
 
-def _log(verb: Verb, letters: list[Any], user: Any) -> None:
+def _log(verb: Verb, letters: list[DeadLetter], user: Any) -> None:
     content_type = ContentType.objects.get_for_model(DeadLetter)
     LogEntry.objects.bulk_create(
         LogEntry(
             user_id=user.pk,
             content_type_id=content_type.pk,
             object_id=str(letter.pk),
-            object_repr=f"{letter.topic}[{letter.partition}]@{letter.offset}"[:200],
+            object_repr=str(letter)[:200],
             action_flag=CHANGE,
             change_message=verb.logged,
         )
@@ -136,8 +136,8 @@ VERBS = (
         question=ngettext_lazy("Replay %d dead letter to its handler?", "Replay %d dead letters to their handlers?"),
         hints=(
             _("The handler that this consumer has now runs again on the stored message."),
-            _("No other consumer group sees anything of it, and nothing goes through Kafka."),
-            _("Messages that came later with the same key have been handled already: the handler must bear the old one."),
+            _("Nothing is sent to the topic: other consumer groups see nothing of it."),
+            _("Later messages of the same key have been handled already: the handler must bear the old one."),
             _("A letter is resolved when its handler succeeds; a new failure comes back to the same letter."),
         ),
         done=_ASKED,
@@ -150,10 +150,12 @@ VERBS = (
     Verb(
         name="replay-to-topic",
         label=_("Replay to the topic"),
-        question=ngettext_lazy("Send %d dead letter to its topic again?", "Send %d dead letters to their topics again?"),
+        question=ngettext_lazy(
+            "Send %d dead letter to its topic again?", "Send %d dead letters to their topics again?"
+        ),
         hints=(
-            _("The record is appended to the topic with its key, value and headers, and one header more: the letter’s id."),
-            _("Every consumer group of the topic reads it again, also those that handled the message the first time."),
+            _("The topic gets the record again, with key, value and headers, and one header more: the letter’s id."),
+            _("Every consumer group of the topic reads it again, also those that handled the message already."),
             _("It comes after all that was sent since: the order within its key is not kept."),
             _("A letter is resolved when Kafka has the record; a new failure comes back to the same letter."),
         ),
@@ -170,9 +172,12 @@ VERBS = (
         label=_("Cancel the replay"),
         question=ngettext_lazy("Cancel the replay of %d dead letter?", "Cancel the replays of %d dead letters?"),
         hints=(_("Only replays that nobody has begun can be cancelled. The letters stay open."),),
-        done=ngettext_lazy("The replay of %d dead letter was cancelled.", "The replays of %d dead letters were cancelled."),
+        done=ngettext_lazy(
+            "The replay of %d dead letter was cancelled.", "The replays of %d dead letters were cancelled."
+        ),
         refused=ngettext_lazy(
-            "%d dead letter was left alone: no replay of it waits.", "%d dead letters were left alone: no replay of them waits."
+            "%d dead letter was left alone: no replay of it waits.",
+            "%d dead letters were left alone: no replay of them waits.",
         ),
         logged="Cancelled the replay.",
         fits=_asked_for,
@@ -182,7 +187,9 @@ VERBS = (
         name="discard",
         label=_("Discard"),
         question=ngettext_lazy("Discard %d dead letter?", "Discard %d dead letters?"),
-        hints=(_("Their messages stay unhandled. They are kept, and can be opened again, until their retention is over."),),
+        hints=(
+            _("Their messages stay unhandled. They are kept, and can be opened again, until their retention is over."),
+        ),
         done=ngettext_lazy("%d dead letter was discarded.", "%d dead letters were discarded."),
         refused=_NOT_OPEN,
         logged="Discarded.",
@@ -197,7 +204,8 @@ VERBS = (
         hints=(_("Afterwards they can be replayed."),),
         done=ngettext_lazy("%d dead letter was opened again.", "%d dead letters were opened again."),
         refused=ngettext_lazy(
-            "%d dead letter was left alone: it is not discarded.", "%d dead letters were left alone: they are not discarded."
+            "%d dead letter was left alone: it is not discarded.",
+            "%d dead letters were left alone: they are not discarded.",
         ),
         logged="Opened again.",
         fits=_discarded,

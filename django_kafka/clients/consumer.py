@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import confluent_kafka
 from confluent_kafka import TopicPartition
@@ -16,9 +16,10 @@ from .logs import ClientLog
 log = logging.getLogger("django_kafka.client")
 
 Place = tuple[str, int]
+# Mapped over whole batches in C; every message that was fetched has a topic and a partition.
 _error_of = confluent_kafka.Message.error
-_partition_of = confluent_kafka.Message.partition
-_topic_of = confluent_kafka.Message.topic
+_partition_of: Callable[[Any], int] = cast("Any", confluent_kafka.Message.partition)
+_topic_of: Callable[[Any], str] = cast("Any", confluent_kafka.Message.topic)
 
 
 class Events:
@@ -109,16 +110,25 @@ class ConsumerClient:
                 self._client.store_offsets(message)
             except confluent_kafka.KafkaException as error:
                 refused.append(place)
-                log.info("consumer=%s topic=%s partition=%s offset not stored: %s", self.name, *place, errors.sentence(error))
+                log.info(
+                    "consumer=%s topic=%s partition=%s offset not stored: %s", self.name, *place, errors.sentence(error)
+                )
         return refused
 
     def commit(self, *, wait: bool) -> None:
         """Commit what was stored; without `wait` the answer is only logged."""
         try:
-            self._client.commit(asynchronous=not wait)
+            if wait:
+                self._client.commit(asynchronous=False)
+            else:
+                self._client.commit(asynchronous=True)
         except confluent_kafka.KafkaException as error:
             if (cause := errors.of(error)) is None or cause.name() != "_NO_OFFSET":
-                log.warning("consumer=%s commit failed: %s; what it covered may be read again", self.name, errors.sentence(error))
+                log.warning(
+                    "consumer=%s commit failed: %s; what it covered may be read again",
+                    self.name,
+                    errors.sentence(error),
+                )
 
     def seek(self, offsets: Mapping[Place, int]) -> None:
         """Fetch again from these offsets."""

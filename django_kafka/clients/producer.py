@@ -18,6 +18,8 @@ from .logs import ClientLog
 log = logging.getLogger("django_kafka.client")
 
 _GATHER = 0.05
+_LOOK = 0.1
+"""Seconds that the serving thread stays in the client; closing waits for it."""
 
 
 class ProducerClient:
@@ -53,8 +55,8 @@ class ProducerClient:
 
     def _serve_robustly(self) -> int:
         try:
-            return self.serve(0.5)
-        except BaseException:  # noqa: BLE001  # without this thread no delivery would ever settle again
+            return self.serve(_LOOK)
+        except BaseException:  # without this thread no delivery would ever settle again
             with suppress(Exception):
                 log.exception("producer=%s a callback failed", self.name)
             return 1

@@ -16,7 +16,7 @@ from ..exceptions import DeliveryTimeout, NoHandler, PartitionLost
 from ..execution import Connections, Execution
 from ..handlers import TopicHandlers
 from ..messages import Message
-from ..producers import collector
+from ..producers import here
 from ..tallies import ConsumerTally
 from .lanes import Lane, Lanes, Slice
 
@@ -54,10 +54,10 @@ class HandlerThread(threading.Thread):
         try:
             self._work_on(lane)
         finally:
-            collector.end()
+            here.end()
 
     def _begin(self) -> None:
-        self.gathered = collector.begin()
+        self.gathered = here.begin()
         self.execution = Execution(self.consumer, self.tally, self.gathered)
 
     def run(self) -> None:
@@ -73,7 +73,7 @@ class HandlerThread(threading.Thread):
                 connections.tend()
                 self._work_on(lane)
         finally:
-            collector.end()
+            here.end()
             connections.close()
 
     def _work_on(self, lane: Lane) -> None:
@@ -114,7 +114,7 @@ class HandlerThread(threading.Thread):
             lane.waits = 0
         except MemoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a handler may raise anything; the decision is about just that
             if piece.done > start:
                 lane.waits = 0
             gathered.clear()
@@ -158,7 +158,7 @@ class HandlerThread(threading.Thread):
 
     def _store(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
         """Store the pending dead letter; only then may the watermark pass its message."""
-        assert piece.failed is not None  # noqa: S101
+        assert piece.failed is not None
         index, failure = piece.failed
         message = Message(piece.messages[index], found.decoder)
         try:

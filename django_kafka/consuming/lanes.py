@@ -46,8 +46,10 @@ class Slice:
 class Lane:
     """The messages of one partition that this worker has and has not settled."""
 
-    __slots__ = ("at_end", "commits", "expected", "halted", "held", "lost", "paused", "place", "reason", "running", "slices",
-                 "stored", "waits", "watermark")  # fmt: skip
+    __slots__ = (
+        "at_end", "expected", "halted", "held", "lost", "paused", "place", "reason", "running", "slices", "stored",
+        "waits", "watermark",
+    )  # fmt: skip
 
     def __init__(self, place: Place) -> None:
         self.place = place

@@ -1,4 +1,4 @@
-"""The poller: the one thread that touches the client. It fetches into lanes, commits watermarks, and answers rebalances."""
+"""The poller: the one thread that touches the client. It fetches, commits watermarks, and answers rebalances."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ class Poller(Events):
 
     def _below_low_mark(self) -> bool:
         settings = self.consumer
-        return self.lanes.in_flight <= settings.max_in_flight / 2 and self.lanes.bytes <= settings.max_in_flight_bytes / 2
+        few = self.lanes.in_flight <= settings.max_in_flight / 2
+        return few and self.lanes.bytes <= settings.max_in_flight_bytes / 2
 
     def _wait_for_room(self) -> None:
         """Leave off fetching for a moment; when that is not enough, pause, so that polling can go on."""
@@ -180,7 +181,8 @@ class Poller(Events):
         """Pause lanes that wait, and all when the worker is full; resume them at the low mark."""
         if self._full and self._below_low_mark():
             self._full = False
-        pause, resume = [], []
+        pause: list[Place] = []
+        resume: list[Place] = []
         for lane in self.lanes:
             wanted = self._full or lane.waits >= _WAITS_BEFORE_PAUSE
             if wanted != lane.paused:
@@ -196,9 +198,9 @@ class Poller(Events):
         moved = {}
         for lane in lanes:
             message = lane.settled_message()
-            if message is not None and message.offset() != lane.stored:
+            if message is not None and (offset := message.offset() or 0) != lane.stored:
                 moved[lane.place] = message
-                lane.stored = message.offset()
+                lane.stored = offset
         if not moved:
             return
         self._client.store(moved)
@@ -258,8 +260,8 @@ class Poller(Events):
         if now - self._said.get((code, topic), -_REPEAT_LOG) < _REPEAT_LOG:
             return
         self._said[code, topic] = now
-        advice = _ADVICE.get(code, "")
-        log.warning("consumer=%s %s%s: %s%s", self.consumer.name, code, f" topic={topic}" if topic else "", sentence, advice)
+        where = f" topic={topic}" if topic else ""
+        log.warning("consumer=%s %s%s: %s%s", self.consumer.name, code, where, sentence, _ADVICE.get(code, ""))
 
 
 _ADVICE = {

@@ -44,7 +44,8 @@ class ReplayThread(threading.Thread):
                     raise
                 except Exception as error:  # noqa: BLE001  # an outage, or rows that cannot be read: later
                     failures += 1
-                    log.log(logging.WARNING if failures == 1 else logging.DEBUG, "replays wait: %s", type(error).__name__)
+                    level = logging.WARNING if failures == 1 else logging.DEBUG
+                    log.log(level, "replays wait: %s", type(error).__name__)
                     self._ended.wait(retries.pause(failures))
                     continue
                 if not worked:

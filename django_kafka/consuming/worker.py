@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 from .. import conf, handlers, signals, tallies
 from ..exceptions import ConfigurationError, NotAvailable
@@ -31,9 +32,8 @@ class Worker:
         self.topics, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
         self.tally = tallies.of_consumer(name)
         self.lanes = Lanes()
-        self._poller = Poller(
-            self.consumer, self.group_id, self.topics, self.lanes, self.tally, limit=max_messages, until_empty=until_empty
-        )
+        bounds: dict[str, Any] = {"limit": max_messages, "until_empty": until_empty}
+        self._poller = Poller(self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds)
         self._threads = [
             HandlerThread(f"kafka-{name}-{number}", self.consumer, self.group_id, self.lanes, self.tally, self.fail)
             for number in range(self.consumer.concurrency)
@@ -78,7 +78,8 @@ class Worker:
 
     def close(self) -> None:
         """Tell the world that it stopped. Call it once, after `join`."""
-        log.info("consumer=%s handled=%s dead_lettered=%s stopped", self.consumer.name, self.tally.handled, self.tally.dead_lettered)
+        done = self.tally.handled, self.tally.dead_lettered
+        log.info("consumer=%s handled=%s dead_lettered=%s stopped", self.consumer.name, *done)
         signals.worker_stopped.send_robust(self.consumer.name, worker=self)
 
     @property

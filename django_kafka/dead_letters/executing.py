@@ -18,7 +18,7 @@ from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError
 from ..execution import Execution
 from ..messages import LETTER_HEADER, Delivery, Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
-from ..producers import Gathered, Producer, collector, producers
+from ..producers import Gathered, Producer, here, producers
 from ..producing import send
 from ..signals import dead_letter_replayed
 from .recording import Failure, add_attempt, me
@@ -157,7 +157,7 @@ class Executor:
         consumer = conf.consumer(replay.letter.consumer)
         found = handlers.for_topic(consumer.name, replay.letter.topic)
         message = Message(StoredMessage(replay.letter), found.decoder, replay.letter.attempts + 1)
-        gathered = collector.begin()
+        gathered = here.begin()
         together = consumer.transaction != "none" and consumer.database == self._database
         resolved = False
 
@@ -172,7 +172,7 @@ class Executor:
             Execution(consumer, tallies.of_consumer(consumer.name), gathered).run(message, found, finish)
             _await(gathered)
         finally:
-            collector.end()
+            here.end()
         if not resolved:
             self._resolve(replay)
         return found.match(message).path

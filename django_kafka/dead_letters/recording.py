@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import os
+import socket
 import traceback as tracebacks
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +77,9 @@ def record(
     using = conf.kafka().dead_letters.database
     still_ours()
     with transaction.atomic(using=using):
-        letter = _replayed_letter(using, consumer, group_id, message) or _row(using, consumer, group_id, message, failure)
+        letter = _replayed_letter(using, consumer, group_id, message) or _row(
+            using, consumer, group_id, message, failure
+        )
         add_attempt(using, letter, failure, DeadLetterAttempt.Origin.WORKER)
         still_ours()
     if message_dead_lettered.receivers:
@@ -156,9 +158,7 @@ def _replayed_letter(using: str, consumer: conf.Consumer, group_id: str, message
     if header is None or len(header) > 20 or not header.isdigit() or int(header) >= 1 << 63:
         return None
     letters = DeadLetter.objects.using(using).select_for_update()
-    letter = letters.filter(
-        pk=int(header), cluster=consumer.cluster, group_id=group_id, topic=message.topic
-    ).first()
+    letter = letters.filter(pk=int(header), cluster=consumer.cluster, group_id=group_id, topic=message.topic).first()
     if letter is None:
         return None
     same = (_bytes(letter.key), _bytes(letter.value)) == (message.raw_key, message.raw_value)

@@ -45,7 +45,9 @@ def outstanding(prefix: str = "") -> Exists:
     return Exists(replays().filter(letter=OuterRef(f"{prefix}pk"), state__in=Replay.OUTSTANDING))
 
 
-def request(chosen: Iterable[int], *, target: str = Replay.Target.HANDLER, user: Any = None, name: str = "") -> Requested:
+def request(
+    chosen: Iterable[int], *, target: str = Replay.Target.HANDLER, user: Any = None, name: str = ""
+) -> Requested:
     """Ask for a replay of the letters with these ids.
 
     Only open letters without an outstanding replay are taken. `user` is the person who asks, `name` who or what asks
@@ -61,7 +63,13 @@ def request(chosen: Iterable[int], *, target: str = Replay.Target.HANDLER, user:
             found = dict(ready.select_for_update().values_list("pk", "consumer"))
             now = timezone.now()
             rows = [
-                Replay(letter_id=pk, target=target, requested_by=user, requested_by_name=name or _name(user), requested_at=now)
+                Replay(
+                    letter_id=pk,
+                    target=target,
+                    requested_by=user,
+                    requested_by_name=name or _name(user),
+                    requested_at=now,
+                )
                 for pk in ids
                 if pk in found
             ]

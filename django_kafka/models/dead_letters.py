@@ -115,9 +115,7 @@ class DeadLetterAttempt(models.Model):
         REPLAY = "replay", _("replay")
 
     id = models.BigAutoField(primary_key=True)
-    letter = models.ForeignKey(
-        DeadLetter, models.CASCADE, related_name="attempt_set", verbose_name=_("dead letter")
-    )
+    letter = models.ForeignKey(DeadLetter, models.CASCADE, related_name="attempt_set", verbose_name=_("dead letter"))
     number = models.PositiveIntegerField(_("number"))
     at = models.DateTimeField(_("at"))
     origin = models.CharField(_("origin"), max_length=10, choices=Origin.choices)

@@ -1,13 +1,13 @@
 """Testing your own handlers and what you send, without a broker.
 
-    from django_kafka.testing import consume, produced, record
+from django_kafka.testing import consume, produced, record
 
-    with produced() as records:
-        order.confirm()
-    assert records[0].topic == "orders"
+with produced() as records:
+    order.confirm()
+assert records[0].topic == "orders"
 
-    outcome = consume(records)
-    assert not outcome.dead_letters
+outcome = consume(records)
+assert not outcome.dead_letters
 """
 
 from .capturing import Produced, ProducedRecords, produced, record

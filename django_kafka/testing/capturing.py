@@ -119,7 +119,9 @@ def _acknowledge(delivery: Delivery) -> None:
 
 def _discard(delivery: Delivery) -> None:
     if not delivery.done():
-        delivery.fail(DeliveryDiscarded(f"The record for {delivery.topic!r} was not sent: its transaction did not commit."))
+        delivery.fail(
+            DeliveryDiscarded(f"The record for {delivery.topic!r} was not sent: its transaction did not commit.")
+        )
 
 
 def _seen(producer: Producer, wire: Wire) -> Produced:
@@ -149,7 +151,9 @@ def produced() -> Iterator[ProducedRecords]:
         outlet.current = before
 
 
-def record(topic: str | None, key: Any, value: Any, *, headers: Headers | None = None, producer: str | None = None) -> Produced:
+def record(
+    topic: str | None, key: Any, value: Any, *, headers: Headers | None = None, producer: str | None = None
+) -> Produced:
     """Return a record as if it had been produced, to give it to `consume`."""
     chosen = producers[producer]
     return _seen(chosen, prepare(chosen, topic, key, value, headers))

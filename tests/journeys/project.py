@@ -112,12 +112,16 @@ class Project:
     def consumer(
         self, name: str, topics: str | Iterable[str], handler: str = "tests.app.handlers.record", **settings: Any
     ) -> None:
-        """Add a consumer to the settings: every topic to one handler, in this journey's group."""
+        """Add a consumer to the settings: every topic to one handler, in this journey's group.
+
+        It commits more often than by default, because journeys wait for what is committed.
+        """
         names = [topics] if isinstance(topics, str) else list(topics)
         consumers = self.kafka.setdefault("consumers", {})
         consumers[name] = {
             "group_id": self.group,
             "topics": {each: {"handler": handler} for each in names},
+            "auto_commit_interval": "200ms",
             **settings,
         }
 

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from types import FrameType
 from typing import Any
 
@@ -30,8 +30,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the command's own arguments."""
-        parser.add_argument("names", nargs="*", metavar="name", help="consumers of KAFKA to run (default: all that are enabled)")
-        parser.add_argument("--max-messages", type=_positive, metavar="N", help="stop after N messages of each consumer")
+        parser.add_argument("names", nargs="*", metavar="name", help="consumers to run (default: all that are enabled)")
+        parser.add_argument("--max-messages", type=_positive, metavar="N", help="stop after N messages per consumer")
         parser.add_argument("--until-empty", action="store_true", help="stop when nothing is left to read")
         parser.add_argument("--reload", action="store_true", help="start again when code changes; for development")
 
@@ -83,7 +83,6 @@ class _Stop:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
