@@ -17,6 +17,7 @@ from django.utils.module_loading import import_string
 from . import conf, handlers
 from .clients import properties
 from .conf.secrets import is_secret
+from .consuming.crew import database_connections
 from .exceptions import ConfigurationError
 
 KAFKA = "kafka"
@@ -40,6 +41,26 @@ def check_databases(**_asked: Any) -> list[checks.CheckMessage]:
         for path, alias in named
         if alias not in connections.settings
     ]
+
+
+@checks.register(KAFKA)
+def check_pools(**_asked: Any) -> list[checks.CheckMessage]:
+    """Warn of connection pools that are smaller than the threads of a worker, which would take turns waiting."""
+    if any(not problem.warning for problem in conf.problems()):
+        return []
+    found = []
+    enabled = [each for each in conf.kafka().consumers.values() if each.enabled]
+    for alias, needed in (database_connections(enabled) if enabled else {}).items():
+        pool = connections.settings.get(alias, {}).get("OPTIONS", {}).get("pool")
+        if not pool:
+            continue
+        # psycopg_pool's own defaults: min_size=4, and max_size the same.
+        limits = pool if isinstance(pool, dict) else {}
+        size = limits.get("max_size") or limits.get("min_size", 4)
+        if size < needed:
+            sentence = f'DATABASES["{alias}"] has a pool of {size} connections; a worker of all consumers uses {needed}.'
+            found.append(_message("W008", sentence, "Raise the pool's `max_size`, or lower `concurrency`.", warning=True))
+    return found
 
 
 @checks.register(KAFKA)

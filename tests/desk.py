@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import psycopg
 
 from tests.servers import PostgreSQL
-from tests.servers.processes import Program, wait_for
+from tests.servers.processes import Program, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,14 +100,14 @@ class Desk:
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a management command to its end and return what it said."""
         program = self.start(*arguments)
-        ended = program.wait(60)
+        ended = program.finish(60)
         assert ended == code, f"{arguments} ended with {ended}:\n{program.output()}"
         return program.output()
 
     def write(self, *values: dict[str, Any]) -> list[int]:
         """Store a letter for each value and return their ids."""
-        lines = ["from tests.letters import dead_letter", f"for value in {json.dumps(list(values))}:", "    dead_letter(value)"]
-        text = "\n".join(lines).replace("true", "True")
+        lines = ["from tests.letters import dead_letter", f"for value in {list(values)!r}:", "    dead_letter(value)"]
+        text = "\n".join(lines)
         self.run("shell", "-v0", "-c", text)
         return [row[0] for row in self.rows("SELECT id FROM lynx_kafka_deadletter ORDER BY id")]
 
@@ -131,13 +130,12 @@ class Desk:
         """Return the offset of each run of the handler."""
         return (self.home / "runs").read_text().split()
 
-    def wait_for(self, what: Callable[[], object], program: Program) -> None:
+    def wait_until(self, what: Callable[[], object], program: Program) -> None:
         """Wait until something is so; fail with the program's output."""
-        assert wait_for(what, 40), program.output()
+        wait_until(lambda: what() or program.poll() is not None, 40, program.output())
+        assert what(), program.output()
 
     def close(self) -> None:
         """End what still runs."""
         for program in self.programs:
-            if program.poll() is None:
-                program.kill()
-                program.wait(20)
+            program.end()

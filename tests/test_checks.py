@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core import checks as django_checks
 from django.core.checks import CheckMessage, run_checks
+from django.db import connections
 from pytest_django import Settings
 
 from django_kafka import checks, conf, handlers
@@ -321,3 +322,19 @@ def test_checks_read_what_can_be_read_of_settings_that_are_wrong(check: Check) -
 
     assert sorted(ids(messages)) == ["E001", "E011"]
     assert conf.problems()
+
+
+def test_a_pool_that_is_smaller_than_the_threads_is_a_warning(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings["default"]["OPTIONS"], "pool", {"max_size": 10})
+    assert check(consumer(concurrency=7)) == []
+    (warning,) = check(consumer(concurrency=8))
+    assert ids([warning]) == ["W008"]
+    assert "uses 11" in warning.msg
+
+
+def test_a_pool_without_a_size_has_the_size_that_psycopg_gives_it(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections.settings["default"]["OPTIONS"], "pool", True)
+    assert check(consumer()) == []
+    assert ids(check(consumer(concurrency=2))) == ["W008"]

@@ -25,6 +25,9 @@ FOUND_BY_MEASUREMENT = {
     "topic.metadata.refresh.interval.ms": 10000,
 }
 
+_LONGEST_BACKOFF = 1.0
+"""Seconds: the library's own `retry.backoff.max.ms`."""
+
 
 def for_cluster(cluster: conf.Cluster) -> dict[str, object]:
     """Return what every client of one cluster needs to find it and log in."""
@@ -34,6 +37,7 @@ def for_cluster(cluster: conf.Cluster) -> dict[str, object]:
         "socket.connection.setup.timeout.ms": max(1000, milliseconds(cluster.connection.timeout)),
         "socket.keepalive.enable": cluster.connection.keep_alive > 0,
         **security.properties(cluster.security),
+        **({"debug": "all"} if conf.kafka().logging.enable_sarama_logger else {}),
     }
 
 
@@ -51,6 +55,9 @@ def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> dict[str, ob
         # The hash of Java's clients: the same key lands in the same partition whoever sends it.
         "partitioner": "murmur2_random",
     }
+    if producer.retry_backoff > _LONGEST_BACKOFF:
+        # The library cuts the one off at the other.
+        chosen["retry.backoff.max.ms"] = milliseconds(producer.retry_backoff)
     if producer.max_retries is not None:
         chosen["message.send.max.retries"] = producer.max_retries
     if producer.client_id:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Sequence
 
 from .. import conf
@@ -13,6 +14,22 @@ from .replays import ReplayThread
 from .worker import Worker
 
 log = logging.getLogger(__name__)
+
+
+def database_connections(consumers: Sequence[conf.Consumer]) -> Counter[str]:
+    """Return how many connections one process that runs these consumers opens at most, by database.
+
+    Each handler thread has its own, and so have the threads for replays, for their leases, and for heartbeats.
+    """
+    settings = conf.kafka()
+    letters = settings.dead_letters.database
+    most = Counter({letters: 1 + settings.heartbeats.enabled})
+    for database in {consumer.database for consumer in consumers} | {letters}:
+        most[database] += 1
+    for consumer in consumers:
+        for database in {consumer.database, letters}:
+            most[database] += consumer.concurrency
+    return most
 
 
 class Crew:
@@ -35,6 +52,8 @@ class Crew:
         names = [worker.consumer.name for worker in self.workers]
         replays = ReplayThread(names, self.workers[0].fail)
         beat = Heartbeat([(worker.consumer, worker.group_id) for worker in self.workers])
+        most = database_connections([worker.consumer for worker in self.workers])
+        log.info("opens at most %s", ", ".join(f"{count} connections to {name}" for name, count in most.items()))
         for worker in self.workers:
             worker.start()
         replays.start()

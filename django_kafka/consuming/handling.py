@@ -47,6 +47,7 @@ class HandlerThread(threading.Thread):
         self.lanes = lanes
         self.tally = tally
         self.stop_worker = stop_worker
+        self.connections = Connections()
 
     def run_inline(self, lane: Lane) -> None:
         """Work on one lane in the calling thread, as tests do."""
@@ -62,23 +63,23 @@ class HandlerThread(threading.Thread):
 
     def run(self) -> None:
         """Work until the lanes are closed."""
-        connections = Connections()
-        self._begin()
         try:
+            self._begin()
             while not self.lanes.closed:
-                lane = self.lanes.next(1.0)
-                if lane is None:
-                    connections.rest()
-                    continue
-                connections.tend()
-                self._work_on(lane)
+                if (lane := self.lanes.next(1.0)) is None:
+                    self.connections.rest()
+                else:
+                    self._work_on(lane)
+        except BaseException as error:  # noqa: BLE001  # a worker that handles nothing must not look alive
+            self.stop_worker(error)
         finally:
             here.end()
-            connections.close()
+            self.connections.close()
 
     def _work_on(self, lane: Lane) -> None:
         wait = None
         try:
+            self.connections.tend()
             wait = self.work(lane, lane.slices[0])
         except BaseException as error:  # noqa: BLE001  # SystemExit and its like: stop, so that the message is read again
             lane.halted = True
@@ -90,6 +91,7 @@ class HandlerThread(threading.Thread):
         """Execute and settle what is left of a slice; return how many seconds its lane must wait, or None."""
         found = handlers.for_topic(self.consumer.name, lane.place[0])
         call = self.execution.callable_for(found)
+        self.gathered.clear()
         while True:
             if piece.failed is not None and (wait := self._store(lane, piece, found)) is not None:
                 return wait
@@ -176,11 +178,13 @@ class HandlerThread(threading.Thread):
             "consumer=%s topic=%s partition=%s offset=%s dead letter error=%s handler=%s",
             self.consumer.name, message.topic, message.partition, message.offset, failure.error_type, failure.handler,
         )  # fmt: skip
+        # What receivers of the signal produced is no part of the next message.
+        self.gathered.clear()
         piece.failed = None
-        piece.sent = [entry for entry in piece.sent if entry[0] != index]
         if index == piece.done:
             piece.done += 1
-        lane.waits = 0
+        piece.sent = [entry for entry in piece.sent if entry[0] != index]
+        self._go_on(lane, piece)
         return None
 
     def _confirm(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
@@ -197,13 +201,26 @@ class HandlerThread(threading.Thread):
                 if piece.failed is not None:
                     wait = self._store(lane, piece, found)
                 else:
-                    sent.again()
+                    self._send_again(sent)
                 if wait is not None:
                     return wait
             else:
                 piece.sent.pop(0)
-            piece.unsettled = piece.sent[0][0] if piece.sent else None
+                self._go_on(lane, piece)
         return None
+
+    def _go_on(self, lane: Lane, piece: Slice) -> None:
+        """Note that the lane's wait is over, and which message now is the first that waits for its records."""
+        piece.unsettled = piece.sent[0][0] if piece.sent else None
+        lane.waits = 0
+
+    def _send_again(self, sent: Sent) -> None:
+        try:
+            sent.again()
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # its delivery stays failed, so that it is tried once more
+            log.info("consumer=%s a record cannot be sent again yet: %s", self.consumer.name, type(error).__name__)
 
 
 def _still_ours(lane: Lane) -> None:

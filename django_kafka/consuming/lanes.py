@@ -37,10 +37,14 @@ class Slice:
     """The records to wait for: index of their message, and the record."""
     failed: tuple[int, Failure] | None = None
     """What is to be stored as a dead letter before the lane goes on: index of the message, and why."""
+
     @property
     def settled(self) -> int:
         """How many messages at its head are settled."""
-        return self.done if self.unsettled is None else min(self.unsettled, self.done)
+        # The poller reads while a handler thread writes: `done` first, because a message whose records wait is marked
+        # as unsettled before it counts as done; and each only once.
+        done, unsettled = self.done, self.unsettled
+        return done if unsettled is None else min(unsettled, done)
 
 
 class Lane:
@@ -83,18 +87,15 @@ class Lane:
     def settled_message(self) -> RawMessage | None:
         """Return the last message below the watermark.
 
-        Read by the poller while a handler thread writes: the finished slices first, so that a slice that is finished
-        in between is at worst seen a moment later.
+        Read by the poller while a handler thread writes: the finished slices last, so that one that is finished in
+        between never leads back behind what was seen before.
         """
-        last = self.watermark
-        if self.slices:
-            try:
-                first = self.slices[0]
-            except IndexError:
-                return self.watermark
-            if settled := first.settled:
-                return first.messages[settled - 1]
-        return last if last is not None else self.watermark
+        try:
+            first = self.slices[0]
+        except IndexError:
+            return self.watermark
+        settled = first.settled
+        return first.messages[settled - 1] if settled else self.watermark
 
 
 class Lanes:

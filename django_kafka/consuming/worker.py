@@ -49,6 +49,11 @@ class Worker:
             thread.start()
         self._polling.start()
         log.info("consumer=%s group=%s topics=%s started", self.consumer.name, self.group_id, ",".join(self.topics))
+        if conf.cluster(self.consumer.cluster).embedded:
+            log.warning(
+                "consumer=%s runs on the embedded cluster: in memory, deletes what is old, for development only",
+                self.consumer.name,
+            )
         signals.worker_started.send_robust(self.consumer.name, worker=self)
 
     def _run(self) -> None:

@@ -60,7 +60,8 @@ def test_a_mended_letter_is_resolved_by_running_its_handler_again(
     assert letter["handler"] == GATED
     assert "in gated" in letter["traceback"]
 
-    project.run("kafka_replay", "--all")
+    too_early = project.manage("kafka_replay", "--all")
+    assert too_early.finish() == 1
     assert states(project) == [("open", 2)] * 2, "Not mended yet: the failure comes back to the same letters."
     (tmp_path / "mended").touch()
     project.run("kafka_replay", "--all")

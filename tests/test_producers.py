@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import override_settings
+from pytest_django import Settings
+
+from django_kafka import services
+from django_kafka.clients.embedded import Cluster
+from django_kafka.exceptions import ConfigurationError, DeliveryFailed, NotAvailable, ProduceError
+from django_kafka.messages import Delivery
+from django_kafka.producers import close_all, producers
+from django_kafka.producing import produce
+from django_kafka.signals import delivery_failed
+from tests.sending import NOBODY, program, read, took_less_than, use, values
+
+
+@pytest.fixture
+def name(embedded: Cluster, settings: Settings, topic: Callable[..., str]) -> str:
+    use(settings, embedded.bootstrap_servers)
+    made = topic()
+    embedded.create_topic(made, 1)
+    return made
+
+
+def kafka(cluster: Cluster | str, **producers: Any) -> dict[str, Any]:
+    brokers = cluster if isinstance(cluster, str) else cluster.bootstrap_servers
+    return {"brokers": [brokers], "connection": {"timeout": "1s"}, "producers": {"default": {}, **producers}}
+
+
+def in_child(work: Callable[[], None], seconds: float = 30) -> float:
+    """Run `work` in a forked child that ends as Python's own processes do; return how long it took."""
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001
+            os.write(2, f"{error!r}\n".encode())
+            os._exit(1)
+        os._exit(0)
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() - began > seconds:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            raise AssertionError(f"The child still ran after {seconds} s.")
+        time.sleep(0.005)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return time.monotonic() - began
+
+
+def test_a_name_has_one_producer_whoever_asks(name: str) -> None:
+    found: list[Any] = []
+    start = threading.Barrier(20)
+
+    def ask() -> None:
+        start.wait(10)
+        found.append(producers["default"])
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(found) == 20
+    assert len(set(found)) == 1
+    assert [one.name for one in producers] == ["default"]
+    assert "default" in producers
+    assert repr(found[0]) == "<Producer default>"
+
+
+def test_a_change_of_settings_delivers_what_waits_and_forgets_the_producers(embedded: Cluster, name: str) -> None:
+    first = producers["default"]
+    deliveries = [produce(name, None, number) for number in range(100)]
+    with override_settings(KAFKA={"brokers": [embedded.bootstrap_servers], "producers": {"default": {"acks": "1"}}}):
+        assert all(delivery.done() for delivery in deliveries)
+        second = producers["default"]
+        assert second is not first
+        assert second.settings.acks == "1"
+    assert producers["default"].settings.acks == "all"
+
+
+def test_a_producer_that_asks_for_what_is_not_there_yet_is_not_made(settings: Settings) -> None:
+    use(settings, NOBODY, {"sticky": {"routing": "sticky"}, "avro": {"serializer": "avro"}})
+    with pytest.raises(NotAvailable, match=r"""\["sticky"\]\["routing"\] is 'sticky'; this version has only "key"."""):
+        producers["sticky"]
+    with pytest.raises(NotAvailable, match="avro"):
+        producers["avro"]
+    assert not list(producers)
+
+
+def test_what_librdkafka_refuses_is_a_configuration_error(settings: Settings) -> None:
+    use(settings, NOBODY, {"default": {"options": {"ssl.ca.location": "/no/such/file", "security.protocol": "ssl"}}})
+    with pytest.raises(ConfigurationError, match="Producer 'default' cannot be made: "):
+        producers["default"]
+
+
+def test_what_is_undelivered_at_closing_fails_and_is_reported_once(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    use(settings, NOBODY)
+    told: list[Delivery] = []
+
+    def listen(delivery: Delivery, **_event: Any) -> None:
+        told.append(delivery)
+
+    deliveries = [produce("flights", None, number) for number in range(30)]
+    caplog.set_level(logging.ERROR, "django_kafka.producers")
+    delivery_failed.connect(listen)
+    try:
+        with took_less_than(3):
+            assert producers.close("default", 0.2) == 30
+    finally:
+        delivery_failed.disconnect(listen)
+    assert [record.getMessage() for record in caplog.records if record.name == "django_kafka.producers"] == [
+        "producer=default undelivered=30 records were not delivered before it was closed"
+    ]
+    assert sorted(map(id, told)) == sorted(map(id, deliveries))
+    with pytest.raises(DeliveryFailed) as raised:
+        deliveries[0].result()
+    assert (raised.value.code, raised.value.retriable) == ("_PURGE_QUEUE", True)
+
+
+def test_closing_all_takes_connection_timeout_once(settings: Settings) -> None:
+    use(settings, NOBODY, {"b": {}, "c": {}})
+    for one in ("default", "b", "c"):
+        produce("flights", None, 1, producer=one)
+    with took_less_than(2.5):
+        assert close_all() == 3
+    assert not list(producers)
+
+
+def test_a_record_for_a_producer_that_is_closed_meanwhile_is_an_error(name: str) -> None:
+    client = producers["default"].client
+    producers.close("default")
+    with pytest.raises(ProduceError, match="Producer 'default' was closed before a record could be handed to it"):
+        client.produce(name, b"x")
+    with pytest.raises(ProduceError):
+        client.produce_batch(name, [{"value": b"x"}])
+
+
+def test_a_forked_child_sends_with_a_producer_of_its_own(embedded: Cluster, name: str) -> None:
+    parents = producers["default"]
+    produce(name, None, "before").result()
+    waiting = produce(name, None, "parent while forking")
+
+    def work() -> None:
+        assert not list(producers)
+        assert producers["default"] is not parents
+        produce(name, None, "child").result(20)
+
+    assert in_child(work) < 5
+    assert waiting.result(20).done()
+    assert producers["default"] is parents
+    produce(name, None, "after").result(20)
+    arrived = values(read(embedded, name, 4))
+    assert sorted(arrived) == ["after", "before", "child", "parent while forking"]
+
+
+def test_a_child_that_never_sends_ends_at_once(name: str) -> None:
+    produce(name, None, 1).result()
+    assert in_child(lambda: None) < 0.5
+
+
+def test_children_fork_while_threads_send_and_wait(embedded: Cluster, name: str) -> None:
+    ended = threading.Event()
+    sent: list[Delivery] = []
+
+    def send() -> None:
+        while not ended.is_set():
+            sent.append(produce(name, None, "parent").result(20))
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            in_child(lambda: produce(name, None, "child").result(20) and None)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(20)
+    arrived = values(read(embedded, name, len(sent) + 10))
+    assert (arrived.count("child"), arrived.count("parent")) == (10, len(sent))
+
+
+def test_locks_that_a_thread_holds_at_the_fork_are_free_in_the_child(name: str) -> None:
+    from django_kafka import messages
+
+    produce(name, None, 1).result()
+    held = [messages._waiting, producers._making]
+    for lock in held:
+        lock.acquire()
+    try:
+        in_child(lambda: produce(name, None, 2).result(20) and None, 20)
+    finally:
+        for lock in held:
+            lock.release()
+
+
+def send_and_leave(topic: str, brokers: str, word: str) -> None:
+    """Send without waiting, in a child of multiprocessing."""
+    import django
+    from django.conf import settings
+
+    django.setup()
+    if settings.KAFKA["brokers"] != [brokers]:
+        settings.KAFKA = kafka(brokers)
+    for number in range(50):
+        services.produce(topic, None, f"{word} {number}")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_of_multiprocessing_delivers_what_it_sent_before_it_ends(
+    embedded: Cluster, name: str, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(name, None, "parent").result()
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.settings")
+    context = multiprocessing.get_context(method)
+    child = context.Process(target=send_and_leave, args=(name, embedded.bootstrap_servers, method))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert values(read(embedded, name, 51)) == ["parent", *(f"{method} {number}" for number in range(50))]
+    produce(name, None, "after").result()
+
+
+ENDS = {
+    "plain": "",
+    "sys.exit": "sys.exit(3)",
+    "unhandled": "raise ZeroDivisionError",
+    "in a thread": """
+import threading
+threading.Thread(target=lambda: [services.produce(topic, None, n) for n in range(200, 210)]).start()
+""",
+    "multiprocessing": """
+import multiprocessing
+def work():
+    for n in range(200, 210):
+        services.produce(topic, None, n)
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+""",
+    "pool": """
+import concurrent.futures, multiprocessing
+def work(n):
+    services.produce(topic, None, n)
+with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+    list(pool.map(work, range(200, 210)))
+""",
+    "os.fork": """
+child = os.fork()
+if child == 0:
+    for n in range(200, 210):
+        services.produce(topic, None, n)
+    sys.exit()
+os.waitpid(child, 0)
+""",
+}
+MORE = {"in a thread", "multiprocessing", "pool", "os.fork"}
+CODES = {"sys.exit": 3, "unhandled": 1}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_program_that_ends_at_once_delivers_what_it_sent(embedded: Cluster, name: str, end: str) -> None:
+    code = f"for n in range(200): services.produce(topic, None, n)\n{ENDS[end]}"
+    done = program(code, kafka(embedded), name)
+    assert done.returncode == CODES.get(end, 0), done.stderr
+    assert "undelivered" not in done.stderr
+    expected = list(range(210 if end in MORE else 200))
+    assert sorted(values(read(embedded, name, len(expected)))) == expected
+
+
+@pytest.mark.parametrize("end", ["plain", "unhandled", "multiprocessing"])
+def test_what_a_program_cannot_deliver_is_reported_by_name_and_count(end: str) -> None:
+    ours = "for n in range(7): services.produce(topic, None, n)\n"
+    more = "services.produce(topic, None, 1, producer='audit')\n"
+    done = program(ours + more + ENDS[end], kafka(NOBODY, audit={}), "flights")
+    assert "producer=default undelivered=7 records were not delivered before it was closed" in done.stderr
+    assert "producer=audit undelivered=1 records" in done.stderr
+    assert ("producer=default undelivered=10 records" in done.stderr) == (end == "multiprocessing")
+
+
+def test_a_program_that_sent_nothing_ends_without_a_producer() -> None:
+    done = program(
+        "import threading; print(json.dumps([one.name for one in threading.enumerate()]))", kafka(NOBODY), "flights"
+    )
+    assert json.loads(done.stdout) == ["MainThread"]
+    assert done.stderr == ""
