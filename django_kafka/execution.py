@@ -76,13 +76,14 @@ class Execution:
                 handle()
                 if finish is not None:
                     finish()
+                stage.connection = connections[self.database].connection
                 stage.returned = True
         except Exception as error:
             if stage.committed:
                 self._hook_failed(error, message)
                 return
             self.gathered.clear()
-            if stage.returned and self._connection_broke(error):
+            if stage.returned and self._connection_broke(error, stage):
                 self.tally.unknown_commits += 1
                 log.warning(
                     "consumer=%s topic=%s partition=%s offset=%s its COMMIT was not answered; it is handled again",
@@ -102,22 +103,23 @@ class Execution:
             if (promise := reference()) is not None:
                 promise()
 
-    def _connection_broke(self, error: Exception) -> bool:
+    def _connection_broke(self, error: Exception, stage: _Stage) -> bool:
         if not isinstance(error, OperationalError | InterfaceError):
             return False
         connection = connections[self.database]
-        # Django has closed it already when the rollback failed as well.
-        return connection.connection is None or not connection.is_usable()
+        # When the rollback failed as well Django has closed it already, and maybe connected anew.
+        return connection.connection is not stage.connection or not connection.is_usable()
 
 
 class _Stage:
     """How far a transaction came."""
 
-    __slots__ = ("committed", "returned")
+    __slots__ = ("committed", "connection", "returned")
 
     def __init__(self) -> None:
         self.returned = False
         self.committed = False
+        self.connection: Any = None
 
     def commit(self) -> None:
         self.committed = True

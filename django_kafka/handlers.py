@@ -127,9 +127,14 @@ def _register(
                 path=path,
                 function=None if isinstance(handler, str) else handler,
             )
-            if registration not in _registered:
+            if not any(_same(registration, one) for one in _registered):
                 _registered.append(registration)
         _made.clear()
+
+
+def _same(one: Registration, other: Registration) -> bool:
+    # A module that is imported again registers its functions again. Lambdas and inner functions share one path.
+    return one == other and (one.function is other.function or "<" not in one.path)
 
 
 def _path(handler: HandlerFunction | str) -> str:
@@ -261,10 +266,11 @@ def problems() -> list[tuple[str, str, str]]:
             sentence = f"The handler {one.path!r} is registered for consumer {wanted!r}, which KAFKA does not have."
             found.append(("E020", sentence, f"It has: {', '.join(consumers) or 'none'}."))
     for consumer in consumers:
-        taken: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
+        taken: dict[tuple[str, tuple[tuple[str, str], ...]], Registration] = {}
         for one in registrations(consumer):
-            other = taken.setdefault((one.topic, one.header), one.path)
-            if other != one.path:
+            first = taken.setdefault((one.topic, one.header), one)
+            other = first.path
+            if other != one.path or ("<" in other and first.function is not one.function):
                 what = f"{one.topic!r}" + (f" with {dict(one.header)}" if one.header else "")
                 sentence = f"Consumer {consumer!r} has two handlers for {what}: {other!r} and {one.path!r}."
                 found.append(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import operator
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -248,6 +250,23 @@ class RawMessage(Protocol):
     def headers(self) -> list[tuple[str, bytes | None]] | None: ...
 
 
+# Not called directly: the interpreter then skips the check that notices the client's error.
+_headers_of: Callable[[RawMessage], list[tuple[str, bytes | None]] | None] = operator.methodcaller("headers")
+
+
+def _pairs(raw: RawMessage) -> list[tuple[str, bytes | None]]:
+    """Return the headers of a message as pairs that can be looked at.
+
+    When a name is not UTF-8, the client raises the first time, and from then on returns a pair with a hole that
+    crashes the process that reads it: the garbage collector sees only one object in it, where it should see two.
+    """
+    try:
+        pairs = _headers_of(raw) or []
+    except SystemError:
+        pairs = _headers_of(raw) or []
+    return [pair if len(gc.get_referents(pair)) == len(pair) else ("\ufffd", pair[1]) for pair in pairs]
+
+
 class Decoder(Protocol):
     """What turns the bytes of one topic into keys and values."""
 
@@ -320,12 +339,12 @@ class Message:
 
     @property
     def headers(self) -> tuple[tuple[str, bytes | None], ...]:
-        """All headers in their order, duplicates included."""
-        return tuple(self._raw.headers() or ())
+        """All headers in their order, duplicates included; a name that is not UTF-8 reads "\ufffd"."""
+        return tuple(_pairs(self._raw))
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name, as Kafka's own clients do, or None."""
-        for candidate, value in reversed(self._raw.headers() or ()):
+        for candidate, value in reversed(_pairs(self._raw)):
             if candidate == name:
                 return value
         return None

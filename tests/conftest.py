@@ -92,9 +92,11 @@ def _django_postgresql() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(request: pytest.FixtureRequest) -> None:
-    """Start Django's own PostgreSQL when the first test asks for the database."""
+def django_db_modify_db_settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Start Django's own PostgreSQL when the first test asks for the database; SQLite is a file, for threads."""
     database = django_settings.DATABASES["default"]
+    if database["ENGINE"].endswith("sqlite3"):
+        database["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "tests.sqlite3")
     if database["ENGINE"].endswith("postgresql"):
         database["PORT"] = str(request.getfixturevalue("_django_postgresql").port)
 
@@ -117,6 +119,16 @@ def topic(request: pytest.FixtureRequest) -> Callable[..., str]:
         return f"{word or words}.{uuid.uuid4().hex[:10]}"
 
     return name
+
+
+@pytest.fixture
+def workplace(embedded: Any, settings: Any, transactional_db: None) -> Iterator[Any]:
+    """A topic, a consumer, and workers in this process, on the embedded cluster."""
+    from tests.consuming import Workplace
+
+    place = Workplace(embedded, settings)
+    yield place
+    place.close()
 
 
 @pytest.fixture(autouse=True)

@@ -39,6 +39,11 @@ def dead_letter(value: Any = None, **fields: Any) -> DeadLetter:
         }
     )
     DeadLetterAttempt.objects.create(
-        letter=stored, number=1, at=now, origin="worker", error_type=stored.error_type, error_message=stored.error_message
+        letter=stored,
+        number=1,
+        at=now,
+        origin="worker",
+        error_type=stored.error_type,
+        error_message=stored.error_message,
     )
     return stored

@@ -76,6 +76,20 @@ def program(code: str, kafka: dict[str, Any], topic: str, seconds: float = 60) -
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
 
 
+def send_and_leave(topic: str, brokers: str, word: str) -> None:
+    """Send without waiting, in a child of multiprocessing, which imports this module before Django is set up."""
+    import django
+    from django.conf import settings
+
+    django.setup()
+    from django_kafka import services
+
+    if settings.KAFKA["brokers"] != [brokers]:
+        settings.KAFKA = {"brokers": [brokers]}
+    for number in range(50):
+        services.produce(topic, None, f"{word} {number}")
+
+
 @contextmanager
 def took_less_than(seconds: float) -> Iterator[None]:
     """Fail when what is inside takes longer."""

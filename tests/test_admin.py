@@ -124,7 +124,12 @@ def listed(client: Client, **query: Any) -> set[int]:
 
 def act(client: Client, verb: str, letters: Iterable[DeadLetter], query: str = "", **fields: Any) -> Any:
     """Choose an action in the list and press the button of the page in between."""
-    data: dict[str, Any] = {"action": verb, "index": "0", "_selected_action": [str(each.pk) for each in letters], **fields}
+    data: dict[str, Any] = {
+        "action": verb,
+        "index": "0",
+        "_selected_action": [str(each.pk) for each in letters],
+        **fields,
+    }
     asked = client.post(reverse(LIST) + query, data)
     if asked.status_code != 200 or "hidden" not in (asked.context or {}):
         return asked
@@ -146,7 +151,9 @@ def said(answer: Any) -> list[str]:
 # The list
 
 
-def test_the_list_shows_where_a_letter_comes_from_and_why_it_failed(client: Client, operator: User, letter: Any) -> None:
+def test_the_list_shows_where_a_letter_comes_from_and_why_it_failed(
+    client: Client, operator: User, letter: Any
+) -> None:
     letter(error_type="shop.errors.NoStock", error_message="\nfirst line\nsecond line")
 
     shown = client.get(reverse(LIST)).content.decode()
@@ -193,7 +200,9 @@ def test_a_letter_is_found_by(client: Client, operator: User, letter: Any, query
     assert listed(client, **query) == {wanted.pk}
 
 
-@pytest.mark.parametrize("query", ["\x00", "flights[0]@99999999999999999999", "%", "'; drop table", "\ud83d", "a" * 5000])
+@pytest.mark.parametrize(
+    "query", ["\x00", "flights[0]@99999999999999999999", "%", "'; drop table", "\ud83d", "a" * 5000]
+)
 def test_a_strange_search_finds_nothing_and_breaks_nothing(
     client: Client, operator: User, letter: Any, query: str
 ) -> None:
@@ -208,7 +217,9 @@ def test_the_list_takes_as_many_queries_for_many_letters_as_for_few(
     client: Client, operator: User, letter: Any
 ) -> None:
     replaying.request([letter().pk, letter().pk])
-    with CaptureQueriesContext(connection, ) as few:
+    with CaptureQueriesContext(
+        connection,
+    ) as few:
         client.get(reverse(LIST))
 
     replaying.request([letter().pk for _ in range(40)])
@@ -239,7 +250,14 @@ def test_the_lists_of_replays_and_workers_take_a_constant_number_of_queries(
         for _ in range(many):
             number = Worker.objects.count()
             Worker.objects.create(
-                id=f"{number}", consumer="ops", group_id="ops", host="h", pid=number, version="1", started_at=now, seen_at=now
+                id=f"{number}",
+                consumer="ops",
+                group_id="ops",
+                host="h",
+                pid=number,
+                version="1",
+                started_at=now,
+                seen_at=now,
             )
         for model, found in counts.items():
             with CaptureQueriesContext(connection) as queries:
@@ -261,7 +279,9 @@ def test_the_page_shows_the_value_decoded_beside_what_was_sent(client: Client, o
     assert "7b 22 66 6c 69 67 68 74" in shown
 
 
-def test_the_page_reads_the_value_as_the_topic_of_that_consumer_says(client: Client, operator: User, letter: Any) -> None:
+def test_the_page_reads_the_value_as_the_topic_of_that_consumer_says(
+    client: Client, operator: User, letter: Any
+) -> None:
     shown = page_of(client, letter(consumer="raw", topic="blobs", value=b'{"a":1}'))
 
     assert "cannot be decoded" not in shown
@@ -324,7 +344,12 @@ def test_what_strangers_wrote_is_never_html(client: Client, operator: User, lett
         headers=[(ALERT, ALERT.encode())], category="<b>x",
     )  # fmt: skip
     replay = Replay.objects.create(
-        letter=evil, target="handler", requested_by_name=ALERT, requested_at=timezone.now(), executor=ALERT, result=ALERT
+        letter=evil,
+        target="handler",
+        requested_by_name=ALERT,
+        requested_at=timezone.now(),
+        executor=ALERT,
+        result=ALERT,
     )
     operator.is_superuser = True
     operator.save()
@@ -371,7 +396,11 @@ def test_a_large_value_is_offered_for_download_and_not_shown(client: Client, ope
 
     assert "Too large to be shown here." in shown
     assert "xxxx" not in shown
-    assert not [query for query in queries if 'SELECT "lynx_kafka_deadletter"."id", "lynx_kafka_deadletter"."value"' in query["sql"]]
+    assert not [
+        query
+        for query in queries
+        if 'SELECT "lynx_kafka_deadletter"."id", "lynx_kafka_deadletter"."value"' in query["sql"]
+    ]
     answer = client.get(reverse("admin:lynx_kafka_deadletter_download", args=[large.pk, "value"]))
     assert answer.content == b"<html>" + b"x" * 2000
     assert answer["Content-Type"] == "application/octet-stream"
@@ -485,7 +514,9 @@ def test_no_form_alters_adds_or_deletes_a_letter(client: Client, person: Any, le
         url = reverse(f"admin:lynx_kafka_deadletter_{name}", args=arguments)
         assert client.post(url, {"topic": "other", "state": "resolved", "post": "yes"}).status_code == 403
     client.post(reverse(LIST), {"action": "delete_selected", "_selected_action": [made.pk], "post": "yes"})
-    client.post(reverse(LIST), {"form-TOTAL_FORMS": "1", "form-0-id": made.pk, "form-0-state": "resolved", "_save": "1"})
+    client.post(
+        reverse(LIST), {"form-TOTAL_FORMS": "1", "form-0-id": made.pk, "form-0-state": "resolved", "_save": "1"}
+    )
 
     made.refresh_from_db()
     assert (made.topic, made.state) == ("flights", "open")
@@ -511,7 +542,14 @@ def test_the_list_of_workers_tells_the_living_from_the_dead(client: Client, pers
     now = timezone.now()
     for number, seen in enumerate((now, now - timedelta(minutes=5))):
         Worker.objects.create(
-            id=f"{number}", consumer="ops", group_id="ops", host=f"h{number}", pid=1, version="1", started_at=now, seen_at=seen
+            id=f"{number}",
+            consumer="ops",
+            group_id="ops",
+            host=f"h{number}",
+            pid=1,
+            version="1",
+            started_at=now,
+            seen_at=seen,
         )
 
     shown = client.get(reverse("admin:lynx_kafka_worker_changelist")).content.decode()
@@ -638,9 +676,7 @@ def test_the_page_offers_what_fits(
     assert {verb for verb in VERB_NAMES if f'href="{verb_url(verb, made)}"' in shown} == verbs
 
 
-def test_everything_that_a_filter_finds_can_be_chosen_across_pages(
-    client: Client, operator: User, letter: Any
-) -> None:
+def test_everything_that_a_filter_finds_can_be_chosen_across_pages(client: Client, operator: User, letter: Any) -> None:
     for number in range(1200):
         DeadLetter.objects.create(
             consumer="ops", group_id="ops", topic="flights", partition=1, offset=number, fingerprint="f", category="handler",

@@ -96,7 +96,7 @@ def test_a_timeout_is_not_a_failure(embedded: Cluster, name: str) -> None:
     produce(name, None, 0).result()
     embedded.round_trip_time(1, 700)
     delivery = produce(name, None, 1)
-    with pytest.raises(DeliveryTimeout, match="after 0.1 s; it is still on its way"):
+    with pytest.raises(DeliveryTimeout, match=r"after 0\.1 s; it is still on its way"):
         delivery.result(0.1)
     with pytest.raises(TimeoutError):
         delivery.result(0)
@@ -236,9 +236,7 @@ def test_a_loop_that_closes_meanwhile_does_not_stop_the_reports_of_others(embedd
         loop.closes = False
 
 
-def test_receivers_that_raise_disturb_nobody(
-    embedded: Cluster, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_receivers_that_raise_disturb_nobody(embedded: Cluster, name: str, caplog: pytest.LogCaptureFixture) -> None:
     told: list[Delivery] = []
 
     def fail(**_event: Any) -> None:
@@ -353,7 +351,7 @@ def test_a_value_is_decoded_once_and_only_when_asked_for() -> None:
     assert found.raw_value == b"{"
     with pytest.raises(DecodeError, match=r"The value of flights\[3\]@1099511627776 cannot be read as json"):
         found.value  # noqa: B018
-    with pytest.raises(DecodeError, match="The key of .* cannot be read as text: UnicodeDecodeError"):
+    with pytest.raises(DecodeError, match=r"The key of .* cannot be read as text: UnicodeDecodeError"):
         found.key  # noqa: B018
     good = message()
     assert good.value is good.value

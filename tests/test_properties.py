@@ -172,5 +172,5 @@ def test_the_library_itself_is_asked_about_options() -> None:
     assert found["lingr.ms"] == "librdkafka has no 'lingr.ms'; did you mean 'linger.ms'?"
     assert found["acks"].startswith("librdkafka refuses it: ")
     assert found["zzz.zzz.zzz"].endswith("its CONFIGURATION.md lists what it has.")
-    assert "linger.ms" in properties.known()
+    assert "socket.nagle.disable" in properties.known()
     assert load() is load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
-from django.db import connections
+from django.test import override_settings
 from django.utils import timezone
 
 from django_kafka import services
@@ -22,10 +22,14 @@ from django_kafka.dead_letters.executing import LEASE, ClaimLost, Executor
 from django_kafka.exceptions import BrokersUnreachable
 from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.models import DeadLetter, DeadLetterAttempt, Replay
+from django_kafka.serializers import TopicDecoder
 from tests.app.models import Effect
 from tests.desk import Desk
 from tests.letters import dead_letter
 from tests.servers import PostgreSQL
+from tests.servers.processes import wait_until
+
+ASK = "from django_kafka.dead_letters import replaying as r; r.request(r.letters().values_list('pk', flat=True))"
 
 broken = threading.Event()
 unreachable: list[bool] = []
@@ -238,7 +242,9 @@ def test_a_live_claim_is_left_alone_and_an_expired_one_is_taken_over(executor: E
     assert replay.executor != "dead:1"
 
 
-def test_whoever_lost_the_claim_rolls_back_and_changes_nothing(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_lost_the_claim_rolls_back_and_changes_nothing(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     letter = dead_letter({})
     replay = ask(letter)
 
@@ -249,8 +255,6 @@ def test_whoever_lost_the_claim_rolls_back_and_changes_nothing(executor: Executo
     monkeypatch.setattr("tests.test_replaying.handle_as_told", taken_over, raising=False)
     kept = kafka("flights")
     kept["consumers"]["ops"]["topics"]["flights"]["handler"] = "tests.test_replaying.handle_as_told"
-    from django.test import override_settings
-
     with override_settings(KAFKA=kept), pytest.raises(ClaimLost):
         executor.run_next()
 
@@ -265,8 +269,7 @@ def drain_together(desk: Desk) -> None:
     ids = desk.write(*({"n": n, "seconds": 0.005} for n in range(60)))
     desk.run("kafka_replay", "--all", "--dry-run")
     assert not desk.runs()
-    asked = "from django_kafka.dead_letters import replaying as r; r.request(r.letters().values_list('pk', flat=True))"
-    desk.run("shell", "-v0", "-c", asked)
+    desk.run("shell", "-v0", "-c", ASK)
 
     both = [desk.start("kafka_replay", "--requested") for _ in range(2)]
     for program in both:
@@ -350,93 +353,91 @@ def test_a_killed_executor_is_taken_over_when_its_claim_runs_out(request: pytest
 
 
 @pytest.fixture
-def flights(embedded: Cluster, topic: Callable[..., str], settings: Any) -> str:
-    """A topic on a cluster of its own."""
+def flights(embedded: Cluster, topic: Callable[..., str], settings: Any, tmp_path: Path) -> Iterator[Desk]:
+    """A project with a topic of its own on a cluster of its own."""
     name = topic("flights")
     embedded.create_topic(name, partitions=2)
-    settings.KAFKA = kafka(name, embedded.bootstrap_servers)
-    return name
+    settings.KAFKA = {"brokers": [embedded.bootstrap_servers]}
+    desk = Desk.on_sqlite(tmp_path, brokers=embedded.bootstrap_servers, topic=name)
+    yield desk
+    desk.close()
 
 
-def replay_to_topic(letter: DeadLetter) -> Replay:
-    replay = ask(letter, "topic")
-    mine = Executor()
+def letters_of(desk: Desk, columns: str) -> list[tuple[Any, ...]]:
+    return desk.rows(f"SELECT {columns} FROM lynx_kafka_deadletter ORDER BY id")
+
+
+def test_a_replay_to_the_topic_keeps_key_value_and_headers_and_carries_the_letters_id(flights: Desk) -> None:
+    headers = [("b", b"\x00"), ("a", None), ("b", b"2"), (LETTER_HEADER, b"77")]
+    services.produce(flights.topic, b"\x00k", b"\xff\x00raw", headers=headers).result()
+    flights.run("kafka_consume", "--until-empty")
+    (before,) = letters_of(flights, "id, key, value, stored_headers, state")
+
+    assert "Succeeded: 1" in flights.run("kafka_replay", "--all", "--target", "topic")
+    ((result,),) = flights.rows("SELECT result FROM lynx_kafka_replay")
+    assert result.startswith(f"{flights.topic}[")
+    assert letters_of(flights, "state") == [("resolved",)]
+
+    sent = last_record(flights, result)
+    assert (sent.raw_key, sent.raw_value) == (b"\x00k", b"\xff\x00raw")
+    assert sent.headers == (("b", b"\x00"), ("a", None), ("b", b"2"), (LETTER_HEADER, str(before[0]).encode()))
+    flights.run("kafka_consume", "--until-empty")
+    assert letters_of(flights, "id, key, value, stored_headers, state") == [before]
+
+
+def last_record(desk: Desk, place: str) -> Message:
+    """Read one record again by a bare client."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    found = re.fullmatch(r"(.+)\[(\d+)\]@(\d+)", place)
+    assert found, place
+    consumer = Consumer({"bootstrap.servers": desk.brokers, "group.id": "reader"})
     try:
-        mine.run_next()
+        consumer.assign([TopicPartition(found[1], int(found[2]), int(found[3]))])
+        raw = wait_until(lambda: consumer.poll(0.2), 20, "the record was not read")
     finally:
-        mine.close()
-        connections.close_all()
-    replay.refresh_from_db()
-    return replay
+        consumer.close()
+    return Message(raw, TopicDecoder("bytes", "bytes"))
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_replay_to_the_topic_keeps_key_value_and_headers_and_carries_the_letters_id(flights: str) -> None:
-    headers = [("b", b"\x00"), ("a", None), ("b", b"2")]
-    letter = dead_letter(b"\xff\x00raw", topic=flights, key=b"\x00k", headers=headers)
-    received: list[tuple[Any, ...]] = []
+def test_a_new_failure_of_a_replayed_record_comes_back_to_the_same_letter(flights: Desk) -> None:
+    services.produce(flights.topic, "k", {"n": 1, "bad": True}, headers={"type": "x"}).result()
+    flights.run("kafka_consume", "--until-empty")
+    assert letters_of(flights, "state, attempts") == [("open", 1)]
 
-    replay = replay_to_topic(letter)
+    flights.run("kafka_replay", "--all", "--target", "topic")
+    assert letters_of(flights, "state, attempts") == [("resolved", 1)]
+    flights.run("kafka_consume", "--until-empty")
+    assert letters_of(flights, "state, attempts") == [("open", 2)]
 
-    assert replay.state == "succeeded", replay.result
-    letter.refresh_from_db()
-    assert letter.state == "resolved"
-    assert replay.result.startswith(f"{flights}[")
-    broken.set()  # as poison it comes back, which shows what was sent
-    call_command("kafka_consume", "--until-empty")
-    letter.refresh_from_db()
-    assert DeadLetter.objects.count() == 1
-    assert (letter.state, bytes(letter.key), bytes(letter.value)) == ("open", b"\x00k", b"\xff\x00raw")
-    assert letter.headers == headers
-    assert not received
+    (flights.home / "mended").touch()
+    flights.run("kafka_replay", "--all", "--target", "topic")
+    flights.run("kafka_consume", "--until-empty")
+    assert letters_of(flights, "state, attempts") == [("resolved", 2)]
+    assert flights.rows("SELECT count(*) FROM tests_effect") == [(1,)]
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_new_failure_of_a_replayed_record_comes_back_to_the_same_letter(flights: str) -> None:
-    broken.set()
-    services.produce(flights, "k", {"n": 1}, headers={"type": "x"}).result()
-    call_command("kafka_consume", "--until-empty")
-    letter = DeadLetter.objects.get()
-    assert (letter.state, letter.attempts) == ("open", 1)
+def test_a_forged_header_does_not_touch_somebody_elses_letter(flights: Desk) -> None:
+    services.produce(flights.topic, "k", {"n": 1, "bad": True}).result()
+    flights.run("kafka_consume", "--until-empty")
+    ((theirs,),) = letters_of(flights, "id")
 
-    assert replay_to_topic(letter).state == "succeeded"
-    call_command("kafka_consume", "--until-empty")
+    forged = [str(theirs), f"0{theirs}", "-1", "9" * 30, "x", "", "١"]
+    for number, header in enumerate(forged):
+        services.produce(flights.topic, "k", {"n": number + 2, "bad": True}, headers={LETTER_HEADER: header}).result()
+    services.produce(flights.topic, "other", {"n": 1, "bad": True}, headers={LETTER_HEADER: str(theirs)}).result()
+    flights.run("kafka_consume", "--until-empty")
 
-    letter = DeadLetter.objects.get()
-    assert letter.state == "open"
-    assert letter.attempt_set.filter(origin="worker").count() == 2
-
-    broken.clear()
-    assert replay_to_topic(letter).state == "succeeded"
-    call_command("kafka_consume", "--until-empty")
-
-    letter = DeadLetter.objects.get()
-    assert letter.state == "resolved"
-    assert Effect.objects.get().payload == {"n": 1}
+    assert letters_of(flights, "attempts") == [(1,)] * (len(forged) + 2)
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("header", ["{id}", "0{id}", "-1", "9" * 30, "x", "", "١"])
-def test_a_forged_header_does_not_touch_somebody_elses_letter(flights: str, header: str) -> None:
-    theirs = dead_letter({"n": 1}, topic=flights, state="discarded")
-    broken.set()
+def test_a_running_worker_carries_out_what_was_asked_for(flights: Desk) -> None:
+    flights.write({"n": 1}, {"n": 2})
+    worker = flights.start("kafka_consume")
+    flights.run("shell", "-v0", "-c", ASK)
 
-    services.produce(flights, "k", {"n": 2}, headers={LETTER_HEADER: header.format(id=theirs.pk)}).result()
-    call_command("kafka_consume", "--until-empty")
+    flights.wait_until(lambda: letters_of(flights, "state") == [("resolved",)] * 2, worker)
 
-    theirs.refresh_from_db()
-    assert (theirs.state, theirs.attempts) == ("discarded", 1)
-    assert DeadLetter.objects.exclude(pk=theirs.pk).get().attempts == 1
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_running_worker_carries_out_what_was_asked_for(flights: str) -> None:
-    letter = dead_letter({"n": 1}, topic=flights)
-    ask(letter)
-    services.produce(flights, "k", {"n": 2}).result()
-
-    call_command("kafka_consume", "--until-empty")
-
-    letter.refresh_from_db()
-    assert letter.state in ("resolved", "open")  # the worker may have ended before it looked
-    assert Effect.objects.filter(payload__n=2).count() == 1
+    worker.send_signal(signal.SIGTERM)
+    assert worker.finish() == 0, worker.output()
+    assert len(flights.runs()) == 2

@@ -191,5 +191,5 @@ def test_settings_may_name_a_serializer_of_the_project(
 
 
 def test_a_serializer_that_does_not_exist_is_a_sentence() -> None:
-    with pytest.raises(ConfigurationError, match=r"No serializer 'tests\.nowhere\.Hex'; there are bytes, text, json, or"):
+    with pytest.raises(ConfigurationError, match=r"No serializer 'tests\.nowhere\.Hex'; there are bytes, text, json"):
         get("tests.nowhere.Hex")

@@ -94,9 +94,8 @@ def test_a_consumer_is_ready_when_its_worker_was_heard_of(name: str) -> None:
 
     assert not services.is_consumer_ready("ops")
     now = timezone.now()
-    Worker.objects.create(
-        id="a", cluster="default", consumer="ops", group_id="ops", host="h", pid=1, version="0", started_at=now, seen_at=now
-    )
+    ours = {"cluster": "default", "consumer": "ops", "group_id": "ops"}
+    Worker.objects.create(id="a", **ours, host="h", pid=1, version="0", started_at=now, seen_at=now)
     assert services.is_consumer_ready("ops")
     assert services.is_consumer_ready()
     assert not services.is_consumer_ready("audit-log")

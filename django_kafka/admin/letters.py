@@ -38,13 +38,13 @@ class DeadLetterAdmin(Confirming, ReadOnly):
 
     list_display = (
         "coordinates",
-        "consumer_shown",
         "key_shown",
         "error_shown",
-        "attempts",
         "state_shown",
         "replay_shown",
+        "attempts",
         "last_failed_at",
+        "consumer_shown",
     )
     list_filter = (
         StateFilter,

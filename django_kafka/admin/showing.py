@@ -50,7 +50,7 @@ def as_text(data: bytes) -> str:
     return lines(data.decode("utf-8", "backslashreplace"))
 
 
-def brief(data: bytes, *, whole: bool = True, longest: int = 60) -> str:
+def brief(data: bytes, *, whole: bool = True, longest: int = 40) -> str:
     """Return bytes in one line: their text, or in hexadecimal when they are none.
 
     `whole` is False when `data` is only the beginning.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import confluent_kafka
@@ -36,6 +37,12 @@ class Events:
 
     def trouble(self, code: str, sentence: str, topic: str | None) -> None:
         """Something went wrong that the client itself goes on from."""
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Tell whether the client cannot go on after `error`, as when another member took its `group.instance.id`."""
+    cause = errors.of(error)
+    return cause is not None and (cause.fatal() or cause.name() == "_FATAL")
 
 
 class ConsumerClient:
@@ -80,8 +87,10 @@ class ConsumerClient:
                 good.append(message)
             elif error.name() == "_PARTITION_EOF":
                 self._events.at_end((message.topic(), message.partition()))
+            elif is_fatal(failed := confluent_kafka.KafkaException(error)):
+                raise failed
             else:
-                self._events.trouble(error.name(), message.error().str(), message.topic())
+                self._on_error(error, message.topic())
         return good
 
     def by_partition(self, messages: list[Any]) -> list[tuple[Place, list[Any]]]:
@@ -152,8 +161,12 @@ class ConsumerClient:
         else:
             self._client.assign([TopicPartition(one.topic, one.partition) for one in self._client.assignment()])
 
+    def unsubscribe(self) -> None:
+        """Begin to leave the group; the partitions are revoked while `fetch` is called."""
+        self._client.unsubscribe()
+
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group, if that was not done, and free what the client holds."""
         self._client.close()
 
     def _on_assign(self, _client: object, partitions: list[TopicPartition]) -> None:
@@ -165,11 +178,12 @@ class ConsumerClient:
     def _on_lost(self, _client: object, partitions: list[TopicPartition]) -> None:
         self._guarded(lambda: self._events.revoked([(one.topic, one.partition) for one in partitions], True))
 
-    def _on_error(self, error: confluent_kafka.KafkaError) -> None:
-        self._guarded(lambda: self._events.trouble(error.name(), error.str(), None))
+    def _on_error(self, error: confluent_kafka.KafkaError, topic: str | None = None) -> None:
+        self._guarded(lambda: self._events.trouble(error.name(), error.str(), topic))
 
     def _guarded(self, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except Exception:
-            log.exception("consumer=%s a callback failed", self.name)
+        except Exception:  # noqa: BLE001  # see Events; what the project's logging raises may not leave it either
+            with suppress(Exception):
+                log.exception("consumer=%s a callback failed", self.name)

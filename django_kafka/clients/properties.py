@@ -10,8 +10,10 @@ import ctypes
 import difflib
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain
 
 from .. import conf
+from ..conf.librdkafka import CLUSTER_SAME, CONSUMER_SAME, PRODUCER_SAME
 from . import embedded, librdkafka, security
 
 FOUND_BY_MEASUREMENT = {
@@ -78,6 +80,9 @@ def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) 
     }
     if str(consumer.options.get("group.protocol")).lower() != "consumer":
         chosen["partition.assignment.strategy"] = "cooperative-sticky"
+        if cluster.embedded:
+            # When the last member of a group has left, it lets the next one wait for a whole session.
+            chosen |= {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500}
     given = {
         "session.timeout.ms": consumer.session_timeout,
         "heartbeat.interval.ms": consumer.heartbeat_interval,
@@ -119,10 +124,12 @@ def problems(kind: str, options: Mapping[str, object]) -> list[tuple[str, str]]:
 
 
 _UNKNOWN, _INVALID = -2, -1
+_ALIASES = tuple(chain.from_iterable(chain(PRODUCER_SAME.values(), CONSUMER_SAME.values(), CLUSTER_SAME.values())))
+"""Names that people use and the library does not list: it knows each property by one name."""
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, known(), n=1)
+    near = difflib.get_close_matches(name, (*known(), *_ALIASES), n=1)
     return f"; did you mean {near[0]!r}?" if near else "; its CONFIGURATION.md lists what it has."
 
 

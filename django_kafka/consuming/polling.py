@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -10,7 +11,7 @@ from typing import Any
 
 from .. import conf, signals
 from ..clients import properties
-from ..clients.consumer import ConsumerClient, Events
+from ..clients.consumer import ConsumerClient, Events, is_fatal
 from ..exceptions import ConfigurationError
 from ..tallies import ConsumerTally
 from .lanes import Lane, Lanes, Place
@@ -23,6 +24,8 @@ _TEND = 0.02
 """Seconds between two looks at watermarks and pauses, which cost a step per partition."""
 _SKIP = 1.0
 """Seconds for which a full worker only leaves off fetching. A pause would throw prefetched messages away."""
+_LEAVE_AT_MOST = 10.0
+"""Seconds for partitions to be given back at the end, which takes no answer of a broker."""
 _WAITS_BEFORE_PAUSE = 3
 _REPEAT_LOG = 30.0
 
@@ -38,6 +41,7 @@ class Poller(Events):
         lanes: Lanes,
         tally: ConsumerTally,
         *,
+        worker: object = None,
         limit: int | None = None,
         until_empty: bool = False,
     ) -> None:
@@ -47,6 +51,8 @@ class Poller(Events):
         self.stopping = threading.Event()
         self.error: BaseException | None = None
         """What ended it, when that was not a wish."""
+        self._worker = worker
+        """What receivers of signals get to know."""
         self._topics = topics
         self._limit = limit
         self._taken = 0
@@ -57,8 +63,12 @@ class Poller(Events):
         self._drain_at_most = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 2000
         self._client = ConsumerClient(consumer.name, chosen, self)
         self._assigned_once = False
+        self._quiet_from = 0.0
+        """When the group will have had the time to tell of another rebalance: it does so at heartbeats."""
         self._full = False
         self._full_since: float | None = None
+        self._usual_size = math.inf
+        """Bytes of a message, as in the last fetch; unknown at first, so that the first fetch takes one message."""
         self._tended = 0.0
         self._revoked_now: set[Place] = set()
         self._assigned_now: set[Place] = set()
@@ -68,8 +78,8 @@ class Poller(Events):
 
     def run(self) -> None:
         """Poll until the end, then finish what runs, commit and leave the group."""
-        self._client.subscribe(self._topics)
         try:
+            self._client.subscribe(self._topics)
             while not (self.stopping.is_set() or self._finished()):
                 self._turn()
         except BaseException as error:  # noqa: BLE001  # said by the worker; the group is left in any case
@@ -80,16 +90,26 @@ class Poller(Events):
     def _finished(self) -> bool:
         if self.lanes.in_flight or not self._assigned_once:
             return False
-        if self._limit is not None and self._taken >= self._limit:
+        if self._has_enough():
             return True
-        return self._until_empty and all(lane.at_end for lane in self.lanes)
+        return self._until_empty and all(lane.at_end for lane in self.lanes) and time.monotonic() >= self._quiet_from
+
+    def _expect_more(self) -> None:
+        """Note that partitions are on their way from one worker to another, and may come here with what is left."""
+        self._quiet_from = time.monotonic() + 2 * (self.consumer.heartbeat_interval or 3.0)
+
+    def _has_enough(self) -> bool:
+        return self._limit is not None and self._taken >= self._limit
 
     def _turn(self) -> None:
+        if self._has_enough():
+            # Its last messages may take longer than a client may go unpolled.
+            self._full = True
         most = self._room()
         if most > 0 or self._full:
             self._full_since = None
             messages = self._fetch(max(most, 1))
-            if messages:
+            if messages and not self._has_enough():
                 self._hand_out(messages)
             self._note_ends()
         else:
@@ -102,9 +122,11 @@ class Poller(Events):
 
     def _room(self) -> int:
         """Return how many messages may be fetched now."""
-        if self.lanes.bytes >= self.consumer.max_in_flight_bytes:
+        left = self.consumer.max_in_flight_bytes - self.lanes.bytes
+        if left <= 0:
             return 0
         room = min(self.consumer.max_in_flight - self.lanes.in_flight, self.consumer.max_poll_records)
+        room = min(room, max(1, int(left / self._usual_size)))
         return room if self._limit is None else min(room, self._limit - self._taken)
 
     def _below_low_mark(self) -> bool:
@@ -124,11 +146,11 @@ class Poller(Events):
         self._revoked_now.clear()
         self._assigned_now.clear()
         self._replaced_now.clear()
+        messages: list[Any] = []
         try:
             messages = self._client.fetch(most, _POLL)
         except Exception as error:  # noqa: BLE001  # what it had taken off the queue is lost to it: fetch it again
             self._fetch_again(error)
-            return []
         if self._assigned_now:
             # A pause outlives a revocation; a new assignment begins unpaused whatever was before.
             self._client.resume([place for place in self._assigned_now if self.lanes.get(place)])
@@ -138,7 +160,7 @@ class Poller(Events):
         return messages
 
     def _fetch_again(self, error: Exception) -> None:
-        if getattr(error.args[0] if error.args else None, "fatal", bool)():
+        if is_fatal(error):
             raise error
         log.warning("consumer=%s fetching failed: %s; it is done again", self.consumer.name, type(error).__name__)
         known = {lane.place: lane.expected for lane in self.lanes if lane.expected is not None}
@@ -148,6 +170,7 @@ class Poller(Events):
 
     def _hand_out(self, messages: list[Any]) -> None:
         tally = self.tally
+        fetched = 0
         for place, group in self._client.by_partition(messages):
             lane = self.lanes.get(place)
             if lane is None or lane.halted or place in self._replaced_now:
@@ -159,6 +182,8 @@ class Poller(Events):
             self._taken += len(group)
             tally.received += len(group)
             tally.bytes += size
+            fetched += size
+        self._usual_size = max(1.0, fetched / len(messages))
 
     def _notice_jump(self, lane: Lane, group: list[Any]) -> None:
         first, last = group[0].offset(), group[-1].offset()
@@ -173,13 +198,13 @@ class Poller(Events):
 
     def _note_ends(self) -> None:
         for place in self._ended_now:
-            if (lane := self.lanes.get(place)) is not None:
+            if (lane := self.lanes.get(place)) is not None and place not in self._replaced_now:
                 lane.at_end = True
         self._ended_now.clear()
 
     def _throttle(self) -> None:
         """Pause lanes that wait, and all when the worker is full; resume them at the low mark."""
-        if self._full and self._below_low_mark():
+        if self._full and self._below_low_mark() and not self._has_enough():
             self._full = False
         pause: list[Place] = []
         resume: list[Place] = []
@@ -201,10 +226,10 @@ class Poller(Events):
             if message is not None and (offset := message.offset() or 0) != lane.stored:
                 moved[lane.place] = message
                 lane.stored = offset
-        if not moved:
-            return
-        self._client.store(moved)
-        if wait or not self.consumer.enable_auto_commit:
+        if moved:
+            self._client.store(moved)
+        # The last commit of all is made even when nothing moved: an earlier one may have failed.
+        if wait or (moved and not self.consumer.enable_auto_commit):
             self._client.commit(wait=wait)
 
     def _leave(self) -> None:
@@ -214,13 +239,21 @@ class Poller(Events):
             self._client.pause([lane.place for lane in lanes])
             while not self.lanes.drain(lanes, 0):
                 self._client.fetch(1, _POLL)
-            self._settle(lanes, wait=True)
+            self._settle(lanes)
+            # Polled until the partitions are revoked, which commits them. In the midst of a rebalance a close() or a
+            # commit that is waited for here would hang until the session has timed out.
+            self._client.unsubscribe()
+            deadline = time.monotonic() + _LEAVE_AT_MOST
+            while len(self.lanes) and time.monotonic() < deadline:
+                self._client.fetch(1, _POLL)
         except Exception:
             log.exception("consumer=%s leaving the group was not clean", self.consumer.name)
         finally:
-            self._client.close()
-            self.lanes.drop(lanes)
-            self.lanes.close()
+            try:
+                self._client.close()
+            finally:
+                self.lanes.drop(lanes)
+                self.lanes.close()
 
     def assigned(self, places: list[Place]) -> None:
         """Open the lanes of partitions that came."""
@@ -230,25 +263,35 @@ class Poller(Events):
                 self._replaced_now.add(place)
             self._assigned_now.add(place)
             self.lanes.open(place)
+        if not len(self.lanes):
+            self._expect_more()
         self.tally.rebalances += 1
         log.info("consumer=%s assigned=%s", self.consumer.name, _listed(places))
-        signals.partitions_assigned.send_robust(self.consumer.name, worker=self, partitions=places)
+        signals.partitions_assigned.send_robust(self.consumer.name, worker=self._worker, partitions=places)
 
     def revoked(self, places: list[Place], lost: bool) -> None:
         """Finish what runs in partitions that leave, commit what is settled, and forget the rest."""
         self._revoked_now.update(places)
+        self._expect_more()
         lanes = self.lanes.halt(places)
-        if not lost:
-            if not self.lanes.drain(lanes, self._drain_at_most):
-                log.warning(
-                    "consumer=%s a handler still runs after %.0f s; its message is handled again by the next owner",
-                    self.consumer.name, self._drain_at_most,
-                )  # fmt: skip
-            self._settle(lanes, wait=True)
-        self.lanes.drop(lanes)
+        try:
+            if not lost:
+                self._finish(lanes)
+        finally:
+            self.lanes.drop(lanes)
         self.tally.rebalances += 1
         log.info("consumer=%s %s=%s", self.consumer.name, "lost" if lost else "revoked", _listed(places))
-        signals.partitions_revoked.send_robust(self.consumer.name, worker=self, partitions=places, lost=lost)
+        signals.partitions_revoked.send_robust(self.consumer.name, worker=self._worker, partitions=places, lost=lost)
+
+    def _finish(self, lanes: Collection[Lane]) -> None:
+        """Wait for what runs, but not so long that the group takes this member for dead, and commit."""
+        drained = self.lanes.drain(lanes, self._drain_at_most)
+        self._settle(lanes, wait=True)
+        if not drained:
+            log.warning(
+                "consumer=%s a handler still runs after %.0f s; its message is handled again by the next owner",
+                self.consumer.name, self._drain_at_most,
+            )  # fmt: skip
 
     def at_end(self, place: Place) -> None:
         """Note that a partition has nothing more for now."""

@@ -32,7 +32,7 @@ class Worker:
         self.topics, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
         self.tally = tallies.of_consumer(name)
         self.lanes = Lanes()
-        bounds: dict[str, Any] = {"limit": max_messages, "until_empty": until_empty}
+        bounds: dict[str, Any] = {"worker": self, "limit": max_messages, "until_empty": until_empty}
         self._poller = Poller(self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds)
         self._threads = [
             HandlerThread(f"kafka-{name}-{number}", self.consumer, self.group_id, self.lanes, self.tally, self.fail)
@@ -69,16 +69,15 @@ class Worker:
     def fail(self, error: BaseException) -> None:
         """Stop because of `error`; the message that met it stays uncommitted and is read again."""
         self.error = self.error or error
-        log.error("consumer=%s stops: %s", self.consumer.name, type(error).__name__)
         self.stop()
+        log.error("consumer=%s stops: %s", self.consumer.name, type(error).__name__)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it has left its group; tell whether it has."""
-        self._polling.join(timeout)
-        if self._polling.is_alive():
-            return False
-        for thread in self._threads:
-            thread.join()
+        for thread in (self._polling, *self._threads):
+            thread.join(timeout)
+            if thread.is_alive():
+                return False
         return True
 
     def close(self) -> None:

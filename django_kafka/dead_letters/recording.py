@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import traceback as tracebacks
@@ -45,7 +44,7 @@ class Failure:
         kind = type(error)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         return cls(
-            error_type=name[:300],
+            error_type=_storable(name)[:300],
             error_message=_storable(_text(error)),
             traceback=_storable("".join(tracebacks.format_exception(error))),
             category=category,
@@ -89,19 +88,19 @@ def record(
 
 def add_attempt(using: str, letter: DeadLetter, failure: Failure, origin: str) -> None:
     """Add a failed attempt to a letter and open it (again)."""
-    letters = DeadLetter.objects.using(using)
-    letters.filter(pk=letter.pk).update(
-        attempts=F("attempts") + 1,
-        state=DeadLetter.State.OPEN,
-        settled_at=None,
-        error_type=failure.error_type,
-        error_message=failure.error_message,
-        traceback=failure.traceback,
-        category=failure.category,
-        handler=failure.handler,
-        last_failed_at=failure.at,
-    )
-    letter.refresh_from_db(using=using, fields=["attempts", "state"])
+    changes: dict[str, Any] = {
+        "attempts": F("attempts") + 1,
+        "state": DeadLetter.State.OPEN,
+        "settled_at": None,
+        "error_type": failure.error_type,
+        "error_message": failure.error_message,
+        "traceback": failure.traceback,
+        "category": failure.category,
+        "handler": failure.handler,
+        "last_failed_at": failure.at,
+    }
+    DeadLetter.objects.using(using).filter(pk=letter.pk).update(**changes)
+    letter.refresh_from_db(using=using, fields=list(changes))
     DeadLetterAttempt.objects.using(using).create(
         letter=letter,
         number=letter.attempts,
@@ -132,21 +131,25 @@ def _row(using: str, consumer: conf.Consumer, group_id: str, message: Message, f
     letters = DeadLetter.objects.using(using)
     if (known := letters.select_for_update().filter(**identity).first()) is not None:
         return known
-    with contextlib.suppress(IntegrityError), transaction.atomic(using=using):
-        return letters.create(
-            **identity,
-            consumer=consumer.name,
-            timestamp_ms=message.timestamp_ms,
-            key=message.raw_key,
-            value=message.raw_value,
-            stored_headers=stored_headers,
-            category=failure.category,
-            error_type=failure.error_type,
-            first_failed_at=failure.at,
-            last_failed_at=failure.at,
-        )
-    # Another worker stored it in between, as may happen around a rebalance.
-    return letters.select_for_update().get(**identity)
+    try:
+        with transaction.atomic(using=using):
+            return letters.create(
+                **identity,
+                consumer=consumer.name,
+                timestamp_ms=message.timestamp_ms,
+                key=message.raw_key,
+                value=message.raw_value,
+                stored_headers=stored_headers,
+                category=failure.category,
+                error_type=failure.error_type,
+                first_failed_at=failure.at,
+                last_failed_at=failure.at,
+            )
+    except IntegrityError:
+        # Another worker stored it in between, as may happen around a rebalance; or the database refuses it.
+        if (known := letters.select_for_update().filter(**identity).first()) is None:
+            raise
+        return known
 
 
 def _replayed_letter(using: str, consumer: conf.Consumer, group_id: str, message: Message) -> DeadLetter | None:

@@ -21,6 +21,8 @@ DATABASES = {
 
 KAFKA: dict[str, Any] = json.loads(os.environ["JOURNEY_KAFKA"])
 
+ROOT_URLCONF = os.environ.get("JOURNEY_URLS", "tests.urls")
+
 EFFECT_GROUP = os.environ["JOURNEY_GROUP"]
 
 # A real project keeps its own words for celery; ours are read by `config_from_object("django.conf:settings")`.

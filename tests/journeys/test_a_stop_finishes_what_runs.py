@@ -110,11 +110,8 @@ def test_a_stop_during_an_outage_of_the_brokers_ends(project: Project, topic: Ca
     gate.touch()
     wait_effects(project, name, 11)
 
-    began = time.monotonic()
     worker.send_signal(signal.SIGTERM)
-    code = worker.finish(20)
-    assert time.monotonic() - began < 10
-    assert code == 0
+    assert worker.finish(25) == 0
     project.cluster.start()
 
     project.manage("kafka_consume")

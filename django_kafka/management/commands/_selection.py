@@ -15,6 +15,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from ... import conf
 from ...dead_letters import replaying
+from ...exceptions import ConfigurationError
 from ...models import DeadLetter
 
 _FILTERS = ("consumer", "topic", "partition", "error", "category", "key", "since", "until", "id")
@@ -79,7 +80,7 @@ def duration(text: str) -> float:
     """Return the seconds that a text such as 90s, 10m or 1h30m means."""
     try:
         seconds: float = conf.parse_duration(text)
-    except (ValueError, TypeError) as error:
+    except ConfigurationError as error:
         raise ArgumentTypeError(f"{text!r} is no time; write 90s, 10m or 1h30m.") from error
     return seconds
 
@@ -125,6 +126,6 @@ def _moment(option: str, text: str, *, end: bool) -> datetime:
             return at if timezone.is_aware(at) else timezone.make_aware(at, zone)
         if re.search(r"[a-z]$", text):
             return timezone.now() - timedelta(seconds=conf.parse_duration(text))
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, OverflowError, ConfigurationError):
         pass
     raise CommandError(f"{option} {text!r} is no time; write 2026-11-23, 2026-11-23T15:00, or 2h for two hours ago.")

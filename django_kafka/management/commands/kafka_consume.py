@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import atexit
 import os
 import signal
 import threading
 from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -17,7 +18,8 @@ from ... import conf
 from ...consuming.crew import Crew
 from ...exceptions import ConfigurationError
 
-log = logging.getLogger("django_kafka.worker")
+_LEAVE_WITHIN = 5.0
+"""Seconds that a reload waits for running handlers."""
 
 
 class Command(BaseCommand):
@@ -37,7 +39,10 @@ class Command(BaseCommand):
 
     def handle(self, *_arguments: Any, **options: Any) -> None:
         """Run the consumers."""
-        names = options["names"] or [one.name for one in conf.kafka().consumers.values() if one.enabled]
+        try:
+            names = options["names"] or [one.name for one in conf.kafka().consumers.values() if one.enabled]
+        except ConfigurationError as error:
+            raise CommandError(str(error)) from error
         if not names:
             raise CommandError('KAFKA["consumers"] has no enabled consumer.')
         if len(set(names)) < len(names):
@@ -54,10 +59,12 @@ class Command(BaseCommand):
             crew = Crew(names, max_messages=options["max_messages"], until_empty=options["until_empty"])
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
-        if threading.current_thread() is threading.main_thread():
-            _Stop(crew).listen()
         self.stdout.write(f"Consuming with {', '.join(names)}. Stop with Ctrl-C.")
-        crew.run()
+        if threading.current_thread() is threading.main_thread():
+            with _Stop(crew):
+                crew.run()
+        else:
+            _run_below_reloader(crew)
         if crew.error is not None:
             raise CommandError(f"Stopped by {type(crew.error).__name__}: {crew.error}") from crew.error
 
@@ -69,17 +76,45 @@ class _Stop:
         self._crew = crew
         self._asked = False
 
-    def listen(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self._asked:
-            os.write(2, b"Stopped at once; what was not finished is read again.\n")
+            _say(b"Stopped at once; what was not finished is read again.\n")
             os._exit(128 + number)
         self._asked = True
-        os.write(2, b"Finishing what runs; once more to stop at once.\n")
         self._crew.stop()
+        _say(b"Finishing what runs; once more to stop at once.\n")
+
+
+def _say(sentence: bytes) -> None:
+    # Not through Python's streams, which the interrupted thread may be in the middle of; and nobody may be listening.
+    with suppress(OSError):
+        os.write(2, sentence)
+
+
+def _run_below_reloader(crew: Crew) -> None:
+    """Run a crew that leaves its groups when the reloader ends the process.
+
+    A member that just vanishes keeps its partitions from the next process until its session times out.
+    """
+    ended = threading.Event()
+
+    def leave() -> None:
+        crew.stop()
+        ended.wait(_LEAVE_WITHIN)
+
+    atexit.register(leave)
+    try:
+        crew.run()
+    finally:
+        ended.set()
+        atexit.unregister(leave)
 
 
 def _positive(text: str) -> int:

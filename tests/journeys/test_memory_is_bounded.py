@@ -1,0 +1,50 @@
+"""Promise 9: however much waits, a worker holds a bounded part of it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+from tests.journeys.project import Project
+from tests.journeys.steps import wait_effects
+from tests.servers.processes import Program, wait_until
+
+MIB = 1 << 20
+
+
+def peak(program: Program) -> int:
+    """The most memory that a process has had, in bytes."""
+    with open(f"/proc/{program.pid}/status") as status:
+        line = next(each for each in status if each.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def test_a_worker_with_a_slow_handler_and_200_000_waiting_messages_stays_small(
+    project: Project, topic: Callable[..., str]
+) -> None:
+    name = project.create_topic(topic(), partitions=4)
+    project.consumer("journey", name, "tests.app.handlers.slow", concurrency=2, max_in_flight=10_000)
+    padding = "x" * 500
+    project.produce(({"partition": n % 4, "value": {"n": n, "seconds": 0.01, "p": padding}} for n in range(200_000)), name)
+    project.produce([{"partition": 0, "value": {"last": True}}], name)
+    worker = project.manage("kafka_consume")
+    wait_effects(project, name, 600, 40)
+
+    assert peak(worker) < 150 * MIB, f"{peak(worker) / MIB:.0f} MiB"
+    worker.send_signal(signal.SIGTERM)
+    assert worker.finish(15) == 0
+    project.assert_ledger(name, once=True)
+
+
+def test_messages_in_flight_are_bounded_by_their_bytes(project: Project, topic: Callable[..., str]) -> None:
+    name = project.create_topic(topic(), partitions=2)
+    project.consumer("journey", name, max_in_flight_bytes=1_000_000, max_poll_records=10)
+    project.produce(({"partition": n % 2, "value": {"n": n, "p": "x" * 100_000}} for n in range(300)), name)
+    worker = project.manage("kafka_consume")
+
+    wait_until(lambda: project.all_committed(name), 40, every=0.5)
+    assert peak(worker) < 150 * MIB, f"{peak(worker) / MIB:.0f} MiB"
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.finish(15) == 0
+    project.assert_ledger(name, settled=True, once=True)

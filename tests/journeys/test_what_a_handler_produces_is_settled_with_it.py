@@ -1,0 +1,98 @@
+"""A message is settled when every record that its handler produced is acknowledged, and not before."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.journeys.project import Project
+from tests.journeys.steps import QUICK, numbered, read, wait_committed, wait_effects
+from tests.servers import Kafka
+from tests.servers.processes import wait_until
+
+FORWARD = "tests.app.scenes.forward"
+
+
+def numbers(project: Project, topic: str) -> list[int]:
+    """The numbers in a topic."""
+    return sorted(json.loads(message.value() or b"{}")["n"] for message in read(project, topic))
+
+
+@pytest.mark.parametrize("transaction", ["message", "none"])
+def test_each_handled_message_has_its_record(project: Project, topic: Callable[..., str], transaction: str) -> None:
+    name, other = project.create_topic(topic(), partitions=2), project.create_topic(topic("onward"))
+    project.consumer("journey", name, FORWARD, transaction=transaction, concurrency=2)
+    project.kafka["producers"] = {"default": {}}
+    project.produce(numbered(200, to=other), name)
+    worker = project.manage("kafka_consume")
+    wait_committed(project, name)
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.finish(15) == 0
+    assert numbers(project, other) == list(range(200))
+    project.assert_ledger(name, settled=True, once=True)
+
+
+def test_a_handler_that_fails_after_it_produced_has_produced_nothing(
+    project: Project, topic: Callable[..., str]
+) -> None:
+    name, other = project.create_topic(topic()), project.create_topic(topic("onward"))
+    project.consumer("journey", name, FORWARD)
+    project.kafka["producers"] = {"default": {}}
+    records = numbered(20, to=other)
+    records[7]["value"]["raise"] = "ValueError"
+    project.produce(records, name)
+    project.run("kafka_consume", "--until-empty")
+
+    assert numbers(project, other) == [number for number in range(20) if number != 7]
+    assert [letter["offset"] for letter in project.letters()] == [7]
+    project.assert_ledger(name, settled=True, once=True)
+
+
+@pytest.mark.parametrize("end", ["nothing", "stop", "kill"])
+def test_an_offset_waits_until_the_broker_has_the_records(
+    project: Project, topic: Callable[..., str], end: str
+) -> None:
+    """The records go to a cluster of their own, which is down, so that offsets could be committed meanwhile."""
+    name = project.create_topic(topic(), partitions=2)
+    second = Kafka(heap="384m")
+    try:
+        second.start()
+        other = topic("onward")
+        onward = Project(cluster=second, server=project.server, database=project.database, directory=project.directory)
+        onward.create_topic(other)
+        project.consumer("journey", name, FORWARD, concurrency=2, **QUICK)
+        project.kafka["clusters"] = {"second": {"brokers": [second.address], "connection": {"timeout": "3s"}}}
+        project.kafka["producers"] = {"default": {"cluster": "second"}}
+        project.produce(numbered(10, to=other), name)
+        worker = project.manage("kafka_consume")
+        wait_committed(project, name)
+        before = project.committed(name)
+
+        second.kill()
+        later = numbered(110, to=other)[100:]
+        project.produce(later, name)
+        wait_until(lambda: any(effect.payload["n"] >= 100 for effect in project.effects(name)))
+        if end == "stop":
+            worker.send_signal(signal.SIGTERM)
+            assert worker.finish(30) == 0
+            assert "undelivered=" in worker.output(), "What was not delivered is reported."
+        elif end == "kill":
+            wait_effects(project, name, 12)
+            worker.kill()
+            worker.wait(10)
+        assert project.committed(name) == before, "What is not acknowledged is not committed."
+        second.start()
+        if end != "nothing":
+            worker = project.manage("kafka_consume")
+        wait_committed(project, name)
+        worker.send_signal(signal.SIGTERM)
+
+        assert worker.finish(15) == 0
+        assert set(numbers(onward, other)) == {*range(10), *range(100, 110)}
+        project.assert_ledger(name, settled=True, once=end == "nothing")
+    finally:
+        second.close()

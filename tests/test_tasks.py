@@ -1,0 +1,143 @@
+"""Who carries replays out: a worker, a Celery task, or the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery, current_app
+from django.utils import timezone
+
+from django_kafka import tasks
+from django_kafka.dead_letters import replaying
+from django_kafka.messages import Message
+from django_kafka.models import DeadLetter, Replay, Worker
+from tests.letters import dead_letter
+from tests.servers import Redis
+from tests.servers.processes import free_port
+
+pytestmark = pytest.mark.django_db
+
+
+def handle(message: Message) -> None:
+    """Do nothing."""
+
+
+@pytest.fixture(autouse=True)
+def consumers(settings: Any) -> None:
+    consumer = {"group_id": "ops", "topics": {"flights": {"handler": "tests.test_tasks.handle"}}}
+    settings.KAFKA = {"brokers": ["127.0.0.1:1"], "consumers": {"ops": consumer}}
+
+
+@pytest.fixture
+def celery() -> Iterator[Celery]:
+    """The project's Celery application."""
+    before = current_app._get_current_object()
+    app = Celery("project", set_as_current=True)
+    yield app
+    app.close()
+    before.set_current()
+
+
+def worker(seconds_ago: float) -> None:
+    now = timezone.now()
+    seen = now - timedelta(seconds=seconds_ago)
+    Worker.objects.create(
+        id="w", consumer="ops", group_id="ops", host="h", pid=1, version="1", started_at=now, seen_at=seen
+    )
+
+
+def test_a_worker_that_is_alive_is_preferred(celery: Celery) -> None:
+    celery.conf.broker_url = "memory://"
+    worker(1)
+
+    assert tasks.dispatch("ops") == "worker"
+    assert tasks.dispatch("other") == "celery"
+
+
+def test_a_worker_that_is_silent_does_not_count() -> None:
+    worker(600)
+
+    assert tasks.dispatch("ops") == "command"
+
+
+def test_without_a_celery_broker_it_is_the_command(celery: Celery) -> None:
+    assert tasks.dispatch("ops") == "command"
+
+
+def test_a_celery_broker_that_does_not_answer_is_said_within_seconds(
+    celery: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    celery.conf.broker_url = f"redis://127.0.0.1:{free_port()}/0"
+    begun = timezone.now()
+
+    assert tasks.dispatch("ops") == tasks.Carrier.UNREACHABLE
+
+    assert (timezone.now() - begun).total_seconds() < 10
+    assert "Celery's broker cannot be reached" in caplog.text
+
+
+def test_a_celery_worker_carries_out_what_was_sent(celery: Celery, redis_server: Redis) -> None:
+    celery.conf.broker_url = f"redis://{redis_server.address}/0"
+    letter = dead_letter({})
+    replaying.request([letter.pk])
+
+    assert tasks.dispatch("ops") == "celery"
+
+    with celery.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+        sent = queue.get(timeout=10)
+        sent.ack()
+    assert sent.headers["task"] == tasks.CARRY_OUT_REPLAYS == "django_kafka.carry_out_replays"
+    arguments = sent.payload[0]
+    celery.finalize()
+    celery.tasks[sent.headers["task"]].apply(args=arguments, throw=True)
+    letter.refresh_from_db()
+    assert letter.state == "resolved"
+
+
+def test_the_task_is_bounded_in_time_and_tells_that_something_is_left() -> None:
+    ids = [dead_letter({}).pk for _ in range(3)]
+    replaying.request(ids)
+
+    assert not tasks.carry_out_for("ops", 0)
+    assert DeadLetter.objects.filter(state="open").count() == 3
+    assert tasks.carry_out_for("ops", 60)
+    assert DeadLetter.objects.filter(state="resolved").count() == 3
+
+
+def test_the_task_takes_replays_of_its_consumer_only() -> None:
+    replaying.request([dead_letter({}, consumer="other").pk])
+
+    assert tasks.carry_out_for("ops", 60)
+    assert Replay.objects.get().state == "requested"
+
+
+def test_the_task_comes_again_while_an_executor_holds_a_claim(celery: Celery) -> None:
+    replaying.request([dead_letter({}).pk])
+    Replay.objects.update(state="running", claim="dead", claimed_at=timezone.now())
+
+    assert not tasks.carry_out_for("ops", 60)
+
+
+def test_everything_works_without_celery(tmp_path: Path) -> None:
+    (tmp_path / "celery.py").write_text("raise ImportError('not installed')")
+    code = """
+import django
+django.setup()
+from django_kafka import tasks
+from django_kafka.monitoring import heartbeats
+import django_kafka.admin
+heartbeats.alive = lambda consumer: False
+assert tasks.dispatch("ops") == "command"
+assert not hasattr(tasks, "carry_out_replays")
+"""
+    root = Path(__file__).resolve().parents[1]
+    env = {"PYTHONPATH": f"{tmp_path}:{root}", "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
