@@ -1,4 +1,4 @@
-"""A project of its own in a directory, for commands that run as processes of their own on a SQLite file or PostgreSQL."""
+"""A project in a directory, for commands that run as processes of their own, on a SQLite file or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ class Desk:
         self.run("migrate", "-v0")
         return self
 
-    def start(self, *arguments: str) -> Program:
-        """Start a management command."""
+    def start(self, *arguments: str, module: str = "django") -> Program:
+        """Start a management command, or a command of another module."""
         path = os.pathsep.join([str(ROOT), str(self.home)])
         env = {**os.environ, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "desk_settings", "PYTHONUNBUFFERED": "1"}
         log = self.home / f"{len(self.programs)}.log"
-        program = Program.start([sys.executable, "-m", "django", *arguments], log=log, env=env, cwd=self.home)
+        program = Program.start([sys.executable, "-m", module, *arguments], log=log, env=env, cwd=self.home)
         self.programs.append(program)
         return program
 

@@ -679,8 +679,8 @@ def test_the_page_offers_what_fits(
 def test_everything_that_a_filter_finds_can_be_chosen_across_pages(client: Client, operator: User, letter: Any) -> None:
     for number in range(1200):
         DeadLetter.objects.create(
-            consumer="ops", group_id="ops", topic="flights", partition=1, offset=number, fingerprint="f", category="handler",
-            error_type="KeyError", first_failed_at=timezone.now(), last_failed_at=timezone.now(),
+            consumer="ops", group_id="ops", topic="flights", partition=1, offset=number, fingerprint="f",
+            category="handler", error_type="KeyError", first_failed_at=timezone.now(), last_failed_at=timezone.now(),
         )  # fmt: skip
     other = letter()
     first = DeadLetter.objects.filter(error_type="KeyError").last()

@@ -210,8 +210,9 @@ def test_locks_that_a_thread_holds_at_the_fork_are_free_in_the_child(name: str) 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_child_of_multiprocessing_delivers_what_it_sent_before_it_ends(
-    embedded: Cluster, name: str, method: Any, monkeypatch: pytest.MonkeyPatch
+    embedded: Cluster, settings: Settings, name: str, method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use(settings, embedded.bootstrap_servers, connection={"timeout": "20s"})  # how long it may flush at its end
     produce(name, None, "parent").result()
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.settings")
     context = multiprocessing.get_context(method)

@@ -17,6 +17,7 @@ from django_kafka import tasks
 from django_kafka.dead_letters import replaying
 from django_kafka.messages import Message
 from django_kafka.models import DeadLetter, Replay, Worker
+from tests.desk import Desk
 from tests.letters import dead_letter
 from tests.servers import Redis
 from tests.servers.processes import free_port
@@ -98,6 +99,31 @@ def test_a_celery_worker_carries_out_what_was_sent(celery: Celery, redis_server:
     celery.tasks[sent.headers["task"]].apply(args=arguments, throw=True)
     letter.refresh_from_db()
     assert letter.state == "resolved"
+
+
+def test_a_real_celery_worker_finds_the_task_and_carries_out_what_was_asked_for(
+    tmp_path: Path, redis_server: Redis
+) -> None:
+    desk = Desk.on_sqlite(tmp_path)
+    (tmp_path / "desk_celery.py").write_text(
+        "from celery import Celery\n"
+        f"app = Celery('desk', broker='redis://{redis_server.address}/1')\n"
+        "app.autodiscover_tasks()\n"
+    )
+    try:
+        desk.write({"n": 1}, {"bad": True})
+        worker = desk.start("-A", "desk_celery", "worker", "-P", "solo", "--without-gossip", module="celery")
+        asked = (
+            "import desk_celery; from django_kafka import tasks; from django_kafka.dead_letters import replaying as r; "
+            "r.request(r.letters().values_list('pk', flat=True)); print(tasks.dispatch('ops'))"
+        )
+        assert "celery" in desk.run("shell", "-v0", "-c", asked).splitlines()
+
+        states = "SELECT state FROM lynx_kafka_replay ORDER BY id"
+        desk.wait_until(lambda: desk.rows(states) == [("succeeded",), ("failed",)], worker)
+        assert len(desk.runs()) == 2
+    finally:
+        desk.close()
 
 
 def test_the_task_is_bounded_in_time_and_tells_that_something_is_left() -> None:

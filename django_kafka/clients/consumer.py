@@ -23,6 +23,10 @@ _partition_of: Callable[[Any], int] = cast("Any", confluent_kafka.Message.partit
 _topic_of: Callable[[Any], str] = cast("Any", confluent_kafka.Message.topic)
 
 
+_PASSING = {"REBALANCE_IN_PROGRESS", "COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
+"""Why a commit may fail that succeeds when it is made again a moment later."""
+
+
 class Events:
     """What the client tells while it polls. None of these may raise: that would discard fetched messages."""
 
@@ -124,20 +128,26 @@ class ConsumerClient:
                 )
         return refused
 
-    def commit(self, *, wait: bool) -> None:
-        """Commit what was stored; without `wait` the answer is only logged."""
+    def commit(self, *, wait: bool) -> bool:
+        """Commit what was stored; without `wait` the answer is only logged. Tell whether there is no use in a repeat."""
         try:
             if wait:
                 self._client.commit(asynchronous=False)
             else:
                 self._client.commit(asynchronous=True)
         except confluent_kafka.KafkaException as error:
-            if (cause := errors.of(error)) is None or cause.name() != "_NO_OFFSET":
+            cause = errors.of(error)
+            if cause is not None and cause.name() in _PASSING:
+                log.info("consumer=%s commit put off: %s", self.name, errors.sentence(error))
+                return False
+            if cause is None or cause.name() != "_NO_OFFSET":
                 log.warning(
                     "consumer=%s commit failed: %s; what it covered may be read again",
                     self.name,
                     errors.sentence(error),
                 )
+
+        return True
 
     def seek(self, offsets: Mapping[Place, int]) -> None:
         """Fetch again from these offsets."""

@@ -103,6 +103,27 @@ def test_the_partitions_of_a_stopped_worker_go_on_elsewhere_at_once(
     project.assert_ledger(name, settled=True, once=True)
 
 
+def test_a_stop_in_the_midst_of_a_rebalance_ends_promptly(project: Project, topic: Callable[..., str]) -> None:
+    """As when all workers are replaced one by one: each stops while its successor joins."""
+    name = project.create_topic(topic(), partitions=2)
+    project.consumer("journey", name, "tests.app.handlers.slow", concurrency=2)
+    project.produce(numbered(3000, keys=50, seconds=0.01), name)
+    worker = project.manage("kafka_consume")
+    wait_said(worker, f"assigned={name}")
+    for _ in range(4):
+        successor = project.manage("kafka_consume")
+        wait_said(successor, " started")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.finish(12) == 0
+        worker = successor
+
+    wait_said(worker, f"assigned={name}")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.finish(12) == 0
+    assert project.effects(name)
+    project.assert_ledger(name, once=True)
+
+
 def test_a_stop_during_an_outage_of_the_brokers_ends(project: Project, topic: Callable[..., str], gate: Path) -> None:
     name = project.create_topic(topic())
     worker = in_the_middle(project, name, gate, session_timeout="6s", heartbeat_interval="1s")
