@@ -58,8 +58,12 @@ def check_pools(**_asked: Any) -> list[checks.CheckMessage]:
         limits = pool if isinstance(pool, dict) else {}
         size = limits.get("max_size") or limits.get("min_size", 4)
         if size < needed:
-            sentence = f'DATABASES["{alias}"] has a pool of {size} connections; a worker of all consumers uses {needed}.'
-            found.append(_message("W008", sentence, "Raise the pool's `max_size`, or lower `concurrency`.", warning=True))
+            sentence = (
+                f'DATABASES["{alias}"] has a pool of {size} connections; a worker of all consumers uses {needed}.'
+            )
+            found.append(
+                _message("W008", sentence, "Raise the pool's `max_size`, or lower `concurrency`.", warning=True)
+            )
     return found
 
 

@@ -28,8 +28,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from . import conf, serializers, tallies
 from .clients import properties
 from .clients.producer import ProducerClient, failure
+from .deliveries import Delivery
 from .exceptions import ConfigurationError, DeliveryFailed, NotAvailable
-from .messages import Delivery
 from .signals import delivery_failed, record_delivered
 
 log = logging.getLogger(__name__)

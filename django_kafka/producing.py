@@ -1,4 +1,4 @@
-"""The one way out: a record is checked, serialized, and handed to its producer now or on commit."""
+"""The one way out: a record is handed to its producer now or on commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -15,18 +14,12 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.dispatch import receiver
 
-from . import serializers
 from .clients.producer import refusal
-from .exceptions import ConfigurationError, DeliveryDiscarded, EncodeError, QueueFull, RecordTooLarge
-from .messages import Delivery, Headers, Record
+from .deliveries import Delivery
+from .exceptions import DeliveryDiscarded, QueueFull
 from .producers import SERVE_EVERY, Gathered, Producer, Sent, here, producers
+from .records import Headers, Record, Wire, fields_of, prepare
 from .signals import produce_requested
-
-Wire = tuple[str, "bytes | None", "bytes | None", int, "list[tuple[str, bytes | None]] | None", int]
-"""A record as the client takes it: topic, value, key, partition (-1: by routing), headers, timestamp (0: now)."""
-
-_RECORD_OVERHEAD, _HEADER_OVERHEAD = 100, 10
-"""Bytes that Kafka adds to a record and to each of its headers, at the most (librdkafka counts them too)."""
 
 
 def produce(
@@ -83,6 +76,7 @@ def send(producer: Producer, wire: Wire, delivery: Delivery) -> Delivery:
     """Hand a record to the client at once; wait for room when its queue is full."""
     topic, value, key, partition, headers, timestamp = wire
     client = producer.client
+    deadline = None
     while True:
         try:
             if headers is None and not timestamp:
@@ -91,7 +85,8 @@ def send(producer: Producer, wire: Wire, delivery: Delivery) -> Delivery:
                 client.produce(topic, value, key, partition, delivery, timestamp=timestamp, headers=headers or [])
             break
         except BufferError:
-            _wait_for_room(producer, topic)
+            deadline = deadline or time.monotonic() + producer.connection_timeout
+            _make_room(producer, topic, deadline)
         except Exception as error:
             refused = refusal(topic, error)
             if refused is None:
@@ -107,16 +102,14 @@ def send(producer: Producer, wire: Wire, delivery: Delivery) -> Delivery:
     return delivery
 
 
-def _wait_for_room(producer: Producer, topic: str) -> None:
-    deadline = time.monotonic() + producer.connection_timeout
-    full = len(producer.client)
-    while len(producer.client) >= full:
-        producer.client.serve(0.1)
-        if time.monotonic() > deadline:
-            raise QueueFull(
-                f"No room for a record for {topic!r} in the queue of producer {producer.name!r} within "
-                f"{producer.connection_timeout:g} s: {full} records wait. {producer.unreachable() or ''}".rstrip()
-            )
+def _make_room(producer: Producer, topic: str, deadline: float) -> None:
+    """Serve delivery reports for a moment, which is what makes room; raise `QueueFull` after the deadline."""
+    if time.monotonic() > deadline:
+        raise QueueFull(
+            f"No room for a record for {topic!r} in the queue of producer {producer.name!r} within "
+            f"{producer.connection_timeout:g} s: {len(producer.client)} records wait. {producer.unreachable() or ''}".rstrip()
+        )
+    producer.client.serve(0.1)
 
 
 def produce_batch(
@@ -128,7 +121,7 @@ def produce_batch(
     `produce` raises; `QueueFull` says how many were taken before.
     """
     chosen = producers[producer]
-    wires = [prepare(chosen, topic, *_fields(record)) for record in records]
+    wires = [prepare(chosen, topic, *fields_of(record)) for record in records]
     later = outlet.current or here.now.gathered is not None or (chosen.on_commit and open_transaction())
     # In a batch the client ignores partitions, and takes neither headers nor timestamps.
     plain = not later and all(wire[3] < 0 and wire[4] is None and not wire[5] for wire in wires)
@@ -164,27 +157,6 @@ def _send_batch(producer: Producer, wires: Sequence[Wire]) -> list[Delivery]:
     return deliveries
 
 
-_FIELDS = tuple(one.name for one in fields(Record))
-
-
-def _fields(record: Record | Mapping[str, Any]) -> Sequence[Any]:
-    if isinstance(record, Record):
-        return record.key, record.value, record.headers, record.partition, record.timestamp
-    if not isinstance(record, Mapping):
-        raise ConfigurationError(
-            f"A record of the batch is {type(record).__name__}; it must be a Record, or a mapping."
-        )
-    try:
-        found = record["key"], record["value"]
-    except KeyError as missing:
-        raise ConfigurationError(f"A record of the batch has no {missing}; it has: {', '.join(record)}.") from missing
-    if len(record) == len(found):
-        return found
-    if unknown := set(record) - set(_FIELDS):
-        raise ConfigurationError(f"A record of the batch has {sorted(unknown)}; it may have: {', '.join(_FIELDS)}.")
-    return [record.get(name) for name in _FIELDS]
-
-
 async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> Delivery:
     """Send one record from a coroutine at once and return its delivery, which can be awaited.
 
@@ -193,98 +165,15 @@ async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> D
     chosen = producers[options.pop("producer", None)]
     arguments = {"headers": None, "partition": None, "timestamp": None, **options}
     wire = prepare(chosen, topic, key, value, **arguments)
+    deadline = time.monotonic() + chosen.connection_timeout
     while _crowded(chosen):
         # Only the waiting happens elsewhere: the record belongs to this thread, its transaction and its handler.
-        await asyncio.to_thread(_wait_for_room, chosen, wire[0])
+        await asyncio.to_thread(_make_room, chosen, wire[0], deadline)
     return hand_over(chosen, wire)
 
 
 def _crowded(producer: Producer) -> bool:
     return len(producer.client) >= producer.queue_limit - 1
-
-
-def prepare(
-    producer: Producer,
-    topic: str | None,
-    key: Any,
-    value: Any,
-    headers: Headers | None = None,
-    partition: int | None = None,
-    timestamp: datetime | int | None = None,
-) -> Wire:
-    """Return a record as it goes over the wire, or raise what is wrong with it."""
-    route = producer.routes.get(topic) or producer.route(topic)
-    if key is not None and type(key) is not bytes:
-        key = serializers.encode(route.key, key, route.topic, "key")
-    if value is not None and type(value) is not bytes:
-        value = serializers.encode(route.value, value, route.topic, "value")
-    pairs = None if headers is None else _headers(headers, route.topic)
-    size = (0 if value is None else len(value)) + (0 if key is None else len(key))
-    if pairs:
-        size += sum(len(name) + len(content or b"") + _HEADER_OVERHEAD for name, content in pairs)
-    if size > producer.max_bytes - _RECORD_OVERHEAD:
-        raise RecordTooLarge(
-            f"The record for {route.topic!r} has {size} bytes; producer {producer.name!r} sends up to "
-            f'{producer.max_bytes - _RECORD_OVERHEAD} (its option "message.max.bytes" less what Kafka adds).'
-        )
-    if partition is not None and (
-        isinstance(partition, bool) or not isinstance(partition, int) or not 0 <= partition < 2**31
-    ):
-        raise ConfigurationError(
-            f"The partition for {route.topic!r} is {partition!r}; it must be 0 to 2147483647, or None."
-        )
-    return (
-        route.topic,
-        value,
-        key,
-        -1 if partition is None else partition,
-        pairs,
-        0 if timestamp is None else _milliseconds(timestamp, route.topic),
-    )
-
-
-def _headers(headers: Headers, topic: str) -> list[tuple[str, bytes | None]]:
-    encoded: list[tuple[str, bytes | None]] = []
-    for name, value in _pairs(headers, topic):
-        # The client crashes the process on a name that is no UTF-8, and cuts one off at its NUL.
-        if not isinstance(name, str) or "\0" in name or _utf8(name) is None:
-            raise EncodeError(
-                f"A header for {topic!r} is called {name!r}; a name is text without NUL or lone surrogates."
-            )
-        content = _utf8(value) if isinstance(value, str) else value
-        if not isinstance(content, bytes) and value is not None:
-            raise EncodeError(
-                f"The header {name!r} for {topic!r} is {type(value).__name__}; it must be bytes, text (without lone "
-                "surrogates) or None."
-            )
-        encoded.append((name, content))
-    return encoded
-
-
-def _pairs(headers: Headers, topic: str) -> list[tuple[Any, Any]]:
-    try:
-        return [(name, value) for name, value in (headers.items() if isinstance(headers, Mapping) else headers)]
-    except (TypeError, ValueError) as error:
-        kind = type(headers).__name__
-        raise EncodeError(
-            f"The headers for {topic!r} are no mapping and no pairs of name and value, but {kind}."
-        ) from error
-
-
-def _utf8(text: str) -> bytes | None:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return None
-
-
-def _milliseconds(timestamp: datetime | int, topic: str) -> int:
-    given = round(timestamp.timestamp() * 1000) if isinstance(timestamp, datetime) else timestamp
-    if isinstance(given, int) and not isinstance(given, bool) and 0 < given < 2**63:
-        return given
-    raise ConfigurationError(
-        f"The timestamp for {topic!r} is {timestamp!r}; it must be a datetime after 1970, or milliseconds since then."
-    )
 
 
 def open_transaction() -> BaseDatabaseWrapper | None:

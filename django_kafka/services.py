@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from . import conf, handlers
+from .deliveries import Delivery
 from .handlers import HandlerFunction
-from .messages import Delivery, Headers, Record
 from .monitoring import heartbeats
 from .producers import Producer, producers
 from .producing import aproduce, produce, produce_batch
+from .records import Headers, Record
 
 __all__ = [
     "Delivery",

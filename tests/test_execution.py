@@ -15,10 +15,11 @@ from pytest_django import Settings
 
 from django_kafka import conf
 from django_kafka.clients.embedded import Cluster
+from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import DeliveryDiscarded, NoHandler
 from django_kafka.execution import Connections, Execution
 from django_kafka.handlers import Handler, TopicHandlers
-from django_kafka.messages import Delivery, Message
+from django_kafka.messages import Message
 from django_kafka.producers import here
 from django_kafka.producing import produce
 from django_kafka.retries import Again, DeadLetter, UnknownCommit, Wait, decide

@@ -17,11 +17,11 @@ PACKAGE = "django_kafka"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 LEVELS = (
-    ("exceptions", "signals", "tallies", "messages"),
+    ("exceptions", "signals", "tallies", "deliveries", "messages"),
     ("conf",),
     ("clients", "serializers", "partitioning", "tracing", "models"),
     ("producers", "handlers", "retries", "execution"),
-    ("outbox", "producing", "bridges", "dead_letters"),
+    ("records", "outbox", "producing", "bridges", "dead_letters"),
     ("monitoring", "consuming"),
     ("services", "testing", "health", "checks", "tasks", "admin", "management", "apps"),
 )

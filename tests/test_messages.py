@@ -14,6 +14,7 @@ import pytest
 from pytest_django import Settings
 
 from django_kafka.clients.embedded import Cluster, Request
+from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import (
     BrokersUnreachable,
     ConfigurationError,
@@ -21,7 +22,7 @@ from django_kafka.exceptions import (
     DeliveryFailed,
     DeliveryTimeout,
 )
-from django_kafka.messages import Delivery, Message
+from django_kafka.messages import Message
 from django_kafka.producers import producers
 from django_kafka.producing import produce
 from django_kafka.serializers import TopicDecoder

@@ -14,8 +14,8 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from django_kafka.clients.embedded import Cluster
+from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import ConfigurationError, DeliveryFailed, NotAvailable, ProduceError
-from django_kafka.messages import Delivery
 from django_kafka.producers import close_all, producers
 from django_kafka.producing import produce
 from django_kafka.signals import delivery_failed

@@ -14,6 +14,7 @@ from pytest_django import Settings
 
 from django_kafka import services, tallies
 from django_kafka.clients.embedded import Cluster, Request
+from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import (
     ConfigurationError,
     DeliveryDiscarded,
@@ -24,9 +25,9 @@ from django_kafka.exceptions import (
     RecordTooLarge,
     UnknownName,
 )
-from django_kafka.messages import Delivery, Record
 from django_kafka.producers import producers
 from django_kafka.producing import produce, produce_batch
+from django_kafka.records import Record
 from django_kafka.signals import delivery_failed, produce_requested
 from tests.sending import NOBODY, read, took_less_than, use, values
 from tests.servers.processes import wait_until
@@ -268,7 +269,7 @@ def test_one_bad_partition_in_a_batch_fails_only_its_own_delivery(name: str) -> 
 
 
 def test_a_full_queue_waits_for_room_and_drops_nothing(embedded: Cluster, settings: Settings) -> None:
-    use(settings, embedded.bootstrap_servers, {"default": TINY_QUEUE})
+    use(settings, embedded.bootstrap_servers, {"default": TINY_QUEUE}, connection={"timeout": "20s"})
     embedded.create_topic("full", 1)
     deliveries = [produce("full", None, number) for number in range(100)]
     deliveries += produce_batch("full", [Record(key=None, value=number) for number in range(100, 300)])

@@ -19,9 +19,11 @@ from django_kafka.clients.embedded import Cluster
 from django_kafka.dead_letters import replaying
 from django_kafka.dead_letters.carrying import carry_out
 from django_kafka.dead_letters.executing import LEASE, ClaimLost, Executor
+from django_kafka.dead_letters.recording import Failure, add_attempt
 from django_kafka.exceptions import BrokersUnreachable
 from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.models import DeadLetter, DeadLetterAttempt, Replay
+from django_kafka.producing import send
 from django_kafka.serializers import TopicDecoder
 from tests.app.models import Effect
 from tests.desk import Desk
@@ -415,6 +417,28 @@ def test_a_new_failure_of_a_replayed_record_comes_back_to_the_same_letter(flight
     flights.run("kafka_consume", "--until-empty")
     assert letters_of(flights, "state, attempts") == [("resolved", 2)]
     assert flights.rows("SELECT count(*) FROM tests_effect") == [(1,)]
+
+
+def test_a_failure_that_overtakes_the_end_of_its_replay_stands(
+    embedded: Cluster, settings: Any, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.KAFKA = kafka("flights", embedded.bootstrap_servers)
+    letter = dead_letter({"n": 1})
+    replay = ask(letter, "topic")
+
+    def send_and_fail_at_once(*arguments: Any) -> Any:
+        delivery = send(*arguments).result()
+        failure = Failure.of(ValueError("failed again"), category="handler", handler="x")
+        add_attempt("default", DeadLetter.objects.get(), failure, "worker")
+        return delivery
+
+    monkeypatch.setattr("django_kafka.dead_letters.executing.send", send_and_fail_at_once)
+    executor.run_next()
+
+    letter.refresh_from_db()
+    replay.refresh_from_db()
+    assert (letter.state, letter.attempts, replay.state) == ("open", 2, "succeeded")
+    assert list(DeadLetterAttempt.objects.values_list("number", flat=True)) == [1, 2]
 
 
 def test_a_forged_header_does_not_touch_somebody_elses_letter(flights: Desk) -> None:

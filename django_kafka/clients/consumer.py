@@ -23,10 +23,6 @@ _partition_of: Callable[[Any], int] = cast("Any", confluent_kafka.Message.partit
 _topic_of: Callable[[Any], str] = cast("Any", confluent_kafka.Message.topic)
 
 
-_PASSING = {"REBALANCE_IN_PROGRESS", "COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
-"""Why a commit may fail that succeeds when it is made again a moment later."""
-
-
 class Events:
     """What the client tells while it polls. None of these may raise: that would discard fetched messages."""
 
@@ -128,26 +124,20 @@ class ConsumerClient:
                 )
         return refused
 
-    def commit(self, *, wait: bool) -> bool:
-        """Commit what was stored; without `wait` the answer is only logged. Tell whether there is no use in a repeat."""
+    def commit(self, *, wait: bool) -> None:
+        """Commit what was stored; without `wait` the answer is only logged."""
         try:
             if wait:
                 self._client.commit(asynchronous=False)
             else:
                 self._client.commit(asynchronous=True)
         except confluent_kafka.KafkaException as error:
-            cause = errors.of(error)
-            if cause is not None and cause.name() in _PASSING:
-                log.info("consumer=%s commit put off: %s", self.name, errors.sentence(error))
-                return False
-            if cause is None or cause.name() != "_NO_OFFSET":
+            if (cause := errors.of(error)) is None or cause.name() != "_NO_OFFSET":
                 log.warning(
                     "consumer=%s commit failed: %s; what it covered may be read again",
                     self.name,
                     errors.sentence(error),
                 )
-
-        return True
 
     def seek(self, offsets: Mapping[Place, int]) -> None:
         """Fetch again from these offsets."""
@@ -194,6 +184,6 @@ class ConsumerClient:
     def _guarded(self, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except Exception:  # noqa: BLE001  # see Events; what the project's logging raises may not leave it either
+        except Exception:  # see Events; what the project's logging raises may not leave it either
             with suppress(Exception):
                 log.exception("consumer=%s a callback failed", self.name)

@@ -16,7 +16,7 @@ from ..exceptions import DeliveryTimeout, NoHandler, PartitionLost
 from ..execution import Connections, Execution
 from ..handlers import TopicHandlers
 from ..messages import Message
-from ..producers import here
+from ..producers import Sent, here
 from ..tallies import ConsumerTally
 from .lanes import Lane, Lanes, Slice
 
@@ -164,9 +164,7 @@ class HandlerThread(threading.Thread):
         index, failure = piece.failed
         message = Message(piece.messages[index], found.decoder)
         try:
-            recording.record(
-                self.consumer, self.group_id, message, failure, still_ours=lambda: _still_ours(lane)
-            )
+            recording.record(self.consumer, self.group_id, message, failure, still_ours=lambda: _still_ours(lane))
         except PartitionLost:
             return None
         except MemoryError:

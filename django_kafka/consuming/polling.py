@@ -28,8 +28,6 @@ _LEAVE_AT_MOST = 10.0
 """Seconds for partitions to be given back at the end, which takes no answer of a broker."""
 _WAITS_BEFORE_PAUSE = 3
 _REPEAT_LOG = 30.0
-_LAST_COMMIT = 5.0
-"""Seconds for which the last commit is tried while the group is in between."""
 
 
 class Poller(Events):

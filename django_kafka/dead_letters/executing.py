@@ -14,9 +14,10 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from .. import conf, handlers, retries, tallies
+from ..deliveries import Delivery
 from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError
 from ..execution import Execution
-from ..messages import LETTER_HEADER, Delivery, Message
+from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
 from ..producers import Gathered, Producer, here, producers
 from ..producing import send
@@ -191,10 +192,13 @@ class Executor:
         letter = replay.letter
         with transaction.atomic(using=self._database):
             self._finish(replay, Replay.State.SUCCEEDED, result)
-            changes = {"state": DeadLetter.State.RESOLVED, "settled_at": timezone.now()}
-            if replay.target == Replay.Target.HANDLER:
-                changes["attempts"] = F("attempts") + 1
-            letters().filter(pk=letter.pk).update(**changes)
+            row = letters().filter(pk=letter.pk)
+            settled = {"state": DeadLetter.State.RESOLVED, "settled_at": timezone.now()}
+            if replay.target == Replay.Target.TOPIC:
+                # No run of a handler. A consumer may have read the record and failed already: then that stands.
+                row.filter(attempts=letter.attempts).update(**settled)
+                return
+            row.update(attempts=F("attempts") + 1, **settled)
             DeadLetterAttempt.objects.using(self._database).create(
                 letter=letter, number=letter.attempts + 1, at=timezone.now(), origin=DeadLetterAttempt.Origin.REPLAY,
                 worker=me(), succeeded=True,

@@ -66,7 +66,7 @@ class Heartbeat(threading.Thread):
             self._try(self._beat)
             while not self._ended.wait(self._settings.heartbeats.interval):
                 self._try(self._beat)
-            self._try(self._delete)
+            self._try(self._remove_rows)
         finally:
             connections[self._database].close()
 
@@ -82,7 +82,7 @@ class Heartbeat(threading.Thread):
         rows = Worker.objects.using(self._database)
         rows.bulk_create(self._rows, update_conflicts=True, unique_fields=["id"], update_fields=["seen_at"])
 
-    def _delete(self) -> None:
+    def _remove_rows(self) -> None:
         Worker.objects.using(self._database).filter(pk__in=[row.pk for row in self._rows]).delete()
 
     def _forget_the_dead(self) -> None:

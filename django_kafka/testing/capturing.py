@@ -11,10 +11,11 @@ from typing import Any, overload
 
 from django.db import transaction
 
+from ..deliveries import Delivery
 from ..exceptions import DeliveryDiscarded
-from ..messages import Delivery, Headers
 from ..producers import Producer, producers
-from ..producing import Wire, open_transaction, outlet, prepare
+from ..producing import open_transaction, outlet
+from ..records import Headers, Wire, prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

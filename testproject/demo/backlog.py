@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from django_kafka import conf
 from django_kafka.clients import embedded, properties
-from django_kafka.messages import Delivery
+from django_kafka.deliveries import Delivery
 
 from .processes import DemoError
 

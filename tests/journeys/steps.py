@@ -64,7 +64,9 @@ def assigned(program: Program, topic: str, partition: int = 0) -> bool:
 def read(project: Project, topic: str) -> list[Message]:
     """Return every record of a topic, in the order of its offsets, partition by partition."""
     numbers = project.cluster.admin().list_topics(topic, timeout=30).topics[topic].partitions
-    consumer = Consumer({"bootstrap.servers": project.cluster.address, "group.id": "nobody", "enable.auto.commit": False})
+    consumer = Consumer(
+        {"bootstrap.servers": project.cluster.address, "group.id": "nobody", "enable.auto.commit": False}
+    )
     try:
         ends = {}
         for number in numbers:

@@ -29,7 +29,7 @@ def stop(worker: Program) -> None:
 
 
 def attempts(project: Project) -> list[Any]:
-    return query(project, "SELECT partition, \"offset\", attempts, error_type FROM lynx_kafka_deadletter ORDER BY 1, 2")
+    return query(project, 'SELECT partition, "offset", attempts, error_type FROM lynx_kafka_deadletter ORDER BY 1, 2')
 
 
 def test_letters_that_are_due_during_an_outage_are_written_after_it(
@@ -68,9 +68,7 @@ def test_letters_that_are_due_during_an_outage_are_written_after_it(
     project.assert_ledger(name, settled=True, once=True)
 
 
-def test_an_outage_while_handling_makes_no_letter(
-    project: Project, topic: Callable[..., str], tmp_path: Path
-) -> None:
+def test_an_outage_while_handling_makes_no_letter(project: Project, topic: Callable[..., str], tmp_path: Path) -> None:
     name = project.create_topic(topic(), partitions=2)
     gate, begun = tmp_path / "gate", tmp_path / "begun"
     project.consumer("journey", name, "tests.app.scenes.gated", concurrency=2)

@@ -17,7 +17,6 @@ from tests.journeys.steps import (
     wait_committed,
     wait_effects,
     wait_letters,
-    wait_said,
 )
 from tests.servers.processes import wait_until
 

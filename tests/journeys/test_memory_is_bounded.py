@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.journeys.project import Project
-from tests.journeys.steps import wait_effects
+from tests.journeys.steps import numbered, wait_committed, wait_effects, wait_said
 from tests.servers.processes import Program, wait_until
 
 MIB = 1 << 20
@@ -25,7 +26,9 @@ def test_a_worker_with_a_slow_handler_and_200_000_waiting_messages_stays_small(
     name = project.create_topic(topic(), partitions=4)
     project.consumer("journey", name, "tests.app.handlers.slow", concurrency=2, max_in_flight=10_000)
     padding = "x" * 500
-    project.produce(({"partition": n % 4, "value": {"n": n, "seconds": 0.01, "p": padding}} for n in range(200_000)), name)
+    project.produce(
+        ({"partition": n % 4, "value": {"n": n, "seconds": 0.01, "p": padding}} for n in range(200_000)), name
+    )
     project.produce([{"partition": 0, "value": {"last": True}}], name)
     worker = project.manage("kafka_consume")
     wait_effects(project, name, 600, 40)
@@ -47,4 +50,23 @@ def test_messages_in_flight_are_bounded_by_their_bytes(project: Project, topic: 
     worker.send_signal(signal.SIGTERM)
 
     assert worker.finish(15) == 0
+    project.assert_ledger(name, settled=True, once=True)
+
+
+def test_a_partition_that_is_stuck_leaves_room_for_the_others(
+    project: Project, topic: Callable[..., str], tmp_path: Path
+) -> None:
+    name = project.create_topic(topic(), partitions=2)
+    gate = tmp_path / "gate"
+    project.consumer("journey", name, "tests.app.scenes.gated_before", concurrency=2, max_in_flight=20)
+    project.produce([{"partition": 0, "value": {"gate": str(gate)}}], name)
+    project.produce([{"partition": 0, **record} for record in numbered(500)], name)
+    worker = project.manage("kafka_consume")
+    wait_said(worker, f"assigned={name}")
+    project.produce([{"partition": 1, **record} for record in numbered(100)], name)
+
+    wait_effects(project, name, 100)
+    assert {effect.partition for effect in project.effects(name)} == {1}
+    gate.touch()
+    wait_committed(project, name)
     project.assert_ledger(name, settled=True, once=True)

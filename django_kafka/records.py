@@ -1,0 +1,143 @@
+"""Records: what callers give, checked and turned into what goes over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from . import serializers
+from .exceptions import ConfigurationError, EncodeError, RecordTooLarge
+from .producers import Producer
+
+Headers = Mapping[str, "bytes | str | None"] | Iterable[tuple[str, "bytes | str | None"]]
+"""What callers may give as headers: a mapping, or pairs, which keep order and duplicates. Text is sent as UTF-8."""
+
+Wire = tuple[str, "bytes | None", "bytes | None", int, "list[tuple[str, bytes | None]] | None", int]
+"""A record as the client takes it: topic, value, key, partition (-1: by routing), headers, timestamp (0: now)."""
+
+_RECORD_OVERHEAD, _HEADER_OVERHEAD = 100, 10
+"""Bytes that Kafka adds to a record and to each of its headers, at the most (librdkafka counts them too)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One thing to send, for `services.produce_batch`."""
+
+    key: Any
+    """Serialized by the producer's key serializer; None for no key."""
+    value: Any
+    """Serialized by the producer's serializer; None is a tombstone."""
+    headers: Headers | None = None
+    """Pairs of name and bytes, text or None."""
+    partition: int | None = None
+    """The partition to send to; None lets the producer's routing choose."""
+    timestamp: datetime | int | None = None
+    """When it happened: a datetime, or milliseconds since the epoch; None for the time of sending."""
+
+
+_FIELDS = tuple(one.name for one in fields(Record))
+
+
+def fields_of(record: Record | Mapping[str, Any]) -> Sequence[Any]:
+    """Return what `prepare` takes for a record of a batch: key and value, and maybe the rest."""
+    if isinstance(record, Record):
+        return record.key, record.value, record.headers, record.partition, record.timestamp
+    if not isinstance(record, Mapping):
+        raise ConfigurationError(
+            f"A record of the batch is {type(record).__name__}; it must be a Record, or a mapping."
+        )
+    try:
+        found = record["key"], record["value"]
+    except KeyError as missing:
+        raise ConfigurationError(f"A record of the batch has no {missing}; it has: {', '.join(record)}.") from missing
+    if len(record) == len(found):
+        return found
+    if unknown := set(record) - set(_FIELDS):
+        raise ConfigurationError(f"A record of the batch has {sorted(unknown)}; it may have: {', '.join(_FIELDS)}.")
+    return [record.get(name) for name in _FIELDS]
+
+
+def prepare(
+    producer: Producer,
+    topic: str | None,
+    key: Any,
+    value: Any,
+    headers: Headers | None = None,
+    partition: int | None = None,
+    timestamp: datetime | int | None = None,
+) -> Wire:
+    """Return a record as it goes over the wire, or raise what is wrong with it."""
+    route = producer.routes.get(topic) or producer.route(topic)
+    if key is not None and type(key) is not bytes:
+        key = serializers.encode(route.key, key, route.topic, "key")
+    if value is not None and type(value) is not bytes:
+        value = serializers.encode(route.value, value, route.topic, "value")
+    pairs = None if headers is None else _headers(headers, route.topic)
+    size = (0 if value is None else len(value)) + (0 if key is None else len(key))
+    if pairs:
+        size += sum(len(name) + len(content or b"") + _HEADER_OVERHEAD for name, content in pairs)
+    if size > producer.max_bytes - _RECORD_OVERHEAD:
+        raise RecordTooLarge(
+            f"The record for {route.topic!r} has {size} bytes; producer {producer.name!r} sends up to "
+            f'{producer.max_bytes - _RECORD_OVERHEAD} (its option "message.max.bytes" less what Kafka adds).'
+        )
+    if partition is not None and (
+        isinstance(partition, bool) or not isinstance(partition, int) or not 0 <= partition < 2**31
+    ):
+        raise ConfigurationError(
+            f"The partition for {route.topic!r} is {partition!r}; it must be 0 to 2147483647, or None."
+        )
+    return (
+        route.topic,
+        value,
+        key,
+        -1 if partition is None else partition,
+        pairs,
+        0 if timestamp is None else _milliseconds(timestamp, route.topic),
+    )
+
+
+def _headers(headers: Headers, topic: str) -> list[tuple[str, bytes | None]]:
+    encoded: list[tuple[str, bytes | None]] = []
+    for name, value in _pairs(headers, topic):
+        # The client crashes the process on a name that is no UTF-8, and cuts one off at its NUL.
+        if not isinstance(name, str) or "\0" in name or _utf8(name) is None:
+            raise EncodeError(
+                f"A header for {topic!r} is called {name!r}; a name is text without NUL or lone surrogates."
+            )
+        content = _utf8(value) if isinstance(value, str) else value
+        if not isinstance(content, bytes) and value is not None:
+            raise EncodeError(
+                f"The header {name!r} for {topic!r} is {type(value).__name__}; it must be bytes, text (without lone "
+                "surrogates) or None."
+            )
+        encoded.append((name, content))
+    return encoded
+
+
+def _pairs(headers: Headers, topic: str) -> list[tuple[Any, Any]]:
+    try:
+        return [(name, value) for name, value in (headers.items() if isinstance(headers, Mapping) else headers)]
+    except (TypeError, ValueError) as error:
+        kind = type(headers).__name__
+        raise EncodeError(
+            f"The headers for {topic!r} are no mapping and no pairs of name and value, but {kind}."
+        ) from error
+
+
+def _utf8(text: str) -> bytes | None:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
+
+
+def _milliseconds(timestamp: datetime | int, topic: str) -> int:
+    given = round(timestamp.timestamp() * 1000) if isinstance(timestamp, datetime) else timestamp
+    if isinstance(given, int) and not isinstance(given, bool) and 0 < given < 2**63:
+        return given
+    raise ConfigurationError(
+        f"The timestamp for {topic!r} is {timestamp!r}; it must be a datetime after 1970, or milliseconds since then."
+    )
