@@ -105,10 +105,11 @@ def send(producer: Producer, wire: Wire, delivery: Delivery) -> Delivery:
 def _make_room(producer: Producer, topic: str, deadline: float) -> None:
     """Serve delivery reports for a moment, which is what makes room; raise `QueueFull` after the deadline."""
     if time.monotonic() > deadline:
-        raise QueueFull(
+        sentence = (
             f"No room for a record for {topic!r} in the queue of producer {producer.name!r} within "
-            f"{producer.connection_timeout:g} s: {len(producer.client)} records wait. {producer.unreachable() or ''}".rstrip()
+            f"{producer.connection_timeout:g} s: {len(producer.client)} records wait. {producer.unreachable() or ''}"
         )
+        raise QueueFull(sentence.rstrip())
     producer.client.serve(0.1)
 
 

@@ -38,7 +38,9 @@ def no_letters_accepted() -> Iterator[None]:
 
 
 def leave_effect(message: Message) -> None:
-    Effect.objects.create(topic=message.topic, partition=message.partition, offset=message.offset, payload=message.value)
+    Effect.objects.create(
+        topic=message.topic, partition=message.partition, offset=message.offset, payload=message.value
+    )
 
 
 def effects() -> list[int]:

@@ -66,7 +66,9 @@ def test_a_worker_that_was_killed_counts_as_gone_after_three_beats() -> None:
 
 def test_rows_of_the_long_dead_are_deleted_at_the_next_start() -> None:
     old = timezone.now() - timedelta(seconds=1000)
-    Worker.objects.create(id="dead", consumer="ops", group_id="g", host="h", pid=1, version="1", started_at=old, seen_at=old)
+    Worker.objects.create(
+        id="dead", consumer="ops", group_id="g", host="h", pid=1, version="1", started_at=old, seen_at=old
+    )
     with beating():
         wait_until(lambda: not Worker.objects.filter(pk="dead").exists() and alive("ops"))
 

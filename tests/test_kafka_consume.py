@@ -114,6 +114,7 @@ def project(tmp_path: Path, embedded: Cluster) -> Iterator[Project]:
     yield made
     for program in made.programs:
         program.end()
+        print(program.output())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -179,7 +180,7 @@ def test_a_handler_that_asks_the_process_to_end_fails_the_command(project: Proje
 def test_reload_starts_again_when_code_changes_and_soon_gets_its_partitions_back(project: Project) -> None:
     worker = project.start("kafka_consume", "--reload")
     project.send({})
-    wait_until(lambda: project.effects() == [0], 30)
+    wait_until(lambda: project.effects() == [0], 15)
     time.sleep(1.1)  # the reloader looks at times of change once a second
     project.write_handlers("record(message)")
     wait_until(lambda: worker.output().count("Consuming with ops") == 2, 30)

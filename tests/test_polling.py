@@ -129,7 +129,7 @@ def test_workers_that_come_and_go_lose_nothing_and_keep_the_order(workplace: Wor
     workplace.stop(first)
     third = workplace.start()
     seen.wait(800)
-    wait_until(lambda: len({place for place in list(seen.places)}) == 800)
+    wait_until(lambda: len(set(seen.places)) == 800)
     workplace.stop(second)
     workplace.stop(third)
     for partition in range(8):

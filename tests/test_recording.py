@@ -42,7 +42,9 @@ def failure(error: BaseException | None = None) -> Failure:
         return Failure.of(raised, category="handler", handler="flights.handlers.landed")
 
 
-def record(error: BaseException | None = None, still_ours: Callable[[], None] = lambda: None, **parts: Any) -> DeadLetter:
+def record(
+    error: BaseException | None = None, still_ours: Callable[[], None] = lambda: None, **parts: Any
+) -> DeadLetter:
     message = Message(Raw(**parts), TopicDecoder("text", "json"))
     return recording.record(conf.consumer("ops"), "g", message, failure(error), still_ours=still_ours)
 

@@ -18,8 +18,9 @@ from django_kafka import services
 from django_kafka.clients.embedded import Cluster
 from django_kafka.dead_letters import replaying
 from django_kafka.dead_letters.carrying import carry_out
-from django_kafka.dead_letters.executing import LEASE, ClaimLost, Executor
+from django_kafka.dead_letters.executing import ClaimLost, Executor
 from django_kafka.dead_letters.recording import Failure, add_attempt
+from django_kafka.dead_letters.replaying import LEASE
 from django_kafka.exceptions import BrokersUnreachable
 from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.models import DeadLetter, DeadLetterAttempt, Replay
@@ -242,6 +243,19 @@ def test_a_live_claim_is_left_alone_and_an_expired_one_is_taken_over(executor: E
     replay.refresh_from_db()
     assert replay.state == "succeeded"
     assert replay.executor != "dead:1"
+
+
+def test_a_replay_whose_executor_was_killed_can_be_taken_back(executor: Executor) -> None:
+    letter = dead_letter({})
+    ask(letter)
+    now = timezone.now()
+    Replay.objects.update(state="running", claim="somebody", executor="dead:1", claimed_at=now)
+    assert replaying.cancel([letter.pk]) == 0
+
+    Replay.objects.update(claimed_at=now - timedelta(seconds=LEASE + 1))
+    assert replaying.cancel([letter.pk]) == 1
+    assert executor.run_next() is None
+    assert Replay.objects.get().state == "cancelled"
 
 
 def test_whoever_lost_the_claim_rolls_back_and_changes_nothing(

@@ -216,7 +216,7 @@ def test_a_handler_that_leads_nowhere_is_refused_before_the_group_is_joined(work
     workplace.settings.KAFKA = {
         "consumers": {NAME: {"group_id": "g", "topics": {"flights": {"handler": "tests.app.handlers.nothing"}}}}
     }
-    with pytest.raises(ConfigurationError, match="tests.app.handlers.nothing"):
+    with pytest.raises(ConfigurationError, match=r"tests\.app\.handlers\.nothing"):
         Worker(NAME)
 
 

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 
 from django.db import connections
 
-from .. import retries
-from ..dead_letters.executing import ClaimLost, Executor
-from ..execution import Connections
+from ..dead_letters.carrying import carry_out
+from ..dead_letters.executing import Executor
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY = 1.0
+_LOOK_EVERY, _LOOK_AFTER_TROUBLE = 1.0, 15.0
 
 
 class ReplayThread(threading.Thread):
@@ -29,32 +28,29 @@ class ReplayThread(threading.Thread):
     def run(self) -> None:
         """Work until the end."""
         executor = Executor(self._consumers)
-        mine = Connections()
-        failures = 0
         try:
             while not self._ended.is_set():
-                mine.tend()
-                try:
-                    worked = executor.run_next() is not None
-                    failures = 0
-                except ClaimLost as lost:
-                    log.info("%s", lost)
-                    continue
-                except MemoryError:
-                    raise
-                except Exception as error:  # noqa: BLE001  # an outage, or rows that cannot be read: later
-                    failures += 1
-                    level = logging.WARNING if failures == 1 else logging.DEBUG
-                    log.log(level, "replays wait: %s", type(error).__name__)
-                    self._ended.wait(retries.pause(failures))
-                    continue
-                if not worked:
-                    self._ended.wait(_LOOK_EVERY)
+                self._ended.wait(self._look(executor))
         except BaseException as error:  # noqa: BLE001  # SystemExit and its like, from a handler
             self._stop_worker(error)
         finally:
             executor.close()
             connections.close_all()
+
+    def _look(self, executor: Executor) -> float:
+        """Carry out what is there, and return after how many seconds to look again."""
+        try:
+            for replay in carry_out(executor, stop=self._ended, waiting=self._note):
+                log.info("replay=%s letter=%s %s", replay.pk, replay.letter_id, replay.state)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # replays that cannot be read must not end the handling of messages
+            self._note(error, _LOOK_AFTER_TROUBLE)
+            return _LOOK_AFTER_TROUBLE
+        return _LOOK_EVERY
+
+    def _note(self, error: Exception, pause: float) -> None:
+        log.warning("replays wait %.1f s: %s", pause, type(error).__name__)
 
     def end(self) -> None:
         """Finish the replay that runs, and stop."""

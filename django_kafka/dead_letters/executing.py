@@ -7,10 +7,9 @@ import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from django.db import connections, transaction
-from django.db.models import F, Q
+from django.db.models import F
 from django.utils import timezone
 
 from .. import conf, handlers, retries, tallies
@@ -23,12 +22,9 @@ from ..producers import Gathered, Producer, here, producers
 from ..producing import send
 from ..signals import dead_letter_replayed
 from .recording import Failure, add_attempt, me
-from .replaying import letters, replays
+from .replaying import LEASE, letters, replays, unclaimed
 
 log = logging.getLogger(__name__)
-
-LEASE = 60.0
-"""Seconds after which a claim that was not renewed is taken over."""
 
 
 class ClaimLost(KafkaError):
@@ -109,9 +105,7 @@ class Executor:
 
     def _claim_next(self) -> Replay | None:
         while True:
-            now = timezone.now()
-            expired = Q(state=Replay.State.RUNNING, claimed_at__lt=now - timedelta(seconds=LEASE))
-            waiting = replays().filter(Q(state=Replay.State.REQUESTED) | expired)
+            waiting = replays().filter(unclaimed())
             if self._consumers is not None:
                 waiting = waiting.filter(letter__consumer__in=self._consumers)
             if self._ids is not None:
@@ -120,7 +114,7 @@ class Executor:
             if found is None:
                 return None
             mine = replays().filter(**found)
-            if mine.update(state=Replay.State.RUNNING, claim=self._claim, claimed_at=now, executor=me()):
+            if mine.update(state=Replay.State.RUNNING, claim=self._claim, claimed_at=timezone.now(), executor=me()):
                 return replays().select_related("letter").get(pk=found["pk"])
 
     def _keep(self) -> None:
@@ -185,7 +179,7 @@ class Executor:
         headers = [pair for pair in stored.headers() if pair[0] != LETTER_HEADER]
         headers.append((LETTER_HEADER, str(letter.pk).encode()))
         wire = (letter.topic, stored.value(), stored.key(), -1, headers, 0)
-        delivery = send(producer, wire, Delivery(letter.topic, producer)).result()
+        delivery = _acknowledged(send(producer, wire, Delivery(letter.topic, producer)))
         self._resolve(replay, f"{delivery.topic}[{delivery.partition}]@{delivery.offset}")
 
     def _resolve(self, replay: Replay, result: str = "") -> None:
@@ -231,14 +225,21 @@ class Executor:
 
 
 def _await(gathered: Gathered) -> None:
-    """Wait until what the handler produced is acknowledged; its delivery timeout bounds the wait."""
+    """Wait until what the handler produced is acknowledged."""
     for sent in gathered.sent:
-        while True:
-            try:
-                sent.delivery.result()
-                break
-            except DeliveryTimeout:
-                continue
+        _acknowledged(sent.delivery)
+
+
+def _acknowledged(delivery: Delivery) -> Delivery:
+    """Wait for a delivery, however long: its delivery timeout bounds that.
+
+    Giving up earlier would leave the record in the queue, and send it again beside it.
+    """
+    while True:
+        try:
+            return delivery.result()
+        except DeliveryTimeout:
+            continue
 
 
 def _producer_for(cluster: str) -> Producer:

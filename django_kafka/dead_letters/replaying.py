@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from .. import conf
 from ..models import DeadLetter, Replay
+
+LEASE = 60.0
+"""Seconds after which a claim that was not renewed is taken over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,12 @@ def replays() -> QuerySet[Replay]:
 def outstanding(prefix: str = "") -> Exists:
     """Return a condition: the letter (of the outer query) has a replay that is not at its end."""
     return Exists(replays().filter(letter=OuterRef(f"{prefix}pk"), state__in=Replay.OUTSTANDING))
+
+
+def unclaimed() -> Q:
+    """Return a condition: the replay is asked for, and nobody works on it (any more)."""
+    expired = timezone.now() - timedelta(seconds=LEASE)
+    return Q(state=Replay.State.REQUESTED) | Q(state=Replay.State.RUNNING, claimed_at__lt=expired)
 
 
 def request(
@@ -82,11 +92,13 @@ def request(
 
 
 def cancel(chosen: Iterable[int]) -> int:
-    """Take back replays of the letters with these ids that nobody has begun; return how many."""
+    """Take back replays of the letters with these ids that nobody works on; return how many.
+
+    That is those that nobody has begun, and those whose executor was killed: a handler that kills its process would
+    otherwise be tried again and again.
+    """
     return sum(
-        replays()
-        .filter(letter__in=ids, state=Replay.State.REQUESTED)
-        .update(state=Replay.State.CANCELLED, finished_at=timezone.now())
+        replays().filter(unclaimed(), letter__in=ids).update(state=Replay.State.CANCELLED, finished_at=timezone.now())
         for ids in _pieces(sorted(set(chosen)))
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.journeys.project import Project
-from tests.journeys.steps import numbered, wait_committed, wait_effects, wait_said
+from tests.journeys.steps import numbered, wait_committed, wait_effects
 from tests.servers.processes import Program, wait_until
 
 MIB = 1 << 20
@@ -57,12 +57,12 @@ def test_a_partition_that_is_stuck_leaves_room_for_the_others(
     project: Project, topic: Callable[..., str], tmp_path: Path
 ) -> None:
     name = project.create_topic(topic(), partitions=2)
-    gate = tmp_path / "gate"
+    gate, begun = tmp_path / "gate", tmp_path / "begun"
     project.consumer("journey", name, "tests.app.scenes.gated_before", concurrency=2, max_in_flight=20)
-    project.produce([{"partition": 0, "value": {"gate": str(gate)}}], name)
+    project.produce([{"partition": 0, "value": {"begun": str(begun), "gate": str(gate)}}], name)
     project.produce([{"partition": 0, **record} for record in numbered(500)], name)
-    worker = project.manage("kafka_consume")
-    wait_said(worker, f"assigned={name}")
+    project.manage("kafka_consume")
+    wait_until(begun.exists)
     project.produce([{"partition": 1, **record} for record in numbered(100)], name)
 
     wait_effects(project, name, 100)
