@@ -174,7 +174,7 @@ def test_brokers_that_are_down_are_told_and_do_not_raise(bench: Bench) -> None:
 
 
 def test_properties_that_the_client_refuses_are_an_error_of_configuration(bench: Bench) -> None:
-    with pytest.raises(ConfigurationError, match="Consumer 'ops' cannot be made: .*session.timeout"):
+    with pytest.raises(ConfigurationError, match=r"Consumer 'ops' cannot be made: .*session.timeout"):
         bench.client(**{"session.timeout.ms": -1})
 
 

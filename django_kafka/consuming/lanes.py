@@ -51,13 +51,17 @@ class Lane:
     """The messages of one partition that this worker has and has not settled."""
 
     __slots__ = (
-        "at_end", "expected", "halted", "held", "lost", "paused", "place", "reason", "running", "slices", "stored",
-        "waits", "watermark",
+        "at_end", "bytes", "expected", "halted", "held", "in_flight", "lost", "paused", "place", "reason", "running",
+        "slices", "stored", "waits", "watermark",
     )  # fmt: skip
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.slices: deque[Slice] = deque()
+        self.in_flight = 0
+        """Messages in its slices."""
+        self.bytes = 0
+        """Their bytes."""
         self.expected: int | None = None
         """The offset that the next fetched message should have."""
         self.watermark: RawMessage | None = None
@@ -133,8 +137,7 @@ class Lanes:
         """Append fetched messages to their lane."""
         with self._changed:
             lane.slices.append(Slice(messages, size))
-            self.in_flight += len(messages)
-            self.bytes += size
+            self._count(lane, len(messages), size)
             if not (lane.running or lane.held or lane.halted) and len(lane.slices) == 1:
                 self._ready.append(lane)
                 self._changed.notify()
@@ -173,8 +176,7 @@ class Lanes:
             if first is not None and first.settled == len(first.messages):
                 lane.watermark = first.messages[-1]
                 lane.slices.popleft()
-                self.in_flight -= len(first.messages)
-                self.bytes -= first.size
+                self._count(lane, -len(first.messages), -first.size)
             if lane.lost:
                 self._empty(lane)
             if not lane.halted and lane.slices:
@@ -215,8 +217,13 @@ class Lanes:
         keep = 1 if lane.running else 0
         while len(lane.slices) > keep:
             dropped = lane.slices.pop()
-            self.in_flight -= len(dropped.messages)
-            self.bytes -= dropped.size
+            self._count(lane, -len(dropped.messages), -dropped.size)
+
+    def _count(self, lane: Lane, messages: int, size: int) -> None:
+        lane.in_flight += messages
+        lane.bytes += size
+        self.in_flight += messages
+        self.bytes += size
 
     def wait_for_room(self, has_room: Callable[[], bool], timeout: float) -> bool:
         """Wait up to `timeout` seconds until `has_room()`; tell whether that is so."""

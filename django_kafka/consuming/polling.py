@@ -203,13 +203,13 @@ class Poller(Events):
         self._ended_now.clear()
 
     def _throttle(self) -> None:
-        """Pause lanes that wait, and all when the worker is full; resume them at the low mark."""
+        """Pause lanes that wait and, when the worker is full, those that fill it; resume them at the low mark."""
         if self._full and self._below_low_mark() and not self._has_enough():
             self._full = False
         pause: list[Place] = []
         resume: list[Place] = []
         for lane in self.lanes:
-            wanted = self._full or lane.waits >= _WAITS_BEFORE_PAUSE
+            wanted = lane.waits >= _WAITS_BEFORE_PAUSE or self._has_enough() or (self._full and self._fills(lane))
             if wanted != lane.paused:
                 lane.paused = wanted
                 (pause if wanted else resume).append(lane.place)
@@ -217,6 +217,17 @@ class Poller(Events):
             self._client.pause(pause)
         if resume:
             self._client.resume(resume)
+
+    def _fills(self, lane: Lane) -> bool:
+        """Tell whether a lane holds its share of a full worker. The others go on: one that is stuck must not stop them.
+
+        What they fetch may go beyond `max_in_flight`, by half of it at the most.
+        """
+        share = 2 * len(self.lanes) * (2 if lane.paused else 1)
+        return (
+            lane.in_flight > self.consumer.max_in_flight // share
+            or lane.bytes > self.consumer.max_in_flight_bytes // share
+        )
 
     def _settle(self, lanes: Collection[Lane] | Lanes, *, wait: bool = False) -> None:
         """Store the watermarks that moved, and commit them now unless that is done on an interval."""

@@ -25,8 +25,8 @@ from rich.markup import escape
 from django_kafka import services
 from django_kafka.clients import embedded
 from django_kafka.exceptions import KafkaError
-from django_kafka.records import Record
 from django_kafka.models import DeadLetter
+from django_kafka.records import Record
 from testproject.flights import source
 from testproject.flights.models import Flight
 

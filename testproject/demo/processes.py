@@ -75,7 +75,8 @@ class Child:
             self._signal(signal.SIGTERM)
             try:
                 self._process.wait(STOPPING)
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                # Whoever presses Ctrl-C again wants the end at once; nothing is left running for that.
                 self._signal(signal.SIGKILL)
         code = self._process.wait()
         self._signal(signal.SIGKILL)  # what is left of the group: a reloader may be gone before the worker it runs
