@@ -39,8 +39,15 @@ def pytest_configure(config: pytest.Config) -> None:
         hold(signal.SIGTERM)  # `make test` that is killed takes its test processes along
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `real` what asks for a real server, so that nobody has to think of it."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as `real` what asks for a real server; leave out what is about SQLite where that is not the database.
+
+    Those run on SQLite in the other environments of tox.
+    """
+    if not django_settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+        left_out = [item for item in items if item.get_closest_marker("sqlite")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
     for item in items:
         if not REAL.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("real")

@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,25 +15,8 @@ from django_kafka.messages import Message
 from django_kafka.models import DeadLetter
 from tests.app.models import Effect
 from tests.consuming import Seen, Workplace
+from tests.refusing import refusing
 from tests.servers.processes import wait_until
-
-REFUSE_LETTERS = """
-    CREATE TRIGGER refuse_letters BEFORE INSERT ON lynx_kafka_deadletter BEGIN SELECT RAISE(ABORT, 'no letters'); END
-"""
-
-only_sqlite = pytest.mark.skipif("connection.vendor != 'sqlite'", reason="the trigger is SQLite's")
-
-
-@contextmanager
-def no_letters_accepted() -> Iterator[None]:
-    """The database refuses letters for as long as the block runs."""
-    with connection.cursor() as cursor:
-        cursor.execute(REFUSE_LETTERS)
-    try:
-        yield
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("DROP TRIGGER refuse_letters")
 
 
 def leave_effect(message: Message) -> None:
@@ -117,7 +99,7 @@ def test_contention_is_tried_again_at_once_and_is_no_letter(workplace: Workplace
     assert not workplace.letters()
 
 
-@only_sqlite
+@pytest.mark.sqlite
 def test_a_writer_that_really_holds_the_database_is_contention(workplace: Workplace, tmp_path: Any) -> None:
     seen = Seen(leave_effect)
     workplace.consume(seen)
@@ -145,7 +127,6 @@ def test_a_writer_that_really_holds_the_database_is_contention(workplace: Workpl
     assert not workplace.letters()
 
 
-@only_sqlite
 def test_a_letter_that_is_refused_holds_its_lane_until_it_is_stored(workplace: Workplace) -> None:
     def fail_on_one(message: Message) -> None:
         if message.value == 1:
@@ -156,7 +137,7 @@ def test_a_letter_that_is_refused_holds_its_lane_until_it_is_stored(workplace: W
     workplace.send([0, 1, 2])
     with workplace.worker() as worker:
         before = worker.tally.waits
-        with no_letters_accepted():
+        with refusing("lynx_kafka_deadletter"):
             wait_until(lambda: worker.tally.waits >= before + 2)
             assert seen.values == [0]
             assert wait_until(lambda: workplace.committed()[0] == 1), "nothing past the unstored letter is committed"
@@ -166,7 +147,6 @@ def test_a_letter_that_is_refused_holds_its_lane_until_it_is_stored(workplace: W
     assert workplace.committed() == {0: 3}
 
 
-@only_sqlite
 def test_a_worker_that_stops_while_a_letter_is_refused_reads_its_message_again(workplace: Workplace) -> None:
     fails = [True]
 
@@ -177,7 +157,7 @@ def test_a_worker_that_stops_while_a_letter_is_refused_reads_its_message_again(w
     seen = Seen(fail)
     workplace.consume(seen)
     workplace.send([0, 1, 2])
-    with no_letters_accepted(), workplace.worker() as worker:
+    with refusing("lynx_kafka_deadletter"), workplace.worker() as worker:
         before = worker.tally.waits
         wait_until(lambda: worker.tally.waits > before)
     assert workplace.committed() == {0: 1}
@@ -309,7 +289,6 @@ def test_a_lane_goes_on_after_its_records_could_not_be_delivered_for_a_while(wor
     assert not workplace.letters()
 
 
-@only_sqlite
 def test_a_letter_for_a_record_that_kafka_refused_may_be_stored_late_and_the_lane_goes_on(
     workplace: Workplace, far: Far
 ) -> None:
@@ -325,7 +304,7 @@ def test_a_letter_for_a_record_that_kafka_refused_may_be_stored_late_and_the_lan
     workplace.send([0])
     with workplace.worker() as worker:
         before = worker.tally.waits
-        with no_letters_accepted():
+        with refusing("lynx_kafka_deadletter"):
             wait_until(lambda: worker.tally.waits > before, 30)
         workplace.send([1])
         seen.wait(2)

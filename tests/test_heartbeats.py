@@ -3,17 +3,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
 from django_kafka import conf
 from django_kafka.models import Worker
 from django_kafka.monitoring.heartbeats import Heartbeat, alive
+from tests.refusing import refusing
 from tests.servers.processes import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -73,22 +73,12 @@ def test_rows_of_the_long_dead_are_deleted_at_the_next_start() -> None:
         wait_until(lambda: not Worker.objects.filter(pk="dead").exists() and alive("ops"))
 
 
-@pytest.mark.skipif("connection.vendor != 'sqlite'", reason="the trigger is SQLite's")
 def test_a_database_that_refuses_is_said_once_and_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("CREATE TRIGGER refuse BEFORE INSERT ON lynx_kafka_worker BEGIN SELECT RAISE(ABORT, 'no'); END")
-    dropped = False
-    try:
-        with beating() as beat:
+    with ExitStack() as stack:
+        with refusing("lynx_kafka_worker"):
+            beat = stack.enter_context(beating())
             wait_until(lambda: "heartbeat failed" in caplog.text)
-            assert beat.is_alive()
             beat.join(0.5)
+            assert beat.is_alive()
             assert caplog.text.count("heartbeat failed") == 1
-            with connection.cursor() as cursor:
-                cursor.execute("DROP TRIGGER refuse")
-            dropped = True
-            wait_until(lambda: alive("ops"))
-    finally:
-        if not dropped:
-            with connection.cursor() as cursor:
-                cursor.execute("DROP TRIGGER refuse")
+        wait_until(lambda: alive("ops"))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection
+from django.db import IntegrityError, connection
 from pytest_django import Settings
 
 from django_kafka import conf
@@ -15,6 +15,7 @@ from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.models import DeadLetter, DeadLetterAttempt
 from django_kafka.serializers import TopicDecoder
 from django_kafka.signals import message_dead_lettered
+from tests.refusing import refusing
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -148,33 +149,14 @@ def test_a_partition_that_is_lost_meanwhile_gets_no_letter() -> None:
     assert not DeadLetterAttempt.objects.exists()
 
 
-@pytest.mark.skipif("connection.vendor != 'sqlite'", reason="the trigger is SQLite's")
 def test_what_the_database_refuses_is_raised_as_what_it_is() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "CREATE TRIGGER refuse BEFORE INSERT ON lynx_kafka_deadletter BEGIN SELECT RAISE(ABORT, 'quota'); END"
-        )
-    try:
-        with pytest.raises(IntegrityError, match="quota"):
-            record()
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("DROP TRIGGER refuse")
+    with refusing("lynx_kafka_deadletter"), pytest.raises(IntegrityError, match="quota"):
+        record()
 
 
-@pytest.mark.skipif("connection.vendor != 'sqlite'", reason="the trigger is SQLite's")
 def test_a_letter_without_its_attempt_is_not_stored_at_all() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "CREATE TRIGGER refuse BEFORE INSERT ON lynx_kafka_deadletterattempt"
-            " BEGIN SELECT RAISE(ABORT, 'quota'); END"
-        )
-    try:
-        with pytest.raises(DatabaseError):
-            record()
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("DROP TRIGGER refuse")
+    with refusing("lynx_kafka_deadletterattempt"), pytest.raises(IntegrityError, match="quota"):
+        record()
     assert not DeadLetter.objects.exists()
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 
 _log = logging.getLogger("django_kafka.client")
+
+_QUIET = 10.0
+"""Seconds for which a client says the same kind of trouble once: a broker that is down is met many times a second."""
 
 
 class ClientLog:
@@ -16,10 +20,26 @@ class ClientLog:
 
     def __init__(self, kind: str, name: str) -> None:
         self._where = f"{kind}={name}"
+        self._said: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
 
     def log(self, level: int, line: str, *arguments: object) -> None:
-        """Log one line at `level`."""
+        """Log one line at `level`; troubles that repeat are counted and said again with their number."""
         try:
-            _log.log(level, "%s " + line, self._where, *arguments)
+            text = line % arguments if arguments else line
+            # A line begins with what it is about: FAIL, CONNECT, REQTMOUT…
+            kind = text.split(" ", 1)[0]
+            if level >= logging.WARNING and not self._is_due(kind):
+                self._unsaid[kind] = self._unsaid.get(kind, 0) + 1
+                return
+            unsaid = self._unsaid.pop(kind, 0)
+            _log.log(level, "%s %s%s", self._where, text, f" (and {unsaid} more like it before)" if unsaid else "")
         except Exception:  # noqa: BLE001  # see above: nothing may leave a callback of the client
             return
+
+    def _is_due(self, kind: str) -> bool:
+        now = time.monotonic()
+        if now - self._said.get(kind, -_QUIET) < _QUIET:
+            return False
+        self._said[kind] = now
+        return True

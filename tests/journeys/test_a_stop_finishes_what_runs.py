@@ -22,14 +22,14 @@ def gate(tmp_path: Path) -> Path:
     return tmp_path / "gate"
 
 
-def in_the_middle(project: Project, name: str, gate: Path, **settings: object) -> Program:
+def in_the_middle(project: Project, name: str, gate: Path, pace: float = 0.05, **settings: object) -> Program:
     """Send 20 records and start a worker; come back while it runs the 11th, which waits for the gate.
 
-    Those after it are slow, so that a worker that does not stop is still on its way when it is looked at.
+    Those after it take `pace` seconds each: a worker that does not stop is still on its way when it is looked at.
     """
     begun = gate.with_name("begun")
     project.consumer("journey", name, GATED, **settings)
-    records = numbered(11) + numbered(9, seconds=0.5)
+    records = numbered(11) + numbered(9, seconds=pace)
     records[10]["value"] |= {"begun": str(begun), "gate": str(gate)}
     project.produce(records, name)
     worker = project.manage("kafka_consume")
@@ -37,13 +37,14 @@ def in_the_middle(project: Project, name: str, gate: Path, **settings: object) -
     return worker
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize(
+    ("number", "protocol"), [(signal.SIGTERM, "classic"), (signal.SIGINT, "classic"), (signal.SIGTERM, "consumer")]
+)
 def test_the_running_message_is_finished_and_nothing_is_repeated(
     project: Project, topic: Callable[..., str], gate: Path, number: signal.Signals, protocol: str
 ) -> None:
     name = project.create_topic(topic())
-    worker = in_the_middle(project, name, gate, options={"group.protocol": protocol}, auto_commit_interval="1h")
+    worker = in_the_middle(project, name, gate, 0.5, options={"group.protocol": protocol}, auto_commit_interval="1h")
 
     worker.send_signal(number)
     wait_said(worker, "Finishing what runs")

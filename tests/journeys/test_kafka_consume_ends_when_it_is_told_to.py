@@ -85,21 +85,13 @@ def test_more_workers_than_partitions_leave_nothing_until_empty(project: Project
 
 REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
     ({}, ["nobody"], "no 'nobody'; it has: journey"),
-    ({}, ["journey", "journey"], "named twice"),
-    ({}, ["journey", "--max-messages", "0"], "--max-messages"),
-    ({"enabled": False}, ["journey"], "is switched off"),
     ({"enabled": False}, [], "no enabled consumer"),
     ({"ordering": "key"}, [], "ordering"),
-    ({"processes": 2}, [], "processes"),
-    ({"transaction": "batch"}, [], "transaction"),
-    ({"guarantee": "effect_once"}, [], "guarantee"),
     ({"handler": None, "topics": ["a"]}, [], "has no handler"),
-    ({"topics": {"a": {"handler": "tests.app.handlers.nothing"}}}, [], "tests.app.handlers.nothing"),
-    ({"group_id": ""}, [], "has no group"),
-    ({"cluster": "moon"}, [], "moon"),
     ({"options": {"no.such.property": 1}}, [], "no.such.property"),
     ({"options": {"group.protocol": "consumer", "session.timeout.ms": 6000}}, [], "session.timeout.ms"),
 ]
+"""What is changed in the settings, the arguments, and words of the sentence; the rest is in test_kafka_consume.py."""
 
 
 @pytest.mark.parametrize(("settings", "arguments", "words"), REFUSED, ids=lambda value: str(value)[:40])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.journeys.project import Project
-from tests.journeys.steps import QUICK, numbered, read, wait_committed, wait_effects
+from tests.journeys.steps import QUICK, numbered, read, wait_committed
 from tests.servers import Kafka
 from tests.servers.processes import wait_until
 
@@ -52,47 +53,50 @@ def test_a_handler_that_fails_after_it_produced_has_produced_nothing(
     project.assert_ledger(name, settled=True, once=True)
 
 
+@pytest.fixture(scope="module")
+def second() -> Iterator[Kafka]:
+    """A cluster that records go to, so that offsets can be committed while it is down."""
+    with Kafka(heap="384m") as cluster:
+        yield cluster
+
+
 @pytest.mark.parametrize("end", ["nothing", "stop", "kill"])
 def test_an_offset_waits_until_the_broker_has_the_records(
-    project: Project, topic: Callable[..., str], end: str
+    project: Project, topic: Callable[..., str], second: Kafka, end: str
 ) -> None:
-    """The records go to a cluster of their own, which is down, so that offsets could be committed meanwhile."""
-    name = project.create_topic(topic(), partitions=2)
-    second = Kafka(heap="384m")
-    try:
-        second.start()
-        other = topic("onward")
-        onward = Project(cluster=second, server=project.server, database=project.database, directory=project.directory)
-        onward.create_topic(other)
-        project.consumer("journey", name, FORWARD, concurrency=2, **QUICK)
-        project.kafka["clusters"] = {"second": {"brokers": [second.address], "connection": {"timeout": "3s"}}}
-        project.kafka["producers"] = {"default": {"cluster": "second"}}
-        project.produce(numbered(10, to=other), name)
-        worker = project.manage("kafka_consume")
-        wait_committed(project, name)
-        before = project.committed(name)
+    second.start()
+    name, other = project.create_topic(topic(), partitions=2), topic("onward")
+    onward = Project(cluster=second, server=project.server, database=project.database, directory=project.directory)
+    onward.create_topic(other)
+    project.consumer("journey", name, FORWARD, concurrency=2, **QUICK)
+    project.kafka["clusters"] = {"second": {"brokers": [second.address], "connection": {"timeout": "3s"}}}
+    project.kafka["producers"] = {"default": {"cluster": "second"}}
+    project.produce(numbered(10, to=other), name)
+    worker = project.manage("kafka_consume")
+    wait_committed(project, name)
+    before = project.committed(name)
 
-        second.kill()
-        later = numbered(110, to=other)[100:]
-        project.produce(later, name)
-        wait_until(lambda: any(effect.payload["n"] >= 100 for effect in project.effects(name)))
-        if end == "stop":
-            worker.send_signal(signal.SIGTERM)
-            assert worker.finish(30) == 0
-            assert "undelivered=" in worker.output(), "What was not delivered is reported."
-        elif end == "kill":
-            wait_effects(project, name, 12)
-            worker.kill()
-            worker.wait(10)
-        assert project.committed(name) == before, "What is not acknowledged is not committed."
-        second.start()
-        if end != "nothing":
-            worker = project.manage("kafka_consume")
-        wait_committed(project, name)
+    second.kill()
+    project.produce(numbered(110, to=other)[100:], name)
+    wait_until(lambda: any(effect.payload["n"] >= 100 for effect in project.effects(name)))
+    handled = time.monotonic()
+    if end == "stop":
         worker.send_signal(signal.SIGTERM)
+        assert worker.finish(30) == 0
+        assert "undelivered=" in worker.output(), "What was not delivered is reported."
+    else:
+        # Time enough for several commits.
+        wait_until(lambda: time.monotonic() - handled > 1)
+    if end == "kill":
+        worker.kill()
+        worker.wait(10)
+    assert project.committed(name) == before, "What is not acknowledged is not committed."
+    second.start()
+    if end != "nothing":
+        worker = project.manage("kafka_consume")
+    wait_committed(project, name)
+    worker.send_signal(signal.SIGTERM)
 
-        assert worker.finish(15) == 0
-        assert set(numbers(onward, other)) == {*range(10), *range(100, 110)}
-        project.assert_ledger(name, settled=True, once=end == "nothing")
-    finally:
-        second.close()
+    assert worker.finish(15) == 0
+    assert set(numbers(onward, other)) == {*range(10), *range(100, 110)}
+    project.assert_ledger(name, settled=True, once=end == "nothing")
