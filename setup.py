@@ -50,7 +50,7 @@ setup(
         "all": sorted(requirement for requirements in EXTRAS.values() for requirement in requirements),
         "test": [
             "celery>=5.4",
-            "gunicorn>=25",
+            "gunicorn>=27",
             "psycopg[binary]>=3.2",
             "pytest>=8.3",
             "pytest-django>=4.11",
