@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from .. import conf, signals
@@ -335,6 +335,3 @@ def topics_and_group(consumer: conf.Consumer, topics: Collection[str]) -> tuple[
     if not consumer.group_id:
         raise ConfigurationError(f'Consumer {consumer.name!r} has no group: set its "group_id", or KAFKA["group_id"].')
     return [settings.prefixed(topic) for topic in topics], settings.prefixed(consumer.group_id)
-
-
-StopWorker = Callable[[BaseException], None]
