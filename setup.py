@@ -55,6 +55,7 @@ setup(
             "pytest>=8.3",
             "pytest-django>=4.11",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.8",
             "PyYAML>=6",
             "redis>=5",
             "rich>=13",

@@ -36,11 +36,14 @@ def check_databases(**_asked: Any) -> list[checks.CheckMessage]:
     whole = conf.reading().kafka
     named = [(f'KAFKA["consumers"]["{each.name}"]["database"]', each.database) for each in whole.consumers.values()]
     named.append(('KAFKA["dead_letters"]["database"]', whole.dead_letters.database))
-    return [
-        _message("E010", f"{path} is {alias!r}; DATABASES has: {', '.join(connections)}.")
-        for path, alias in named
-        if alias not in connections.settings
-    ]
+    found = []
+    for path, alias in named:
+        if alias not in connections.settings:
+            found.append(_message("E010", f"{path} is {alias!r}; DATABASES has: {', '.join(connections)}."))
+        elif not connections.settings[alias].get("AUTOCOMMIT", True):
+            sentence = f'{path} is {alias!r}, which has "AUTOCOMMIT": False: nothing written there is committed.'
+            found.append(_message("E016", sentence, "Leave AUTOCOMMIT out, or name another database."))
+    return found
 
 
 @checks.register(KAFKA)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.transaction import TransactionManagementError
 
 from . import conf
 from .handlers import TopicHandlers
@@ -69,6 +70,9 @@ class Execution:
 
     def _transact(self, handle: Callable[[], Any], finish: Callable[[], None] | None, message: Message) -> None:
         stage = _Stage()
+        connection = connections[self.database]
+        # Django never forgets why an earlier transaction broke.
+        connection.rollback_exc = None  # type: ignore[attr-defined]
         try:
             with transaction.atomic(using=self.database):
                 # The first hook of all: once it ran, the COMMIT has happened, whatever the hooks after it do.
@@ -76,8 +80,11 @@ class Execution:
                 handle()
                 if finish is not None:
                     finish()
-                stage.connection = connections[self.database].connection
+                _refuse_broken(connection)
+                stage.connection = connection.connection
                 stage.returned = True
+        except MemoryError:
+            raise
         except Exception as error:
             if stage.committed:
                 self._hook_failed(error, message)
@@ -111,6 +118,26 @@ class Execution:
         return connection.connection is not stage.connection or not connection.is_usable()
 
 
+_IN_ERROR = 3
+"""libpq's name for a transaction in which a statement failed: its COMMIT is answered by ROLLBACK, without an error."""
+
+
+def _refuse_broken(connection: Any) -> None:
+    """Raise when the transaction can only be rolled back, although the handler came back: it caught the reason.
+
+    Leaving `atomic()` would roll everything back and say nothing, and the message would count as handled.
+    """
+    if connection.closed_in_transaction or not connection.commit_on_exit:
+        raise TransactionManagementError(
+            "The handler closed the connection of its transaction, or switched autocommit off: nothing is committed."
+        )
+    failed = connection.vendor == "postgresql" and connection.connection.info.transaction_status == _IN_ERROR
+    if connection.needs_rollback or failed:
+        raise TransactionManagementError(
+            "The handler caught a database error that broke its transaction; put what may fail into its own atomic()."
+        ) from connection.rollback_exc
+
+
 class _Stage:
     """How far a transaction came."""
 
@@ -141,6 +168,9 @@ class Connections:
         connection: Any  # what Django keeps about its age and health is not in its types
         for connection in connections.all(initialized_only=True):
             if connection.connection is None or connection.in_atomic_block:
+                continue
+            if connection.autocommit != connection.settings_dict["AUTOCOMMIT"]:
+                connection.close()  # a handler left a transaction of its own open
                 continue
             aged = connection.close_at is not None and now >= connection.close_at and _keeps(connection)
             if connection.errors_occurred or aged:

@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -145,6 +146,7 @@ class Producer:
         # log raises ends here.
         with suppress(Exception):
             signal.send_robust(self.name, **event)
+            close_broken_connections()
 
     def flush(self, timeout: float) -> int:
         """Wait up to `timeout` seconds until nothing is undelivered; return how many records still are."""
@@ -202,6 +204,14 @@ class Producers:
             producer = self._made.get(name)
             self._made = {known: one for known, one in self._made.items() if one is not producer}
         return producer.close(timeout) if producer else 0
+
+    def replace(self, broken: Producer) -> None:
+        """Let the next use make a producer anew: a client never leaves a fatal error, and fails all it is given."""
+        with self._making:
+            if self._made.get(broken.name) is not broken:
+                return
+            self._made = {known: one for known, one in self._made.items() if one is not broken}
+        broken.close(1.0)
 
     def close_all(self, timeout: float | None = None) -> int:
         """Close all of them and return how many records are undelivered for good; `timeout` is for all together."""
@@ -286,6 +296,10 @@ class Gathered:
         self.promised = []
 
 
+gathered_by_context: ContextVar[Gathered | None] = ContextVar("gathered", default=None)
+"""The same as `Now.gathered`, for coroutines that a handler runs in other threads."""
+
+
 class Now:
     """What producing must know of the thread it runs in."""
 
@@ -302,17 +316,25 @@ class Now:
 class Here(threading.local):
     """The calling thread's `now`, in one look: such looks are slow."""
 
-    def __init__(self) -> None:
-        self.now = Now()
+    now: Now
+
+    def __getattr__(self, name: str) -> Now:
+        # Made when first asked for, because it reads DATABASES.
+        if name != "now":
+            raise AttributeError(name)
+        made = self.now = Now()
+        return made
 
     def begin(self) -> Gathered:
         """Gather what this thread produces from now on, into what is returned."""
-        self.now.gathered = Gathered()
-        return self.now.gathered
+        self.now.gathered = gathered = Gathered()
+        gathered_by_context.set(gathered)
+        return gathered
 
     def end(self) -> None:
         """Gather no longer in this thread."""
         self.now.gathered = None
+        gathered_by_context.set(None)
 
 
 def _default_first(connection: BaseDatabaseWrapper) -> bool:
@@ -320,3 +342,13 @@ def _default_first(connection: BaseDatabaseWrapper) -> bool:
 
 
 here = Here()
+
+
+def close_broken_connections() -> None:
+    """Close what a receiver of a signal broke in this thread, which no request and no handler looks after.
+
+    Otherwise it would meet the broken connection every time, long after the database is back.
+    """
+    for connection in here.now.connections:
+        if connection.errors_occurred and not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()

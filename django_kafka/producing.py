@@ -17,7 +17,7 @@ from django.dispatch import receiver
 from .clients.producer import refusal
 from .deliveries import Delivery
 from .exceptions import DeliveryDiscarded, QueueFull
-from .producers import SERVE_EVERY, Gathered, Producer, Sent, here, producers
+from .producers import SERVE_EVERY, Gathered, Producer, Sent, gathered_by_context, here, producers
 from .records import Headers, Record, Wire, fields_of, prepare
 from .signals import produce_requested
 
@@ -57,6 +57,13 @@ def hand_over(producer: Producer, wire: Wire) -> Delivery:
     return delivery
 
 
+def send_now(producer: Producer, wire: Wire) -> Delivery:
+    """Send a prepared record at once, whatever transaction is open and whichever handler runs."""
+    if outlet.current is not None:
+        return outlet.current(producer, wire)
+    return send(producer, wire, Delivery(wire[0], producer))
+
+
 def _send_on_commit(
     producer: Producer, wire: Wire, connection: BaseDatabaseWrapper, gathered: Gathered | None
 ) -> Delivery:
@@ -94,6 +101,8 @@ def send(producer: Producer, wire: Wire, delivery: Delivery) -> Delivery:
             # What is known about the topic decides whether the client refuses now or later: callers hear of both alike.
             refused.__cause__ = error
             producer.gave_up(delivery, refused)
+            if refused.code == "_FATAL":
+                producers.replace(producer)
             return delivery
     producer.sent += 1
     if not producer.sent % SERVE_EVERY:
@@ -170,7 +179,12 @@ async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> D
     while _crowded(chosen):
         # Only the waiting happens elsewhere: the record belongs to this thread, its transaction and its handler.
         await asyncio.to_thread(_make_room, chosen, wire[0], deadline)
-    return hand_over(chosen, wire)
+    delivery = hand_over(chosen, wire)
+    gathered = gathered_by_context.get()
+    if gathered is not None and gathered is not here.now.gathered:
+        # `async_to_sync` runs the coroutines of a handler in a thread of their own, but in its context.
+        gathered.sent.append(Sent(delivery, partial(_send_again, chosen.name, wire)))
+    return delivery
 
 
 def _crowded(producer: Producer) -> bool:

@@ -58,6 +58,13 @@ _SQLITE_OUTAGE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANT
 _PRIMARY_SQLITE_CODE = 0xFF
 
 
+def stops_worker(error: BaseException) -> bool:
+    """Tell whether an error is about the process and not about a message, alone or in a group with others."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(stops_worker(one) for one in error.exceptions)
+    return isinstance(error, MemoryError) or not isinstance(error, Exception)
+
+
 def decide(error: BaseException) -> Again | Wait | DeadLetter:
     """Return what to do about a failed attempt."""
     if isinstance(error, DecodeError | NoHandler):

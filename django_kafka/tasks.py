@@ -6,8 +6,12 @@ import logging
 import threading
 import time
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
+from django.db import transaction
+
+from . import conf
 from .dead_letters import replaying
 from .dead_letters.carrying import carry_out
 from .dead_letters.executing import Executor
@@ -51,16 +55,22 @@ def dispatch(consumer: str) -> Carrier:
     if current_app is None or not current_app.conf.broker_write_url:
         return Carrier.COMMAND
     try:
-        # A look of its own first: sending waits much longer for a broker that does not answer.
         with current_app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
             connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
-            current_app.send_task(
-                CARRY_OUT_REPLAYS, args=[consumer], connection=connection, retry=False, ignore_result=True
-            )
     except Exception as error:  # noqa: BLE001  # every transport has errors of its own, and the page must not fail
         log.warning("consumer=%s Celery's broker cannot be reached: %s", consumer, type(error).__name__)
         return Carrier.UNREACHABLE
+    # The requests are part of the transaction that is open (ATOMIC_REQUESTS): a task that is quicker finds nothing.
+    transaction.on_commit(partial(_send_task, consumer), using=conf.kafka().dead_letters.database, robust=True)
     return Carrier.CELERY
+
+
+def _send_task(consumer: str) -> None:
+    # Only after a look at the connection: sending waits much longer for a broker that does not answer.
+    with current_app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
+        current_app.send_task(
+            CARRY_OUT_REPLAYS, args=[consumer], connection=connection, retry=False, ignore_result=True
+        )
 
 
 def carry_out_for(consumer: str, seconds: float) -> bool:

@@ -329,7 +329,7 @@ def test_a_pool_that_is_smaller_than_the_threads_is_a_warning(check: Check, monk
     assert check(consumer(concurrency=7)) == []
     (warning,) = check(consumer(concurrency=8))
     assert ids([warning]) == ["W008"]
-    assert "uses 11 connections" in warning.msg
+    assert "uses 11" in warning.msg
 
 
 def test_a_pool_without_a_size_has_the_size_that_psycopg_gives_it(
@@ -338,3 +338,8 @@ def test_a_pool_without_a_size_has_the_size_that_psycopg_gives_it(
     monkeypatch.setitem(connections.settings["default"]["OPTIONS"], "pool", True)
     assert check(consumer()) == []
     assert ids(check(consumer(concurrency=2))) == ["W008"]
+
+
+def test_a_database_that_commits_nothing_is_an_error(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings["default"], "AUTOCOMMIT", False)
+    assert ids(check(consumer())) == ["E016", "E016"]

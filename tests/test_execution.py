@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import IntegrityError, OperationalError, connections, transaction
+from django.contrib.auth.models import Group
+from django.db import DatabaseError, IntegrityError, OperationalError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import TransactionManagementError
 from pytest_django import Settings
 
 from django_kafka import conf
@@ -159,6 +163,93 @@ class TestInATransaction:
         with pytest.raises(SystemExit):
             make().run(message(), handlers(handle))
         assert Effect.objects.count() == 0
+
+    def test_a_handler_that_caught_what_broke_its_transaction_has_failed_by_that(
+        self, make: Callable[..., Execution], name: str
+    ) -> None:
+        Group.objects.create(name="seen before")
+        sent: list[Delivery] = []
+
+        def handle(_message: Message) -> None:
+            effect()
+            sent.append(produce(name, None, 1))
+            with suppress(IntegrityError):
+                Group.objects.create(name="seen before")
+
+        with pytest.raises(TransactionManagementError, match="caught a database error") as raised:
+            make().run(message(), handlers(handle))
+        assert isinstance(raised.value.__cause__, IntegrityError)
+        assert decide(raised.value) == DeadLetter("handler")
+        assert Effect.objects.count() == 0
+        with pytest.raises(DeliveryDiscarded):
+            sent[0].result()
+
+    def test_contention_that_a_handler_caught_is_contention(self, make: Callable[..., Execution]) -> None:
+        def handle(_message: Message) -> None:
+            effect()
+            with suppress(OperationalError), transaction.mark_for_rollback_on_error():
+                cause = sqlite3.OperationalError("database is locked")
+                cause.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise OperationalError("database is locked") from cause
+
+        with pytest.raises(TransactionManagementError) as raised:
+            make().run(message(), handlers(handle))
+        assert decide(raised.value) == Again()
+
+    def test_why_an_earlier_transaction_broke_is_not_said_of_a_later_one(self, make: Callable[..., Execution]) -> None:
+        def break_it(_message: Message) -> None:
+            with suppress(OperationalError), transaction.mark_for_rollback_on_error():
+                raise OperationalError("could not connect to server")
+
+        execution = make()
+        with pytest.raises(TransactionManagementError) as first:
+            execution.run(message(), handlers(break_it))
+        assert isinstance(decide(first.value), Wait)
+        with pytest.raises(TransactionManagementError) as second:
+            execution.run(message(), handlers(lambda _message: transaction.set_rollback(True)))
+        assert second.value.__cause__ is None
+        assert decide(second.value) == DeadLetter("handler")
+
+    def test_a_database_error_that_a_handler_caught_around_an_atomic_of_its_own_is_its_own_affair(
+        self, make: Callable[..., Execution]
+    ) -> None:
+        Group.objects.create(name="seen before")
+
+        def handle(_message: Message) -> None:
+            effect()
+            with suppress(IntegrityError), transaction.atomic():
+                Group.objects.create(name="seen before")
+
+        make().run(message(), handlers(handle))
+        assert Effect.objects.count() == 1
+
+    def test_a_handler_that_closes_the_connection_of_its_transaction_has_failed(
+        self, make: Callable[..., Execution]
+    ) -> None:
+        def handle(_message: Message) -> None:
+            effect()
+            connection.close()
+
+        execution = make()
+        with pytest.raises(TransactionManagementError, match="closed the connection of its transaction"):
+            execution.run(message(), handlers(handle))
+        assert Effect.objects.count() == 0
+        execution.run(message(), handlers(lambda _message: effect()))
+        assert Effect.objects.count() == 1
+
+    def test_what_would_not_be_committed_because_autocommit_is_off_is_not_handled(
+        self, make: Callable[..., Execution]
+    ) -> None:
+        execution = make()
+        transaction.set_autocommit(False)
+        try:
+            with pytest.raises(TransactionManagementError, match="switched autocommit off"):
+                execution.run(message(), handlers(lambda _message: effect()))
+            Connections().tend()
+            execution.run(message(), handlers(lambda _message: effect()))
+        finally:
+            connection.close()
+        assert Effect.objects.count() == 1
 
     def test_without_a_transaction_effects_stay(self, make: Callable[..., Execution]) -> None:
         def handle(_message: Message) -> None:
@@ -329,6 +420,36 @@ class TestOnPostgreSQL:
         execution.run(message(), handlers(self.insert(5)))
         assert self.rows(postgresql) == [5]
 
+    def test_an_error_that_a_handler_caught_leaves_nothing_to_commit_and_is_its_failure(
+        self, make: Callable[..., Execution], postgresql: PostgreSQL, database: BaseDatabaseWrapper
+    ) -> None:
+        told: list[str] = []
+
+        def handle(found: Message) -> None:
+            self.insert(1)(found)
+            transaction.on_commit(lambda: told.append("committed"), using="work")
+            with suppress(DatabaseError), database.cursor() as cursor:
+                cursor.execute("SELECT 1/0")
+
+        execution = make(database="work")
+        with pytest.raises(TransactionManagementError, match="caught a database error") as raised:
+            execution.run(message(), handlers(handle))
+        assert decide(raised.value) == DeadLetter("handler")
+        assert told == []
+        execution.run(message(), handlers(self.insert(2)))
+        assert self.rows(postgresql) == [2]
+
+    def test_an_error_that_a_handler_caught_around_an_atomic_of_its_own_is_its_own_affair(
+        self, make: Callable[..., Execution], postgresql: PostgreSQL, database: BaseDatabaseWrapper
+    ) -> None:
+        def handle(found: Message) -> None:
+            self.insert(1)(found)
+            with suppress(DatabaseError), transaction.atomic(using="work"), database.cursor() as cursor:
+                cursor.execute("SELECT 1/0")
+
+        make(database="work").run(message(), handlers(handle))
+        assert self.rows(postgresql) == [1]
+
     def backend(self, database: BaseDatabaseWrapper) -> int:
         with database.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
@@ -363,6 +484,16 @@ class TestOnPostgreSQL:
                 other.execute("SELECT pg_terminate_backend(%s)", [first])
             mine.tend()
             assert self.backend(checked) != first
+
+    def test_tending_ends_a_transaction_that_a_handler_left_open(
+        self, postgresql: PostgreSQL, database: BaseDatabaseWrapper
+    ) -> None:
+        transaction.set_autocommit(False, using="work")
+        self.insert(1)(message())
+        Connections().tend()
+        assert database.connection is None
+        self.insert(2)(message())
+        assert self.rows(postgresql) == [2]
 
     def test_a_thread_that_ends_closes_its_connections(self, database: BaseDatabaseWrapper) -> None:
         self.backend(database)

@@ -168,6 +168,18 @@ def test_a_worker_that_stops_while_a_letter_is_refused_reads_its_message_again(w
     assert not workplace.letters()
 
 
+def test_letters_are_committed_also_when_their_handler_left_autocommit_off(workplace: Workplace) -> None:
+    def fail_halfway(_message: Message) -> None:
+        transaction.set_autocommit(False)
+        raise ValueError("before it could switch it on again")
+
+    workplace.consume(fail_halfway, transaction="none", enable_auto_commit=False)
+    workplace.send(range(3))
+    with workplace.worker():
+        wait_until(lambda: workplace.committed() == {0: 3})
+    assert [letter.offset for letter in workplace.letters()] == [0, 1, 2]
+
+
 def test_poison_goes_straight_to_the_letters_with_its_bytes(workplace: Workplace) -> None:
     seen = Seen(lambda message: message.value and None)
     workplace.consume(seen)

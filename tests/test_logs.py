@@ -17,7 +17,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_line_names_its_client_and_keeps_its_level(caplog: pytest.LogCaptureFixture) -> None:
-    ClientLog("consumer", "ops").log(logging.WARNING, "%s", FAIL)
+    ClientLog("consumer", "ops", str).log(logging.WARNING, "%s", FAIL)
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("django_kafka.client", logging.WARNING)
     assert record.getMessage() == f"consumer=ops {FAIL}"
@@ -26,7 +26,7 @@ def test_a_line_names_its_client_and_keeps_its_level(caplog: pytest.LogCaptureFi
 def test_trouble_that_repeats_is_said_once_and_counted(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = ClientLog("producer", "default")
+    log = ClientLog("producer", "default", str)
     for _ in range(100):
         log.log(logging.ERROR, FAIL)
     log.log(logging.ERROR, "REQTMOUT another kind")
@@ -39,7 +39,7 @@ def test_trouble_that_repeats_is_said_once_and_counted(
 
 def test_debug_lines_are_all_said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "django_kafka.client")
-    log = ClientLog("producer", "default")
+    log = ClientLog("producer", "default", str)
     for _ in range(3):
         log.log(logging.DEBUG, "SEND [x]: 100% sent")
     assert said(caplog) == ["producer=default SEND [x]: 100% sent"] * 3
@@ -53,6 +53,6 @@ def test_what_logging_raises_stays_inside() -> None:
     broken, logger = Broken(), logging.getLogger("django_kafka.client")
     logger.addFilter(broken)
     try:
-        ClientLog("producer", "default").log(logging.ERROR, FAIL)
+        ClientLog("producer", "default", str).log(logging.ERROR, FAIL)
     finally:
         logger.removeFilter(broken)

@@ -42,6 +42,17 @@ def test_messages_in_flight_are_bounded_by_their_bytes(workplace: Workplace) -> 
     assert workplace.committed() == {0: 100, 1: 100}
 
 
+@pytest.mark.parametrize("parts", [{"key": b"k" * 1_000}, {"headers": [("h", b"x" * 1_000)]}], ids=["keys", "headers"])
+def test_the_bytes_of_keys_and_headers_count(workplace: Workplace, parts: dict[str, Any]) -> None:
+    most: list[int] = []
+    seen = Seen(lambda _message: most.append(worker.lanes.in_flight))
+    workplace.consume(seen, max_in_flight_bytes=5_000)
+    workplace.send([None] * 100, **parts)
+    with workplace.worker() as worker:
+        seen.wait(100)
+    assert 1 < max(most) <= 6
+
+
 def test_one_message_larger_than_all_that_may_be_in_flight_is_handled(workplace: Workplace) -> None:
     seen = Seen()
     workplace.consume(seen, max_in_flight_bytes=100, serializer="bytes")

@@ -13,7 +13,7 @@ import pytest
 from django.test import override_settings
 from pytest_django import Settings
 
-from django_kafka.clients.embedded import Cluster
+from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import ConfigurationError, DeliveryFailed, NotAvailable, ProduceError
 from django_kafka.producers import close_all, producers
@@ -103,6 +103,19 @@ def test_what_librdkafka_refuses_is_a_configuration_error(settings: Settings) ->
     use(settings, NOBODY, {"default": {"options": {"ssl.ca.location": "/no/such/file", "security.protocol": "ssl"}}})
     with pytest.raises(ConfigurationError, match=r"Producer 'default' cannot be made: .*ssl\.ca\.location"):
         produce("flights", None, 1)
+
+
+def test_a_producer_whose_client_met_a_fatal_error_is_made_anew(embedded: Cluster, name: str) -> None:
+    broken = producers["default"]
+    produce(name, None, 1).result()
+    embedded.push_errors(Request.PRODUCE, "OUT_OF_ORDER_SEQUENCE_NUMBER")
+    with pytest.raises(DeliveryFailed):
+        produce(name, None, 2).result(20)
+    with pytest.raises(DeliveryFailed) as raised:
+        produce(name, None, 3).result(20)
+    assert (raised.value.code, raised.value.retriable) == ("_FATAL", True)
+    assert produce(name, None, 4).result(20).done()
+    assert producers["default"] is not broken
 
 
 def test_what_is_undelivered_at_closing_fails_and_is_reported_once(
@@ -195,10 +208,10 @@ def test_children_fork_while_threads_send_and_wait(embedded: Cluster, name: str)
 
 
 def test_locks_that_a_thread_holds_at_the_fork_are_free_in_the_child(name: str) -> None:
-    from django_kafka import messages
+    from django_kafka import deliveries
 
     produce(name, None, 1).result()
-    held = [messages._waiting, producers._making]
+    held = [deliveries._waiting, producers._making]
     for lock in held:
         lock.acquire()
     try:

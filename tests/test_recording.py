@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, transaction
 from pytest_django import Settings
 
 from django_kafka import conf
@@ -154,6 +154,15 @@ def test_what_the_database_refuses_is_raised_as_what_it_is() -> None:
         record()
 
 
+def test_a_letter_is_committed_although_a_handler_left_a_transaction_of_its_own_open() -> None:
+    transaction.set_autocommit(False)
+    try:
+        record()
+    finally:
+        connection.close()
+    assert DeadLetter.objects.count() == 1
+
+
 def test_a_letter_without_its_attempt_is_not_stored_at_all() -> None:
     with refusing("lynx_kafka_deadletterattempt"), pytest.raises(IntegrityError, match="quota"):
         record()
@@ -165,6 +174,22 @@ def test_a_replay_to_the_topic_that_fails_comes_back_to_its_letter() -> None:
     replayed = record(offset=2**40 + 7, headers=[(LETTER_HEADER, str(first.pk).encode())])
     assert replayed.pk == first.pk
     assert DeadLetter.objects.get().attempts == 2
+
+
+def test_a_replay_to_the_topic_is_known_by_all_headers_but_the_one_that_names_the_letter() -> None:
+    others = [("type", b"cancelled"), ("type", None)]
+    first = record(headers=[(LETTER_HEADER, b"77"), *others])
+    assert record(offset=1, headers=[*others, (LETTER_HEADER, str(first.pk).encode())]).pk == first.pk
+
+
+@pytest.mark.parametrize("headers", [[("tenant", b"B")], [], [("tenant", b"A"), ("tenant", b"A")]])
+def test_another_message_that_carries_a_copied_header_makes_a_new_letter(headers: list[tuple[str, bytes]]) -> None:
+    first = record(headers=[("tenant", b"A")])
+    DeadLetter.objects.filter(pk=first.pk).update(state="discarded")
+    copied = (LETTER_HEADER, str(first.pk).encode())
+    assert record(offset=1, headers=[*headers, copied]).pk != first.pk
+    first.refresh_from_db()
+    assert (first.state, first.attempts) == ("discarded", 1)
 
 
 @pytest.mark.parametrize("header", [b"", b"x", b"-1", b"\xc2\xb2", b"9" * 30, b"9" * 19, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,18 @@ def test_a_celery_broker_that_does_not_answer_is_said_within_seconds(
     assert "Celery's broker cannot be reached" in caplog.text
 
 
-def test_a_celery_worker_carries_out_what_was_sent(celery: Celery, redis_server: Redis) -> None:
+def test_a_celery_worker_carries_out_what_was_sent(
+    celery: Celery, redis_server: Redis, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
     celery.conf.broker_url = f"redis://{redis_server.address}/0"
     letter = dead_letter({})
     replaying.request([letter.pk])
 
-    assert tasks.dispatch("ops") == "celery"
-
     with celery.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+        with django_capture_on_commit_callbacks(execute=True):
+            assert tasks.dispatch("ops") == "celery"
+            with pytest.raises(queue.Empty):  # a task that is quicker than the COMMIT would find nothing
+                queue.get(block=False)
         sent = queue.get(timeout=10)
         sent.ack()
     assert sent.headers["task"] == tasks.CARRY_OUT_REPLAYS == "django_kafka.carry_out_replays"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -11,8 +11,10 @@ import confluent_kafka
 from confluent_kafka import TopicPartition
 
 from ..exceptions import ConfigurationError
+from ..messages import _pairs
 from . import errors
 from .logs import ClientLog
+from .scrubbing import Scrubber
 
 log = logging.getLogger("django_kafka.client")
 
@@ -21,6 +23,25 @@ Place = tuple[str, int]
 _error_of = confluent_kafka.Message.error
 _partition_of: Callable[[Any], int] = cast("Any", confluent_kafka.Message.partition)
 _topic_of: Callable[[Any], str] = cast("Any", confluent_kafka.Message.topic)
+
+
+_key_of: Callable[[Any], bytes | None] = cast("Any", confluent_kafka.Message.key)
+
+
+_headers_of: Callable[[Any], Any] = cast("Any", confluent_kafka.Message.headers)
+
+
+def size_of(messages: Sequence[Any]) -> int:
+    """Return the bytes of values, keys and headers: len() of a message is that of its value alone."""
+    size = sum(map(len, messages)) + sum(map(len, filter(None, map(_key_of, messages))))
+    try:
+        if not any(map(_headers_of, messages)):
+            return size
+    except SystemError:
+        pass  # a name that is not UTF-8, see messages._pairs
+    for message in messages:
+        size += sum(len(name) + len(value or b"") for name, value in _pairs(message))
+    return size
 
 
 class Events:
@@ -51,11 +72,14 @@ class ConsumerClient:
     def __init__(self, name: str, properties: Mapping[str, Any], events: Events) -> None:
         self.name = name
         self._events = events
+        self._scrub = Scrubber(properties)
         settings = {**properties, "error_cb": self._on_error}
         try:
-            self._client = confluent_kafka.Consumer(settings, logger=ClientLog("consumer", name))
+            self._client = confluent_kafka.Consumer(settings, logger=ClientLog("consumer", name, self._scrub))
         except confluent_kafka.KafkaException as error:
-            raise ConfigurationError(f"Consumer {name!r} cannot be made: {errors.sentence(error)}") from error
+            # Not chained: the library's own exception quotes the value that it refuses.
+            reason = self._scrub(errors.sentence(error))
+            raise ConfigurationError(f"Consumer {name!r} cannot be made: {reason}") from None
         self._topics: tuple[str, ...] = ()
         self._incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
             properties.get("partition.assignment.strategy")
@@ -179,7 +203,7 @@ class ConsumerClient:
         self._guarded(lambda: self._events.revoked([(one.topic, one.partition) for one in partitions], True))
 
     def _on_error(self, error: confluent_kafka.KafkaError, topic: str | None = None) -> None:
-        self._guarded(lambda: self._events.trouble(error.name(), error.str(), topic))
+        self._guarded(lambda: self._events.trouble(error.name(), self._scrub(error.str()), topic))
 
     def _guarded(self, tell: Callable[[], None]) -> None:
         try:

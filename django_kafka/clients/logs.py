@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 _log = logging.getLogger("django_kafka.client")
 
@@ -18,7 +19,8 @@ class ClientLog:
     queue: whatever a handler or filter of the project's logging raises stays here.
     """
 
-    def __init__(self, kind: str, name: str) -> None:
+    def __init__(self, kind: str, name: str, scrub: Callable[[str], str]) -> None:
+        self._scrub = scrub
         self._where = f"{kind}={name}"
         self._said: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
@@ -26,7 +28,7 @@ class ClientLog:
     def log(self, level: int, line: str, *arguments: object) -> None:
         """Log one line at `level`; troubles that repeat are counted and said again with their number."""
         try:
-            text = line % arguments if arguments else line
+            text = self._scrub(line % arguments if arguments else line)
             # A line begins with what it is about: FAIL, CONNECT, REQTMOUT…
             kind = text.split(" ", 1)[0]
             if level >= logging.WARNING and not self._is_due(kind):

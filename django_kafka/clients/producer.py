@@ -14,6 +14,7 @@ import confluent_kafka
 from ..exceptions import ConfigurationError, DeliveryFailed, ProduceError
 from . import errors
 from .logs import ClientLog
+from .scrubbing import Scrubber
 
 log = logging.getLogger("django_kafka.client")
 
@@ -28,12 +29,15 @@ class ProducerClient:
     def __init__(self, name: str, properties: Mapping[str, Any], on_unreachable: Callable[[str], None]) -> None:
         self.name = name
         self._on_unreachable = on_unreachable
+        self._scrub = Scrubber(properties)
         try:
             self._client = confluent_kafka.Producer(
-                {**properties, "error_cb": self._on_error}, logger=ClientLog("producer", name)
+                {**properties, "error_cb": self._on_error}, logger=ClientLog("producer", name, self._scrub)
             )
         except confluent_kafka.KafkaException as error:
-            raise ConfigurationError(f"Producer {name!r} cannot be made: {errors.sentence(error)}") from error
+            # Not chained: the library's own exception quotes the value that it refuses.
+            reason = self._scrub(errors.sentence(error))
+            raise ConfigurationError(f"Producer {name!r} cannot be made: {reason}") from None
         self.produce: Callable[..., Any] = self._client.produce
         self.produce_batch: Callable[..., Any] = self._client.produce_batch
         self.serve = self._client.poll
@@ -78,13 +82,14 @@ class ProducerClient:
             self._note(error)
 
     def _note(self, error: confluent_kafka.KafkaError) -> None:
+        sentence = self._scrub(error.str())
         if error.name() == "_ALL_BROKERS_DOWN":
-            self._on_unreachable(error.str())
-            log.warning("producer=%s no broker can be reached: %s", self.name, error.str())
+            self._on_unreachable(sentence)
+            log.warning("producer=%s no broker can be reached: %s", self.name, sentence)
         elif error.fatal():
-            log.error("producer=%s fatal error=%s: %s", self.name, error.name(), error.str())
+            log.error("producer=%s fatal error=%s: %s", self.name, error.name(), sentence)
         else:
-            log.info("producer=%s error=%s: %s", self.name, error.name(), error.str())
+            log.info("producer=%s error=%s: %s", self.name, error.name(), sentence)
 
     def flush(self, timeout: float) -> int:
         """Send all that waits, for up to `timeout` seconds, and return how many records are still undelivered."""

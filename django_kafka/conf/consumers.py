@@ -47,7 +47,6 @@ CONSUMER: Mapping[str, Rule] = {
     "enabled": flag,
     "cluster": label,
     "database": label,
-    "group_id": text,
     "handler": optional(dotted_path),
     "serializer": SERIALIZER,
     "key_serializer": SERIALIZER,
@@ -57,6 +56,7 @@ CONSUMER: Mapping[str, Rule] = {
     "max_poll_records": whole(1, 1_000_000),
     "ordering": choice("partition", "key", "unordered"),
     "concurrency": whole(1, 10_000),
+    "group_id": text,
     "processes": whole(1, 1_000),
     "max_in_flight": whole(1),
     "max_in_flight_bytes": size(),
@@ -71,6 +71,8 @@ CONSUMER: Mapping[str, Rule] = {
     "fetch_min_bytes": optional(size(1, 100_000_000)),
     "fetch_max_wait": optional(duration(0.0, 300.0)),
 }
+LONGEST_GROUP = 255
+"""Characters of a group's name with its prefix: what rows keep. Kafka itself takes more."""
 CONSUMER_TOPIC: Mapping[str, Rule] = {
     "handler": optional(dotted_path),
     "serializer": optional(SERIALIZER),
@@ -100,6 +102,9 @@ def read_consumer(
     consumer = Consumer(name=name, client_id=client_id, topics=MappingProxyType(topics), **found)
     _find_contradictions(consumer, block)
     _find_contradictions_of_groups(consumer, block, options)
+    if len(prefix) + len(consumer.group_id) > LONGEST_GROUP:
+        sentence = f"{block.path} has a group_id of {len(consumer.group_id)} characters, besides topic_prefix."
+        block.problem(WRONG_VALUE, sentence, f"Both together may have {LONGEST_GROUP}.")
     return consumer
 
 

@@ -114,9 +114,9 @@ class HandlerThread(threading.Thread):
                     self._await_later(piece)
                 piece.done += 1
             lane.waits = 0
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  # a handler may raise anything; the decision is about just that
+        except Exception as error:
+            if retries.stops_worker(error):
+                raise
             if piece.done > start:
                 lane.waits = 0
             gathered.clear()
@@ -194,6 +194,8 @@ class HandlerThread(threading.Thread):
                 sent.delivery.result(max(0.0, deadline - time.monotonic()))
             except DeliveryTimeout:
                 return 0.0
+            except MemoryError:
+                raise
             except Exception as error:  # noqa: BLE001  # decided just below, as for any failed attempt
                 wait = self._failed(lane, piece, found, index, error)
                 if piece.failed is not None:

@@ -9,10 +9,14 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+from django.db import connections
+from django.dispatch import Signal
+
 from .. import conf, signals
 from ..clients import properties
-from ..clients.consumer import ConsumerClient, Events, is_fatal
+from ..clients.consumer import ConsumerClient, Events, is_fatal, size_of
 from ..exceptions import ConfigurationError
+from ..producers import close_broken_connections
 from ..tallies import ConsumerTally
 from .lanes import Lane, Lanes, Place
 
@@ -177,7 +181,7 @@ class Poller(Events):
                 continue
             self._notice_jump(lane, group)
             lane.at_end = False
-            size = sum(map(len, group))
+            size = size_of(group)
             self.lanes.take(lane, group, size)
             self._taken += len(group)
             tally.received += len(group)
@@ -265,6 +269,7 @@ class Poller(Events):
             finally:
                 self.lanes.drop(lanes)
                 self.lanes.close()
+                connections.close_all()  # what receivers of signals opened in this thread
 
     def assigned(self, places: list[Place]) -> None:
         """Open the lanes of partitions that came."""
@@ -278,7 +283,7 @@ class Poller(Events):
             self._expect_more()
         self.tally.rebalances += 1
         log.info("consumer=%s assigned=%s", self.consumer.name, _listed(places))
-        signals.partitions_assigned.send_robust(self.consumer.name, worker=self._worker, partitions=places)
+        self._tell(signals.partitions_assigned, partitions=places)
 
     def revoked(self, places: list[Place], lost: bool) -> None:
         """Finish what runs in partitions that leave, commit what is settled, and forget the rest."""
@@ -292,7 +297,7 @@ class Poller(Events):
             self.lanes.drop(lanes)
         self.tally.rebalances += 1
         log.info("consumer=%s %s=%s", self.consumer.name, "lost" if lost else "revoked", _listed(places))
-        signals.partitions_revoked.send_robust(self.consumer.name, worker=self._worker, partitions=places, lost=lost)
+        self._tell(signals.partitions_revoked, partitions=places, lost=lost)
 
     def _finish(self, lanes: Collection[Lane]) -> None:
         """Wait for what runs, but not so long that the group takes this member for dead, and commit."""
@@ -303,6 +308,10 @@ class Poller(Events):
                 "consumer=%s a handler still runs after %.0f s; its message is handled again by the next owner",
                 self.consumer.name, self._drain_at_most,
             )  # fmt: skip
+
+    def _tell(self, signal: Signal, **event: Any) -> None:
+        signal.send_robust(self.consumer.name, worker=self._worker, **event)
+        close_broken_connections()
 
     def at_end(self, place: Place) -> None:
         """Note that a partition has nothing more for now."""

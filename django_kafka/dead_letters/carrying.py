@@ -29,7 +29,7 @@ def carry_out(
     while not stop.is_set() and time.monotonic() < deadline:
         mine.tend()
         try:
-            replay = executor.run_next()
+            replay = executor.run_next(stop)
         except ClaimLost:
             continue
         except Exception as error:

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import connections, transaction
 from django.db.models import F
@@ -14,17 +15,21 @@ from django.utils import timezone
 
 from .. import conf, handlers, retries, tallies
 from ..deliveries import Delivery
-from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError
+from ..exceptions import ConfigurationError, DeliveryFailed, DeliveryTimeout, KafkaError
 from ..execution import Execution
 from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
 from ..producers import Gathered, Producer, here, producers
-from ..producing import send
+from ..producing import send_now
 from ..signals import dead_letter_replayed
 from .recording import Failure, add_attempt, me
 from .replaying import LEASE, letters, replays, unclaimed
 
 log = logging.getLogger(__name__)
+
+
+_COMMITTED_READS = (1, 2)
+"""psycopg's names for READ UNCOMMITTED, which is the same in PostgreSQL, and READ COMMITTED."""
 
 
 class ClaimLost(KafkaError):
@@ -78,6 +83,7 @@ class Executor:
         self._database = conf.kafka().dead_letters.database
         self._ended = threading.Event()
         self._running: int | None = None
+        self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="kafka-replay-lease", daemon=True)
         self._keeper.start()
 
@@ -86,11 +92,13 @@ class Executor:
         self._ended.set()
         self._keeper.join(5)
 
-    def run_next(self) -> Replay | None:
+    def run_next(self, stop: threading.Event | None = None) -> Replay | None:
         """Claim the oldest replay and carry it out; return it, or None when there is none to claim.
 
-        A replay that meets an outage is asked for again, and the error is raised: try again after a pause.
+        A replay that meets an outage is asked for again, and the error is raised: try again after a pause. `stop` ends
+        the wait for records that its handler produced.
         """
+        self._stop = stop or threading.Event()
         replay = self._claim_next()
         if replay is None:
             return None
@@ -110,7 +118,7 @@ class Executor:
                 waiting = waiting.filter(letter__consumer__in=self._consumers)
             if self._ids is not None:
                 waiting = waiting.filter(pk__in=self._ids)
-            found = waiting.order_by("id").values("pk", "state", "claim").first()
+            found = waiting.order_by("id").values("pk", "state", "claim", "claimed_at").first()
             if found is None:
                 return None
             mine = replays().filter(**found)
@@ -153,7 +161,7 @@ class Executor:
         found = handlers.for_topic(consumer.name, replay.letter.topic)
         message = Message(StoredMessage(replay.letter), found.decoder, replay.letter.attempts + 1)
         gathered = here.begin()
-        together = consumer.transaction != "none" and consumer.database == self._database
+        together = consumer.transaction != "none" and consumer.database == self._database and self._shares_its_row()
         resolved = False
 
         def finish() -> None:
@@ -165,12 +173,40 @@ class Executor:
 
         try:
             Execution(consumer, tallies.of_consumer(consumer.name), gathered).run(message, found, finish)
-            _await(gathered)
+            self._await(gathered)
         finally:
             here.end()
         if not resolved:
             self._resolve(replay)
         return found.match(message).path
+
+    def _shares_its_row(self) -> bool:
+        """Tell whether a transaction may update the row of a replay whose claim is renewed meanwhile.
+
+        Under REPEATABLE READ and above PostgreSQL refuses that, each time anew.
+        """
+        connection: Any = connections[self._database]
+        if connection.vendor != "postgresql":
+            return True
+        connection.ensure_connection()
+        return connection.isolation_level in (None, *_COMMITTED_READS)
+
+    def _await(self, gathered: Gathered) -> None:
+        """Wait until what the handler produced is acknowledged; send again what an outage kept back.
+
+        Its effects are committed: to run it again would repeat them.
+        """
+        tries = 0
+        for sent in gathered.sent:
+            while True:
+                try:
+                    _acknowledged(sent.delivery)
+                    break
+                except DeliveryFailed as error:
+                    tries += 1
+                    if not error.retriable or self._stop.wait(retries.pause(tries)):
+                        raise
+                    sent.again()
 
     def _to_topic(self, replay: Replay) -> None:
         letter = replay.letter
@@ -179,7 +215,7 @@ class Executor:
         headers = [pair for pair in stored.headers() if pair[0] != LETTER_HEADER]
         headers.append((LETTER_HEADER, str(letter.pk).encode()))
         wire = (letter.topic, stored.value(), stored.key(), -1, headers, 0)
-        delivery = _acknowledged(send(producer, wire, Delivery(letter.topic, producer)))
+        delivery = _acknowledged(send_now(producer, wire))
         self._resolve(replay, f"{delivery.topic}[{delivery.partition}]@{delivery.offset}")
 
     def _resolve(self, replay: Replay, result: str = "") -> None:
@@ -222,12 +258,6 @@ class Executor:
         except Exception as error:  # noqa: BLE001
             log.warning("replay=%s not released: %s; it is taken over in %g s", replay.pk, type(error).__name__, LEASE)
             connections[self._database].close()
-
-
-def _await(gathered: Gathered) -> None:
-    """Wait until what the handler produced is acknowledged."""
-    for sent in gathered.sent:
-        _acknowledged(sent.delivery)
 
 
 def _acknowledged(delivery: Delivery) -> Delivery:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import traceback as tracebacks
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -75,6 +75,10 @@ def record(
     """
     using = conf.kafka().dead_letters.database
     still_ours()
+    connection = connections[using]
+    if not (connection.in_atomic_block or connection.get_autocommit()):
+        # A handler left a transaction of its own open, in which atomic() would commit nothing.
+        connection.close()
     with transaction.atomic(using=using):
         letter = _replayed_letter(using, consumer, group_id, message) or _row(
             using, consumer, group_id, message, failure
@@ -164,8 +168,12 @@ def _replayed_letter(using: str, consumer: conf.Consumer, group_id: str, message
     letter = letters.filter(pk=int(header), cluster=consumer.cluster, group_id=group_id, topic=message.topic).first()
     if letter is None:
         return None
-    same = (_bytes(letter.key), _bytes(letter.value)) == (message.raw_key, message.raw_value)
-    return letter if same else None
+    stored = _bytes(letter.key), _bytes(letter.value), _own(letter.headers)
+    return letter if stored == (message.raw_key, message.raw_value, _own(message.headers)) else None
+
+
+def _own(headers: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    return [pair for pair in headers if pair[0] != LETTER_HEADER]
 
 
 def _bytes(stored: bytes | memoryview | None) -> bytes | None:

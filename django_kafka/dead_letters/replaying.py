@@ -76,7 +76,7 @@ def request(
                 Replay(
                     letter_id=pk,
                     target=target,
-                    requested_by=user,
+                    requested_by_id=None if user is None else user.pk,
                     requested_by_name=name or _name(user),
                     requested_at=now,
                 )

@@ -102,7 +102,7 @@ class Migration(migrations.Migration):
                 ('finished_at', models.DateTimeField(null=True, verbose_name='finished at')),
                 ('result', models.TextField(blank=True, verbose_name='result')),
                 ('letter', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='replays', to='lynx_kafka.deadletter', verbose_name='dead letter')),
-                ('requested_by', models.ForeignKey(blank=True, db_constraint=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL, verbose_name='requested by')),
+                ('requested_by', models.ForeignKey(blank=True, db_constraint=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to=settings.AUTH_USER_MODEL, verbose_name='requested by')),
             ],
             options={
                 'verbose_name': 'replay',

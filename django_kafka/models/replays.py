@@ -34,7 +34,7 @@ class Replay(models.Model):
     target = models.CharField(_("target"), max_length=10, choices=Target.choices)
     state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.REQUESTED)
     requested_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, db_constraint=False,
+        settings.AUTH_USER_MODEL, models.DO_NOTHING, null=True, blank=True, db_constraint=False,
         related_name="+", verbose_name=_("requested by"),
     )  # fmt: skip
     requested_by_name = models.CharField(_("requested by"), max_length=200, blank=True)
