@@ -30,7 +30,7 @@ class RawMessage(Protocol):
 _headers_of: Callable[[RawMessage], list[tuple[str, bytes | None]] | None] = operator.methodcaller("headers")
 
 
-def _pairs(raw: RawMessage) -> list[tuple[str, bytes | None]]:
+def header_pairs(raw: RawMessage) -> list[tuple[str, bytes | None]]:
     """Return the headers of a message as pairs that can be looked at.
 
     When a name is not UTF-8, the client raises the first time, and from then on returns a pair with a hole that
@@ -116,11 +116,11 @@ class Message:
     @property
     def headers(self) -> tuple[tuple[str, bytes | None], ...]:
         """All headers in their order, duplicates included; a name that is not UTF-8 reads "\ufffd"."""
-        return tuple(_pairs(self._raw))
+        return tuple(header_pairs(self._raw))
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name, as Kafka's own clients do, or None."""
-        for candidate, value in reversed(_pairs(self._raw)):
+        for candidate, value in reversed(header_pairs(self._raw)):
             if candidate == name:
                 return value
         return None

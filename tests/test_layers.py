@@ -7,6 +7,9 @@ those that are listed before it; inside its own folder, anything.
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,3 +212,55 @@ def lay(root: Path, files: dict[str, str]) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+NEEDS_APPS = {"models", "admin"}
+"""What Django itself imports only when its applications are ready, and so all that imports these."""
+
+
+def without_apps() -> set[str]:
+    """Every module of the package that needs no models, neither itself nor by what it imports.
+
+    Whatever imports a package is taken to import all of its modules.
+    """
+    modules = {_dotted(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if "migrations" not in path.parts}
+    wanted = {module: {module.rpartition(".")[0]} for module in modules}
+    for each in imports(ROOT):
+        if not each.late and not each.typing:
+            wanted[_dotted(Path(each.file))].add(each.module)
+    needs = {module for module in modules if not NEEDS_APPS.isdisjoint(module.split(".")[1:2])}
+    while more := {module for module in modules - needs if any(_within(name, needs) for name in wanted[module])}:
+        needs |= more
+    return modules - needs
+
+
+def _dotted(path: Path) -> str:
+    return ".".join([PACKAGE, *path.with_suffix("").parts]).removesuffix(".__init__")
+
+
+def _within(name: str, modules: set[str]) -> bool:
+    """Tell whether one of `modules` is, is in, or has in it what is called `name`."""
+    return name != PACKAGE and any(
+        f"{name}.".startswith(f"{one}.") or one.startswith(f"{name}.") for one in modules
+    )
+
+
+def test_no_module_reads_settings_while_it_is_imported() -> None:
+    modules = sorted(without_apps())
+    assert {"django_kafka.conf", "django_kafka.producing", "django_kafka.execution"} <= set(modules)
+    code = """
+import importlib, sys
+from django.conf import settings
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        print(name, "needs settings:", error)
+assert not settings.configured
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    command = [sys.executable, "-c", code, *modules]
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, cast
 
 import confluent_kafka
 from confluent_kafka import TopicPartition
 
 from ..exceptions import ConfigurationError
-from ..messages import _pairs
+from ..messages import header_pairs
 from . import errors
 from .logs import ClientLog
 from .scrubbing import Scrubber
@@ -24,10 +26,7 @@ _error_of = confluent_kafka.Message.error
 _partition_of: Callable[[Any], int] = cast("Any", confluent_kafka.Message.partition)
 _topic_of: Callable[[Any], str] = cast("Any", confluent_kafka.Message.topic)
 
-
 _key_of: Callable[[Any], bytes | None] = cast("Any", confluent_kafka.Message.key)
-
-
 _headers_of: Callable[[Any], Any] = cast("Any", confluent_kafka.Message.headers)
 
 
@@ -35,13 +34,13 @@ def size_of(messages: Sequence[Any]) -> int:
     """Return the bytes of values, keys and headers: len() of a message is that of its value alone."""
     size = sum(map(len, messages)) + sum(map(len, filter(None, map(_key_of, messages))))
     try:
-        if not any(map(_headers_of, messages)):
-            return size
+        pairs = list(chain.from_iterable(filter(None, map(_headers_of, messages))))
     except SystemError:
-        pass  # a name that is not UTF-8, see messages._pairs
-    for message in messages:
-        size += sum(len(name) + len(value or b"") for name, value in _pairs(message))
-    return size
+        pairs = None
+    # All are looked at in one call: a pair with a hole, see header_pairs, shows one object instead of two.
+    if pairs is None or len(gc.get_referents(*pairs)) != 2 * len(pairs):
+        pairs = list(chain.from_iterable(map(header_pairs, messages)))
+    return size + sum(map(len, filter(None, chain.from_iterable(pairs))))
 
 
 class Events:
