@@ -763,6 +763,20 @@ def test_a_prefix_counts_towards_the_length_of_a_topics_name() -> None:
     assert "1 to 244 of the characters" in only({"topic_prefix": "test.", **consumer(topics=["x" * 245])}).message
 
 
+def test_a_prefix_counts_towards_the_length_of_a_groups_name() -> None:
+    kafka = read({"topic_prefix": "test.", **consumer(group_id="g" * 250)})
+    assert len(kafka.prefixed(kafka.consumers["flights"].group_id)) == 255
+
+    problem = only({"topic_prefix": "test.", **consumer(group_id="g" * 251)})
+    assert "has a group_id of 251 characters, besides topic_prefix. Both together may have 255." in str(problem)
+    assert problem.path == 'KAFKA["consumers"]["flights"]'
+
+
+def test_the_group_of_the_top_is_not_too_long_for_a_consumer_either() -> None:
+    problem = only({"topic_prefix": "p" * 200, "group_id": "g" * 56, "consumers": {"flights": {}}})
+    assert "Both together may have 255" in str(problem)
+
+
 def test_a_dot_is_a_name_when_a_prefix_stands_before_it() -> None:
     read({"topic_prefix": "test", **consumer(topics=["."])})
 

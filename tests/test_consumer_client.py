@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from django_kafka.clients.consumer import ConsumerClient, Events, is_fatal
+from django_kafka.clients.consumer import ConsumerClient, Events, is_fatal, size_of
 from django_kafka.clients.embedded import Cluster
 from django_kafka.exceptions import ConfigurationError
 from tests.servers.processes import wait_until
+from tests.test_handling import send_with_raw_header
 
 
 class Noted(Events):
@@ -202,3 +203,21 @@ def test_topics_are_told_apart_when_there_are_several(bench: Bench) -> None:
     groups = client.by_partition(bench.fetch(client, 21))
     found = {TopicPartition(*place) for place, _group in groups}
     assert {one.topic for one in found} == {bench.topic, other}
+
+
+def test_the_size_of_messages_is_that_of_their_values_keys_and_headers(bench: Bench) -> None:
+    other = f"{bench.topic}-other"
+    bench.cluster.create_topic(other, 1)
+    producer = Producer({"bootstrap.servers": bench.cluster.bootstrap_servers})
+    producer.produce(other, b"123", key=b"45", headers=[("6", b"789"), ("0", None)])
+    producer.produce(other, None, key=b"k" * 100)
+    producer.produce(other, None)
+    assert producer.flush(10) == 0
+    client = bench.client()
+    client.subscribe([other])
+    messages = bench.fetch(client, 3)
+    assert size_of(messages) == 110
+    send_with_raw_header(bench.cluster, other, b"caf\xe9", b"au lait")
+    messages += bench.fetch(client, 1)
+    assert 110 + 1 + 1 + 7 <= size_of(messages) <= 110 + 1 + 4 + 7
+    assert size_of([]) == 0

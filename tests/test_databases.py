@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connections
+from django.utils import timezone
 from pytest_django import Settings
 
 from django_kafka.dead_letters import replaying
@@ -51,7 +52,8 @@ def test_people_of_another_database_ask_for_replays(ann: User) -> None:
 
 
 def test_people_of_another_database_are_deleted_and_their_replays_keep_the_name(ann: User) -> None:
-    replaying.request([dead_letter({}).pk], user=ann)
+    ids = {"letter": dead_letter({}), "requested_by_id": ann.pk}
+    Replay.objects.create(**ids, requested_by_name="ann", requested_at=timezone.now(), target="handler")
     ann.delete()
     assert not User.objects.exists()
     assert Replay.objects.get().requested_by_name == "ann"

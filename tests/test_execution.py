@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group
 from django.db import DatabaseError, IntegrityError, OperationalError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -25,7 +26,7 @@ from django_kafka.execution import Connections, Execution
 from django_kafka.handlers import Handler, TopicHandlers
 from django_kafka.messages import Message
 from django_kafka.producers import here
-from django_kafka.producing import produce
+from django_kafka.producing import aproduce, produce
 from django_kafka.retries import Again, DeadLetter, UnknownCommit, Wait, decide
 from django_kafka.serializers import TopicDecoder
 from django_kafka.signals import handler_failed, message_handled, message_handling
@@ -154,6 +155,31 @@ class TestInATransaction:
         execution.gathered.clear()
         execution.run(message(), handlers(lambda _message: effect()))
         assert Effect.objects.count() == 2
+
+    def test_a_hook_that_runs_out_of_memory_is_no_hook_that_failed(self, make: Callable[..., Execution]) -> None:
+        def fail() -> None:
+            raise MemoryError
+
+        def handle(_message: Message) -> None:
+            transaction.on_commit(fail)
+
+        execution = make()
+        with pytest.raises(MemoryError):
+            execution.run(message(), handlers(handle))
+        assert execution.tally.hook_errors == 0
+
+    def test_records_that_a_handler_sends_from_a_coroutine_are_gathered_too(
+        self, make: Callable[..., Execution], name: str
+    ) -> None:
+        execution = make()
+        execution.run(message(), handlers(lambda _message: async_to_sync(aproduce)(name, None, 1)))
+        [sent] = execution.gathered.sent
+        assert sent.delivery.result(20).offset == 0
+        sent.again()
+        assert sent.delivery.result(20).offset == 1
+        here.end()
+        async_to_sync(aproduce)(name, None, 2).result(20)
+        assert len(execution.gathered.sent) == 1
 
     def test_a_worker_that_is_told_to_leave_keeps_nothing(self, make: Callable[..., Execution]) -> None:
         def handle(_message: Message) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import OperationalError, connection, connections, transaction
 
 from django_kafka import services, signals
-from django_kafka.clients.embedded import Cluster
+from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.messages import Message
 from django_kafka.models import DeadLetter
 from tests.app.models import Effect
@@ -263,9 +264,12 @@ def far() -> Iterator[Far]:
         yield Far(cluster)
 
 
-def test_a_message_is_settled_when_the_records_of_its_handler_are_acknowledged(workplace: Workplace, far: Far) -> None:
+@pytest.mark.parametrize("send", [services.produce, async_to_sync(services.aproduce)], ids=["function", "coroutine"])
+def test_a_message_is_settled_when_the_records_of_its_handler_are_acknowledged(
+    workplace: Workplace, far: Far, send: Callable[..., Any]
+) -> None:
     def produce(message: Message) -> None:
-        services.produce("landed", None, message.value)
+        send("landed", None, message.value)
 
     clusters = {"far": {"brokers": far.cluster.bootstrap_servers.split(",")}}
     producers = {"default": {"cluster": "far", "send": "immediate"}}
@@ -279,6 +283,36 @@ def test_a_message_is_settled_when_the_records_of_its_handler_are_acknowledged(w
         assert workplace.committed() == {0: 0}
         far.cluster.broker_up(1)
         wait_until(lambda: workplace.committed() == {0: 2})
+    assert not workplace.letters()
+
+
+def test_a_worker_that_runs_out_of_memory_while_it_waits_for_records_stops(workplace: Workplace, far: Far) -> None:
+    def produce(message: Message) -> None:
+        services.produce("landed", None, message.value).fail(MemoryError())
+
+    workplace.consume(produce, kafka=far.kafka)
+    far.cluster.broker_down(1)
+    workplace.send([0])
+    worker = workplace.start()
+    workplace.ended(worker)
+    assert isinstance(worker.error, MemoryError)
+    assert workplace.committed() == {0: 0}
+    assert not workplace.letters()
+
+
+def test_a_lane_goes_on_after_its_producer_met_a_fatal_error(workplace: Workplace, far: Far) -> None:
+    def produce(message: Message) -> None:
+        services.produce("landed", None, message.value)
+
+    seen = Seen(produce)
+    workplace.consume(seen, kafka=far.kafka, enable_auto_commit=False)
+    workplace.send([0])
+    with workplace.worker():
+        wait_until(lambda: workplace.committed() == {0: 1})
+        far.cluster.push_errors(Request.PRODUCE, "OUT_OF_ORDER_SEQUENCE_NUMBER")
+        workplace.send([1, 2])
+        wait_until(lambda: workplace.committed() == {0: 3})
+    assert seen.values == [0, 1, 2]
     assert not workplace.letters()
 
 
@@ -304,8 +338,6 @@ def test_a_lane_goes_on_after_its_records_could_not_be_delivered_for_a_while(wor
 def test_a_letter_for_a_record_that_kafka_refused_may_be_stored_late_and_the_lane_goes_on(
     workplace: Workplace, far: Far
 ) -> None:
-    from django_kafka.clients.embedded import Request
-
     def produce(message: Message) -> None:
         if message.value == 0:
             services.produce("landed", None, message.value)
@@ -327,8 +359,6 @@ def test_a_letter_for_a_record_that_kafka_refused_may_be_stored_late_and_the_lan
 
 
 def test_what_a_receiver_of_a_letter_produces_is_not_blamed_on_the_next_message(workplace: Workplace, far: Far) -> None:
-    from django_kafka.clients.embedded import Request
-
     def alert(**_event: Any) -> None:
         services.produce("landed", None, "alert")
 

@@ -240,9 +240,7 @@ def _dotted(path: Path) -> str:
 
 def _within(name: str, modules: set[str]) -> bool:
     """Tell whether one of `modules` is, is in, or has in it what is called `name`."""
-    return name != PACKAGE and any(
-        f"{name}.".startswith(f"{one}.") or one.startswith(f"{name}.") for one in modules
-    )
+    return name != PACKAGE and any(f"{name}.".startswith(f"{one}.") or one.startswith(f"{name}.") for one in modules)
 
 
 def test_no_module_reads_settings_while_it_is_imported() -> None:

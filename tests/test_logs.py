@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+import traceback
+from typing import Any
 
 import pytest
 
 from django_kafka.clients import logs
+from django_kafka.clients.consumer import ConsumerClient, Events
 from django_kafka.clients.logs import ClientLog
+from django_kafka.clients.producer import ProducerClient
+from django_kafka.exceptions import ConfigurationError
+from tests.sending import NOBODY
+from tests.servers.processes import wait_until
 
 FAIL = "FAIL [rdkafka#producer-1]: broker down"
 
@@ -56,3 +63,73 @@ def test_what_logging_raises_stays_inside() -> None:
         ClientLog("producer", "default", str).log(logging.ERROR, FAIL)
     finally:
         logger.removeFilter(broken)
+
+
+LOGIN = {"bootstrap.servers": NOBODY, "security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": "OAUTHBEARER"}
+QUOTED = {
+    "a secret that cannot be read": {
+        "enable.sasl.oauthbearer.unsecure.jwt": True,
+        "sasl.oauthbearer.config": "principal=admin password=HUNTER2",
+    },
+    "a login in an address": {
+        "debug": "conf",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.client.id": "id",
+        "sasl.oauthbearer.client.secret": "HUNTER2",
+        "sasl.oauthbearer.token.endpoint.url": "http://user:HUNTER2@127.0.0.1:1/token",
+    },
+}
+"""What librdkafka 2.16 quotes when it cannot log in, or when it is told to say all."""
+REFUSED = {**LOGIN, "sasl.oauthbearer.method": "http://user:HUNTER2@127.0.0.1:1/token"}
+
+
+class Told(Events):
+    """Keeps what the client says of its troubles."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def trouble(self, code: str, sentence: str, topic: str | None) -> None:
+        self.told.append(sentence)
+
+
+@pytest.mark.parametrize("what", QUOTED)
+def test_no_secret_that_librdkafka_quotes_reaches_the_log_of_a_producer(
+    caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    told: list[str] = []
+    client = ProducerClient("default", {**LOGIN, **QUOTED[what]}, told.append)
+    try:
+        wait_until(lambda: "Failed to" in caplog.text)
+    finally:
+        client.close(0)
+    assert "HUNTER2" not in caplog.text + "".join(told)
+    assert "***" in caplog.text
+
+
+@pytest.mark.parametrize("what", QUOTED)
+def test_no_secret_that_librdkafka_quotes_reaches_what_a_consumer_tells(
+    caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events = Told()
+    client = ConsumerClient("ops", {**LOGIN, "group.id": "g", **QUOTED[what]}, events)
+    try:
+        wait_until(lambda: client.fetch(1, 0.05) or any("Failed to" in line for line in [caplog.text, *events.told]))
+    finally:
+        client.close()
+    said = caplog.text + "".join(events.told)
+    assert "HUNTER2" not in said
+    assert "***" in said
+
+
+@pytest.mark.parametrize("kind", ["producer", "consumer"])
+def test_a_login_in_a_value_that_librdkafka_refuses_reaches_no_error(kind: str) -> None:
+    make: dict[str, Any] = {
+        "producer": lambda: ProducerClient("default", REFUSED, print),
+        "consumer": lambda: ConsumerClient("ops", {**REFUSED, "group.id": "g"}, Told()),
+    }
+    with pytest.raises(ConfigurationError, match=r"sasl\.oauthbearer\.method") as raised:
+        make[kind]()
+    assert "HUNTER2" not in "".join(traceback.format_exception(raised.value))

@@ -10,7 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from django.db import connection, connections
 from django.test import override_settings
 from django.utils import timezone
 
@@ -21,14 +23,16 @@ from django_kafka.dead_letters.carrying import carry_out
 from django_kafka.dead_letters.executing import ClaimLost, Executor
 from django_kafka.dead_letters.recording import Failure, add_attempt
 from django_kafka.dead_letters.replaying import LEASE
-from django_kafka.exceptions import BrokersUnreachable
+from django_kafka.exceptions import BrokersUnreachable, DeliveryFailed
 from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.models import DeadLetter, DeadLetterAttempt, Replay
-from django_kafka.producing import send
+from django_kafka.producing import send_now
 from django_kafka.serializers import TopicDecoder
+from django_kafka.signals import delivery_failed
 from tests.app.models import Effect
 from tests.desk import Desk
 from tests.letters import dead_letter
+from tests.sending import read, values
 from tests.servers import PostgreSQL
 from tests.servers.processes import wait_until
 
@@ -218,6 +222,64 @@ def test_the_loop_waits_for_an_outage_to_end_and_goes_on(executor: Executor) -> 
     assert len(waits) == 2
 
 
+@pytest.fixture
+def producing(embedded: Cluster, settings: Any) -> Iterator[list[Any]]:
+    """A handler that also produces, to a cluster that is away until the first delivery failed; who listens to that."""
+    settings.KAFKA = {
+        **kafka("flights", embedded.bootstrap_servers),
+        "connection": {"timeout": "1s"},
+        "producers": {"default": {"delivery_timeout": "300ms"}},
+    }
+    settings.KAFKA["consumers"]["ops"]["topics"]["flights"]["handler"] = "tests.test_replaying.handle_and_produce"
+    embedded.create_topic("landed", partitions=1)
+    embedded.broker_down(1)
+    listening: list[Any] = [lambda: embedded.broker_up(1)]
+
+    def tell(**_event: Any) -> None:
+        while listening:
+            listening.pop()()
+
+    delivery_failed.connect(tell)
+    yield listening
+    delivery_failed.disconnect(tell)
+
+
+def handle_and_produce(message: Message) -> None:
+    """Leave an effect and one record."""
+    handle(message)
+    services.produce("landed", None, message.value)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_record_that_an_outage_kept_back_is_sent_again_and_its_handler_does_not_run_again(
+    executor: Executor, producing: list[Any], embedded: Cluster
+) -> None:
+    letter = dead_letter({"n": 1})
+    replay = ask(letter)
+
+    assert executor.run_next() == replay
+
+    letter.refresh_from_db()
+    replay.refresh_from_db()
+    assert (letter.state, replay.state, Effect.objects.count()) == ("resolved", "succeeded", 1)
+    assert values(read(embedded, "landed", 1)) == [{"n": 1}]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_executor_that_stops_waits_no_longer_for_records(executor: Executor, producing: list[Any]) -> None:
+    stop = threading.Event()
+    producing[:] = [stop.set]
+    letter = dead_letter({"n": 1})
+    replay = ask(letter)
+
+    with pytest.raises(DeliveryFailed):
+        executor.run_next(stop)
+
+    letter.refresh_from_db()
+    replay.refresh_from_db()
+    assert (letter.state, letter.attempts, replay.state, replay.claim) == ("open", 1, "requested", "")
+
+
 def test_only_replays_of_the_named_consumers_are_taken(db: None) -> None:
     ask(dead_letter({}, consumer="other"))
     mine = Executor(["ops"])
@@ -243,6 +305,64 @@ def test_a_live_claim_is_left_alone_and_an_expired_one_is_taken_over(executor: E
     replay.refresh_from_db()
     assert replay.state == "succeeded"
     assert replay.executor != "dead:1"
+
+
+def test_a_claim_that_is_renewed_at_the_last_moment_is_not_taken_over(executor: Executor) -> None:
+    ask(dead_letter({}))
+    now = timezone.now()
+    Replay.objects.update(state="running", claim="somebody", claimed_at=now - timedelta(seconds=LEASE + 1))
+    renewals = [lambda: Replay.objects.update(claimed_at=now)]
+
+    def renew_first(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        if sql.startswith("UPDATE") and renewals:
+            renewals.pop()()
+        return execute(sql, *arguments)
+
+    with connection.execute_wrapper(renew_first):
+        assert executor.run_next() is None
+    assert not renewals
+    assert Replay.objects.get().claim == "somebody"
+
+
+@pytest.fixture
+def repeatable_reads(transactional_db: None) -> Iterator[None]:
+    """What transactions read stays as it was when they began, where the database knows levels of that."""
+    options = connection.settings_dict["OPTIONS"]
+    if connection.vendor == "postgresql":
+        connection.close()
+        options["isolation_level"] = psycopg.IsolationLevel.REPEATABLE_READ
+    yield
+    connection.close()
+    options.pop("isolation_level", None)
+
+
+def handle_while_the_claim_is_renewed(message: Message) -> None:
+    """Be slow, as the executor's other thread sees it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+    def renew() -> None:
+        assert Replay.objects.update(claimed_at=timezone.now()) == 1
+        connections.close_all()
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    renewing.join()
+    handle(message)
+
+
+def test_a_claim_that_is_renewed_meanwhile_is_no_conflict(
+    repeatable_reads: None, executor: Executor, settings: Any
+) -> None:
+    mine = kafka("flights")
+    mine["consumers"]["ops"]["topics"]["flights"]["handler"] = "tests.test_replaying.handle_while_the_claim_is_renewed"
+    settings.KAFKA = mine
+    replay = ask(dead_letter({"n": 1}))
+
+    assert executor.run_next() == replay
+
+    replay.refresh_from_db()
+    assert (replay.state, Effect.objects.count()) == ("succeeded", 1)
 
 
 def test_a_replay_whose_executor_was_killed_can_be_taken_back(executor: Executor) -> None:
@@ -441,12 +561,12 @@ def test_a_failure_that_overtakes_the_end_of_its_replay_stands(
     replay = ask(letter, "topic")
 
     def send_and_fail_at_once(*arguments: Any) -> Any:
-        delivery = send(*arguments).result()
+        delivery = send_now(*arguments).result()
         failure = Failure.of(ValueError("failed again"), category="handler", handler="x")
         add_attempt("default", DeadLetter.objects.get(), failure, "worker")
         return delivery
 
-    monkeypatch.setattr("django_kafka.dead_letters.executing.send", send_and_fail_at_once)
+    monkeypatch.setattr("django_kafka.dead_letters.executing.send_now", send_and_fail_at_once)
     executor.run_next()
 
     letter.refresh_from_db()

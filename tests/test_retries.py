@@ -25,7 +25,7 @@ from django_kafka.exceptions import (
     QueueFull,
     RecordTooLarge,
 )
-from django_kafka.retries import Again, DeadLetter, UnknownCommit, Wait, decide, pause
+from django_kafka.retries import Again, DeadLetter, UnknownCommit, Wait, decide, pause, stops_worker
 from tests.databases import added, of_postgresql, of_sqlite
 from tests.servers import PostgreSQL
 from tests.servers.processes import free_port, wait_until
@@ -304,3 +304,21 @@ def test_an_error_of_a_socket_is_the_handlers_own() -> None:
     with pytest.raises(OSError) as raised:  # noqa: PT011
         socket.create_connection(("127.0.0.1", free_port()), timeout=1)
     assert decide(raised.value) == DeadLetter("handler")
+
+
+@pytest.mark.parametrize(
+    ("error", "stops"),
+    [
+        (MemoryError(), True),
+        (SystemExit(), True),
+        (KeyboardInterrupt(), True),
+        (ExceptionGroup("g", [ValueError(), MemoryError()]), True),
+        (ExceptionGroup("g", [ValueError(), ExceptionGroup("deep", [MemoryError()])]), True),
+        (BaseExceptionGroup("g", [ValueError(), SystemExit()]), True),
+        (ValueError(), False),
+        (OperationalError(), False),
+        (ExceptionGroup("g", [ValueError(), OperationalError()]), False),
+    ],
+)
+def test_what_is_about_the_process_stops_the_worker_also_in_a_group(error: BaseException, stops: bool) -> None:
+    assert stops_worker(error) is stops

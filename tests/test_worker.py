@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -164,25 +165,30 @@ def test_a_worker_that_waits_for_an_outage_stops_at_once_and_settles_nothing(wor
     assert not workplace.letters()
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError])
+def out_of_memory_among_others() -> BaseException:
+    return ExceptionGroup("two tasks", [ValueError(), ExceptionGroup("in one", [MemoryError()])])
+
+
+@pytest.mark.parametrize("transaction", ["message", "none"])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError, out_of_memory_among_others])
 def test_what_ends_a_process_stops_the_worker_and_the_message_is_read_again(
-    workplace: Workplace, error: type[BaseException]
+    workplace: Workplace, error: Callable[[], BaseException], transaction: str
 ) -> None:
-    ends = [True]
+    ends = [error()]
+    expected = type(ends[0])
 
     def end_once(message: Message) -> None:
-        if message.value == 2 and ends.pop():
-            raise error
+        if message.value == 2 and ends:
+            raise ends.pop()
 
     seen = Seen(end_once)
-    workplace.consume(seen)
+    workplace.consume(seen, transaction=transaction)
     workplace.send([1, 2, 3])
     worker = workplace.start()
     workplace.ended(worker)
-    assert isinstance(worker.error, error)
+    assert isinstance(worker.error, expected)
     assert workplace.committed() == {0: 1}
     assert not workplace.letters()
-    ends[:] = [False]
     with workplace.worker():
         seen.wait(3)
     assert seen.values == [1, 2, 3]
