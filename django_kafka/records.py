@@ -44,7 +44,8 @@ def fields_of(record: Record | Mapping[str, Any]) -> Sequence[Any]:
     """Return what `prepare` takes for a record of a batch: key and value, and maybe the rest."""
     if isinstance(record, Record):
         return record.key, record.value, record.headers, record.partition, record.timestamp
-    if not isinstance(record, Mapping):
+    # dict first: asking whether something is a Mapping takes as long as all the rest.
+    if not isinstance(record, dict) and not isinstance(record, Mapping):
         raise ConfigurationError(
             f"A record of the batch is {type(record).__name__}; it must be a Record, or a mapping."
         )

@@ -434,6 +434,24 @@ def test_attempts_and_replays_are_listed(client: Client, operator: User, letter:
     assert "host:1" in shown
 
 
+def test_somebody_who_asked_for_a_replay_can_be_deleted_and_the_name_stays(
+    client: Client, person: Any, letter: Any
+) -> None:
+    made, leaver = letter(), User.objects.create_user("leaver")
+    replaying.request([made.pk], user=leaver)
+    person(superuser=True)
+
+    answer = client.post(reverse("admin:auth_user_delete", args=[leaver.pk]), {"post": "yes"})
+
+    assert answer.status_code == 302
+    assert not User.objects.filter(username="leaver").exists()
+    assert "leaver" in page_of(client, made)
+    replay = Replay.objects.get()
+    for name, arguments in (("change", [replay.pk]), ("changelist", [])):
+        page = client.get(reverse(f"admin:lynx_kafka_replay_{name}", args=arguments))
+        assert "leaver" in page.content.decode()
+
+
 def test_an_unknown_letter_is_a_404(client: Client, operator: User) -> None:
     for address in ("9999", "x", "99999999999999999999999999", "-1"):
         assert client.get(reverse("admin:lynx_kafka_deadletter_change", args=[address])).status_code == 404
