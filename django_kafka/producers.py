@@ -277,8 +277,13 @@ class Sent:
     """Send the record at once and return the delivery."""
 
     def again(self) -> None:
-        """Send the record again; its earlier delivery failed."""
-        self.delivery = self.send()
+        """Send the record again, whose delivery failed; what cannot be sent yet stays failed, to be tried once more."""
+        try:
+            self.delivery = self.send()
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a full queue, for one: the failed delivery says it all
+            log.info("topic=%s a record cannot be sent again yet: %s", self.delivery.topic, type(error).__name__)
 
 
 class Gathered:

@@ -343,3 +343,9 @@ def test_a_pool_without_a_size_has_the_size_that_psycopg_gives_it(
 def test_a_database_that_commits_nothing_is_an_error(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connections.settings["default"], "AUTOCOMMIT", False)
     assert ids(check(consumer())) == ["E016", "E016"]
+
+
+def test_a_login_in_an_option_that_is_refused_is_not_quoted(check: Check) -> None:
+    (error,) = check(consumer(options={"sasl.oauthbearer.method": "http://user:HUNTER2@127.0.0.1:1/token"}))
+    assert ids([error]) == ["E015"]
+    assert "HUNTER2" not in error.msg

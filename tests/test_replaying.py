@@ -266,6 +266,28 @@ def test_a_record_that_an_outage_kept_back_is_sent_again_and_its_handler_does_no
 
 
 @pytest.mark.django_db(transaction=True)
+def test_records_that_found_no_room_are_sent_again_and_their_handler_does_not_run_again(
+    executor: Executor, producing: list[Any], settings: Any, embedded: Cluster
+) -> None:
+    tiny = {"delivery_timeout": "3s", "options": {"queue.buffering.max.messages": 1}}
+    settings.KAFKA = {**settings.KAFKA, "producers": {"default": tiny}}
+    settings.KAFKA["consumers"]["ops"]["topics"]["flights"]["handler"] = "tests.test_replaying.handle_and_produce_two"
+    replay = ask(dead_letter({"n": 1}))
+
+    assert executor.run_next() == replay
+
+    replay.refresh_from_db()
+    assert (replay.state, Effect.objects.count()) == ("succeeded", 1)
+    assert [value["n"] for value in values(read(embedded, "landed", 2))] == [1, 1]
+
+
+def handle_and_produce_two(message: Message) -> None:
+    """Leave an effect and two records, one more than a tiny queue holds."""
+    handle_and_produce(message)
+    services.produce("landed", None, message.value)
+
+
+@pytest.mark.django_db(transaction=True)
 def test_an_executor_that_stops_waits_no_longer_for_records(executor: Executor, producing: list[Any]) -> None:
     stop = threading.Event()
     producing[:] = [stop.set]

@@ -14,6 +14,7 @@ from itertools import chain
 
 from .. import conf
 from ..conf.librdkafka import CLUSTER_SAME, CONSUMER_SAME, PRODUCER_SAME
+from ..conf.secrets import without_login
 from . import embedded, librdkafka, security
 
 FOUND_BY_MEASUREMENT = {
@@ -117,7 +118,7 @@ def problems(kind: str, options: Mapping[str, object]) -> list[tuple[str, str]]:
             if answer == _UNKNOWN:
                 found.append((name, f"librdkafka has no {name!r}{_nearest(name)}"))
             elif answer == _INVALID:
-                found.append((name, f"librdkafka refuses it: {error.value.decode(errors='replace')}"))
+                found.append((name, f"librdkafka refuses it: {without_login(error.value.decode(errors='replace'))}"))
     finally:
         library.rd_kafka_conf_destroy(configuration)
     return found

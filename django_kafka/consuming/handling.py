@@ -16,7 +16,7 @@ from ..exceptions import DeliveryTimeout, NoHandler, PartitionLost
 from ..execution import Connections, Execution
 from ..handlers import TopicHandlers
 from ..messages import Message
-from ..producers import Sent, here
+from ..producers import here
 from ..tallies import ConsumerTally
 from .lanes import Lane, Lanes, Slice
 
@@ -201,7 +201,7 @@ class HandlerThread(threading.Thread):
                 if piece.failed is not None:
                     wait = self._store(lane, piece, found)
                 else:
-                    self._send_again(sent)
+                    sent.again()
                 if wait is not None:
                     return wait
             else:
@@ -213,14 +213,6 @@ class HandlerThread(threading.Thread):
         """Note that the lane's wait is over, and which message now is the first that waits for its records."""
         piece.unsettled = piece.sent[0][0] if piece.sent else None
         lane.waits = 0
-
-    def _send_again(self, sent: Sent) -> None:
-        try:
-            sent.again()
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  # its delivery stays failed, so that it is tried once more
-            log.info("consumer=%s a record cannot be sent again yet: %s", self.consumer.name, type(error).__name__)
 
 
 def _still_ours(lane: Lane) -> None:

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from .. import conf, handlers, retries, tallies
 from ..deliveries import Delivery
-from ..exceptions import ConfigurationError, DeliveryFailed, DeliveryTimeout, KafkaError
+from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError
 from ..execution import Execution
 from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
@@ -202,9 +202,12 @@ class Executor:
                 try:
                     _acknowledged(sent.delivery)
                     break
-                except DeliveryFailed as error:
+                except MemoryError:
+                    raise
+                except Exception as error:
                     tries += 1
-                    if not error.retriable or self._stop.wait(retries.pause(tries)):
+                    outage = isinstance(retries.decide(error), retries.Wait)
+                    if not outage or self._stop.wait(retries.pause(tries)):
                         raise
                     sent.again()
 
