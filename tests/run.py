@@ -135,11 +135,18 @@ def make_environment(python: str) -> None:
 
 
 def stages(found: Iterable[str]) -> list[Stage]:
-    """Lay out the run: everything in the newest environment, lint and types, then the fast part in all the others."""
-    environments = [
-        f"py{version.replace('.', '')}-django{django}" for version in found for django in DJANGO_BY_PYTHON[version]
-    ]
-    *others, newest = environments
+    """Lay out the run: everything in the newest environment, lint and types, then the fast part in some others.
+
+    Those are chosen so that every Python that was found runs, and every Django; `tox` runs all there are.
+    """
+    *older, latest = found
+    django = DJANGO_BY_PYTHON[latest][-1]
+    newest, covered, others = environment(latest, django), {django}, []
+    for version in reversed(older):
+        new = [each for each in DJANGO_BY_PYTHON[version] if each not in covered] or DJANGO_BY_PYTHON[version]
+        others.append(environment(version, new[-1]))
+        covered.add(new[-1])
+    others += [environment(latest, each) for each in DJANGO_BY_PYTHON[latest] if each not in covered]
     fast = ["run-parallel", "-p", "2", "--parallel-no-spinner", "-e", ",".join(others or [newest]), "--", *FAST]
     return [
         Stage(
@@ -148,6 +155,11 @@ def stages(found: Iterable[str]) -> list[Stage]:
         *lint_stages(),
         Stage(name=f"fast part, {len(others) or 1} more environments", arguments=fast),
     ]
+
+
+def environment(version: str, django: str) -> str:
+    """Return what tox calls a Python and a Django."""
+    return f"py{version.replace('.', '')}-django{django}"
 
 
 def lint_stages() -> list[Stage]:

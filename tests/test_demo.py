@@ -28,6 +28,8 @@ from testproject.demo.backlog import Backlog
 from testproject.demo.processes import DemoError
 from testproject.flights import source
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 FEW = "3000"
 

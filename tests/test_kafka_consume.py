@@ -22,6 +22,8 @@ from django_kafka.messages import Message
 from tests.consuming import Seen, Workplace
 from tests.servers.processes import Program, wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 SETTINGS = """

@@ -21,7 +21,7 @@ from tests.desk import Desk
 from tests.letters import dead_letter
 from tests.servers import PostgreSQL
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 def handle(message: Message) -> None:

@@ -25,8 +25,16 @@ def test_everything_runs_in_the_newest_environment_and_the_fast_part_in_the_othe
     assert whole.arguments == ["run", "-e", "py313-django61", "--", *run.TWO_AT_A_TIME]
     assert whole.database == "postgresql"
     assert lint.arguments == ["run", "-e", "lint,types"]
-    assert "py311-django52,py313-django52,py313-django60" in fast.arguments
+    assert "py311-django52,py313-django60" in fast.arguments
     assert fast.database == "sqlite"
+
+
+def test_every_python_and_every_django_runs_at_least_once() -> None:
+    _, _, fast = run.stages(["3.11", "3.12", "3.13"])
+    assert "py312-django60,py311-django52" in fast.arguments
+
+    _, _, fast = run.stages(["3.12"])
+    assert "py312-django52,py312-django60" in fast.arguments
 
 
 def test_one_environment_alone_runs_on_both_databases() -> None:
