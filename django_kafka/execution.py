@@ -11,9 +11,9 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
 
 from . import conf
+from .gathering import Gathered
 from .handlers import TopicHandlers
 from .messages import Message
-from .producers import Gathered
 from .retries import UnknownCommit
 from .signals import handler_failed, message_handled, message_handling
 from .tallies import ConsumerTally

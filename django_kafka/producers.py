@@ -14,23 +14,20 @@ import os
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from django.core.signals import setting_changed
-from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 
 from . import conf, serializers, tallies
 from .clients import properties
 from .clients.producer import ProducerClient, failure
 from .deliveries import Delivery
 from .exceptions import ConfigurationError, DeliveryFailed, NotAvailable
+from .gathering import close_broken_connections
 from .signals import delivery_failed, record_delivered
 
 log = logging.getLogger(__name__)
@@ -265,95 +262,3 @@ def _forget_settings(*, setting: str, **_event: Any) -> None:
 
 
 setting_changed.connect(_forget_settings)
-
-
-@dataclass(slots=True)
-class Sent:
-    """A delivery, and how to send its record again."""
-
-    delivery: Delivery
-    """The delivery of the latest sending."""
-    send: Callable[[], Delivery]
-    """Send the record at once and return the delivery."""
-
-    def again(self) -> None:
-        """Send the record again, whose delivery failed; what cannot be sent yet stays failed, to be tried once more."""
-        try:
-            self.delivery = self.send()
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  # a full queue, for one: the failed delivery says it all
-            log.info("topic=%s a record cannot be sent again yet: %s", self.delivery.topic, type(error).__name__)
-
-
-class Gathered:
-    """What a handler produced, so that its message is settled after these deliveries."""
-
-    __slots__ = ("promised", "sent")
-
-    def __init__(self) -> None:
-        self.sent: list[Sent] = []
-        self.promised: list[weakref.ref[Any]] = []
-
-    def clear(self) -> None:
-        """Forget all of it, as after a rollback."""
-        self.sent = []
-        self.promised = []
-
-
-gathered_by_context: ContextVar[Gathered | None] = ContextVar("gathered", default=None)
-"""The same as `Now.gathered`, for coroutines that a handler runs in other threads."""
-
-
-class Now:
-    """What producing must know of the thread it runs in."""
-
-    __slots__ = ("connections", "gathered")
-
-    def __init__(self) -> None:
-        self.gathered: Gathered | None = None
-        """What a handler that runs in this thread produced; None when none runs."""
-        # Django keeps one object per thread and alias. "default" before others, as where `atomic()` begins.
-        self.connections: Sequence[BaseDatabaseWrapper] = sorted(connections.all(), key=_default_first)
-        """The database connections of this thread, used or not."""
-
-
-class Here(threading.local):
-    """The calling thread's `now`, in one look: such looks are slow."""
-
-    now: Now
-
-    def __getattr__(self, name: str) -> Now:
-        # Made when first asked for, because it reads DATABASES.
-        if name != "now":
-            raise AttributeError(name)
-        made = self.now = Now()
-        return made
-
-    def begin(self) -> Gathered:
-        """Gather what this thread produces from now on, into what is returned."""
-        self.now.gathered = gathered = Gathered()
-        gathered_by_context.set(gathered)
-        return gathered
-
-    def end(self) -> None:
-        """Gather no longer in this thread."""
-        self.now.gathered = None
-        gathered_by_context.set(None)
-
-
-def _default_first(connection: BaseDatabaseWrapper) -> bool:
-    return connection.alias != "default"
-
-
-here = Here()
-
-
-def close_broken_connections() -> None:
-    """Close what a receiver of a signal broke in this thread, which no request and no handler looks after.
-
-    Otherwise it would meet the broken connection every time, long after the database is back.
-    """
-    for connection in here.now.connections:
-        if connection.errors_occurred and not connection.in_atomic_block:
-            connection.close_if_unusable_or_obsolete()

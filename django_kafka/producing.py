@@ -17,7 +17,8 @@ from django.dispatch import receiver
 from .clients.producer import refusal
 from .deliveries import Delivery
 from .exceptions import DeliveryDiscarded, QueueFull
-from .producers import SERVE_EVERY, Gathered, Producer, Sent, gathered_by_context, here, producers
+from .gathering import Gathered, Sent, gathered_by_context, here
+from .producers import SERVE_EVERY, Producer, producers
 from .records import Headers, Record, Wire, fields_of, prepare
 from .signals import produce_requested
 

@@ -23,9 +23,9 @@ from django_kafka.clients.embedded import Cluster
 from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import DeliveryDiscarded, NoHandler
 from django_kafka.execution import Connections, Execution
+from django_kafka.gathering import here
 from django_kafka.handlers import Handler, TopicHandlers
 from django_kafka.messages import Message
-from django_kafka.producers import here
 from django_kafka.producing import aproduce, produce
 from django_kafka.retries import Again, DeadLetter, UnknownCommit, Wait, decide
 from django_kafka.serializers import TopicDecoder

@@ -23,7 +23,7 @@ LEVELS = (
     ("exceptions", "signals", "tallies", "deliveries", "messages"),
     ("conf",),
     ("clients", "serializers", "partitioning", "tracing", "models"),
-    ("producers", "handlers", "retries", "execution"),
+    ("gathering", "producers", "handlers", "retries", "execution"),
     ("records", "outbox", "producing", "bridges", "dead_letters"),
     ("monitoring", "consuming"),
     ("services", "testing", "health", "checks", "tasks", "admin", "management", "apps"),

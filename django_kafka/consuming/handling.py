@@ -14,9 +14,9 @@ from ..dead_letters import recording
 from ..dead_letters.recording import Failure
 from ..exceptions import DeliveryTimeout, NoHandler, PartitionLost
 from ..execution import Connections, Execution
+from ..gathering import here
 from ..handlers import TopicHandlers
 from ..messages import Message
-from ..producers import here
 from ..tallies import ConsumerTally
 from .lanes import Lane, Lanes, Slice
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..dead_letters.recording import Failure
+from ..gathering import Sent
 from ..messages import RawMessage
-from ..producers import Sent
 
 Place = tuple[str, int]
 """A topic and a partition."""

@@ -16,7 +16,7 @@ from .. import conf, signals
 from ..clients import properties
 from ..clients.consumer import ConsumerClient, Events, is_fatal, size_of
 from ..exceptions import ConfigurationError
-from ..producers import close_broken_connections
+from ..gathering import close_broken_connections
 from ..tallies import ConsumerTally
 from .lanes import Lane, Lanes, Place
 

@@ -17,9 +17,10 @@ from .. import conf, handlers, retries, tallies
 from ..deliveries import Delivery
 from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError
 from ..execution import Execution
+from ..gathering import Gathered, here
 from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
-from ..producers import Gathered, Producer, here, producers
+from ..producers import Producer, producers
 from ..producing import send_now
 from ..signals import dead_letter_replayed
 from .recording import Failure, add_attempt, me
