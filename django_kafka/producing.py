@@ -49,6 +49,7 @@ def hand_over(producer: Producer, wire: Wire) -> Delivery:
         return outlet.current(producer, wire)
     now = here.now
     if producer.on_commit:
+        # As open_transaction() does, but without its second look at the thread: this runs for every record.
         for connection in now.connections:
             if connection.in_atomic_block:
                 return _send_on_commit(producer, wire, connection, now.gathered)
