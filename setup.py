@@ -41,7 +41,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "Django>=5.2",
-        "confluent-kafka>=2.13",  # the first with produce_batch
+        "confluent-kafka>=2.13",
         "django-prometheus>=2.3",
         "django-health-check>=4",
     ],

@@ -14,9 +14,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,27 +24,58 @@ from django.core.signals import setting_changed
 from . import conf, serializers, tallies
 from .clients import properties
 from .clients.producer import ProducerClient, failure
-from .deliveries import Delivery
-from .exceptions import ConfigurationError, DeliveryFailed, NotAvailable
+from .deliveries import Delivery, Reports
+from .exceptions import CircuitOpen, ConfigurationError, DeliveryFailed, NotAvailable
 from .gathering import close_broken_connections
-from .signals import delivery_failed, record_delivered
+from .reachability import Reachability
+from .signals import circuit_closed, circuit_opened, delivery_failed, record_delivered
 
 log = logging.getLogger(__name__)
 
-SERVE_EVERY = 1000
-"""Records after which the producing thread serves delivery reports itself."""
+RECORD_OVERHEAD = 100
+"""Bytes that Kafka adds to a record, at the most (librdkafka counts them too)."""
+PAGE = 1000
+"""Delivery reports on a page, and records after which the producing thread serves delivery reports itself."""
+_FIRST_PAGE = 16
+_ASK_FOR = 1.0
+"""Seconds for which a broker may think about an answer while delivery reports wait."""
 
 
-@dataclass(frozen=True, slots=True)
 class Route:
     """Where the records for one topic go, and what turns them into bytes."""
 
-    topic: str
-    """The topic as Kafka knows it, prefix included."""
-    key: serializers.Serializer
-    """Serializes keys."""
-    value: serializers.Serializer
-    """Serializes values."""
+    __slots__ = ("_find", "key", "producer", "reports", "topic", "value")
+
+    def __init__(
+        self,
+        producer: Producer,
+        topic: str,
+        key: serializers.Serializer,
+        value: serializers.Serializer,
+        find: Callable[[Producer], Route],
+    ) -> None:
+        self.producer = producer
+        """What sends them."""
+        self.topic = topic
+        """The topic as Kafka knows it, prefix included."""
+        self.key = key
+        """Serializes keys."""
+        self.value = value
+        """Serializes values."""
+        self._find = find
+        self.reports = Reports(topic, producer, _FIRST_PAGE).takers()
+        """Those for the next records."""
+
+    def promise(self) -> Delivery:
+        """Return the delivery of a record that is not handed over yet."""
+        while (report := next(self.reports, None)) is None:
+            self.reports = Reports(self.topic, self.producer, PAGE).takers()
+        return Delivery(report)
+
+    def living(self) -> Route:
+        """Return the same route of the producer that now has this name: a broken or closed one is replaced."""
+        producer = producers[self.producer.name]
+        return self if producer is self.producer else self._find(producer)
 
 
 class Producer:
@@ -59,13 +89,15 @@ class Producer:
         self.on_commit = settings.send == "on_commit"
         self.tally = tallies.of_producer(settings.name)
         # The library's own defaults, where options do not say otherwise.
-        self.max_bytes = int(str(settings.options.get("message.max.bytes", 1_000_000)))
+        self.max_bytes = int(str(settings.options.get("message.max.bytes", 1_000_000))) - RECORD_OVERHEAD
+        """Bytes that key, value and headers of a record may have together."""
         self.queue_limit = int(str(settings.options.get("queue.buffering.max.messages", 100_000)))
-        self.sent = 0
-        """Records handed to the client, for `SERVE_EVERY`."""
         self.routes: dict[str | None, Route] = {}
         """What `route` found, by the topic as callers name it."""
-        self._trouble: tuple[str, int] | None = None
+        self._routes_to: dict[str, Route] = {}
+        self.reachability = Reachability(
+            settings.circuit_breaker, lambda: self.tally.acknowledged, lambda: self.client.answers(_ASK_FOR)
+        )
         self._connecting = threading.Lock()
 
     @cached_property
@@ -74,7 +106,7 @@ class Producer:
         with self._connecting:
             if (made := self.__dict__.get("client")) is None:
                 chosen = properties.for_producer(self.settings, conf.cluster(self.settings.cluster))
-                made = self.__dict__["client"] = ProducerClient(self.name, chosen, self._note_unreachable)
+                made = self.__dict__["client"] = ProducerClient(self.name, chosen, self._lost, self._look)
             return made
 
     @property
@@ -86,33 +118,68 @@ class Producer:
         return f"<Producer {self.name}>"
 
     def route(self, topic: str | None) -> Route:
-        """Return where records for `topic`, named without prefix (None: the producer's own), go.
+        """Return where records for `topic`, named without prefix (None: the producer's own), go, and remember it.
 
         Raises `ConfigurationError` for illegal names.
         """
+        if (known := self.routes.get(topic)) is not None:
+            return known
         if topic is None and self.settings.topic is None:
             raise ConfigurationError(f"No topic given, and producer {self.name!r} has none of its own.")
         name = conf.topic_name(self.settings.topic if topic is None else topic)
-        own = self.settings.topics.get(name)
-        route = Route(
-            conf.kafka().prefixed(name),
-            serializers.get((own and own.key_serializer) or self.settings.key_serializer),
-            serializers.get((own and own.serializer) or self.settings.serializer),
-        )
+        route = self._route(name, conf.kafka().prefixed(name), lambda producer: producer.route(topic))
         self.routes[topic] = route
         return route
 
-    def _note_unreachable(self, reason: str) -> None:
-        self._trouble = reason, self.tally.acknowledged
+    def route_to(self, topic: str) -> Route:
+        """Return where records for `topic`, named as Kafka knows it, go, and remember it."""
+        if (known := self._routes_to.get(topic)) is not None:
+            return known
+        name = topic.removeprefix(conf.kafka().topic_prefix)
+        route = self._route(name, topic, lambda producer: producer.route_to(topic))
+        self._routes_to[topic] = route
+        return route
+
+    def _route(self, name: str, topic: str, find: Callable[[Producer], Route]) -> Route:
+        own = self.settings.topics.get(name)
+        return Route(
+            self,
+            topic,
+            serializers.get((own and own.key_serializer) or self.settings.key_serializer),
+            serializers.get((own and own.serializer) or self.settings.serializer),
+            find,
+        )
+
+    def _lost(self, reason: str) -> None:
+        self.reachability.lost(reason, time.monotonic())
 
     def unreachable(self) -> str | None:
-        """Return why no broker can be reached, or None when that is not so.
+        """Return why no broker can be reached, or None when that is not so."""
+        return self.reachability.reason
 
-        What the client said last counts until the next record is acknowledged.
-        """
-        if self._trouble is None or self._trouble[1] != self.tally.acknowledged:
-            return None
-        return self._trouble[0]
+    def refusal(self) -> CircuitOpen:
+        """Return what is raised for a record while the circuit is open."""
+        seconds = self.reachability.out_of_reach(time.monotonic())
+        return CircuitOpen(
+            f"Producer {self.name!r} takes no records: its brokers have been out of reach for {seconds:.0f} s. They "
+            f"are asked every {self.settings.circuit_breaker.cooldown:g} s. {self.unreachable() or ''}".rstrip()
+        )
+
+    def _look(self) -> None:
+        with suppress(Exception):  # the thread that serves delivery reports must live on
+            if self.reachability.look(time.monotonic()):
+                self._turn()
+
+    def _turn(self) -> None:
+        if self.reachability.open:
+            self.client.refuse(self.refusal)
+            reason = str(self.refusal())
+            log.error("producer=%s circuit open: %s", self.name, reason)
+            self._tell(circuit_opened, worker=None, reason=reason)
+        else:
+            self.client.refuse(None)
+            log.warning("producer=%s circuit closed: its brokers can be reached again", self.name)
+            self._tell(circuit_closed, worker=None)
 
     def hurry(self, waiting: int) -> None:
         """Note that one more (1) or one less (-1) waits for a delivery of this producer."""
@@ -124,7 +191,7 @@ class Producer:
 
     def refused(self, delivery: Delivery, error: Any) -> None:
         """Settle a delivery whose report is an error of the client."""
-        self.gave_up(delivery, failure(delivery.topic, error))
+        self.gave_up(delivery, error if isinstance(error, DeliveryFailed) else failure(delivery.topic, error))
 
     def gave_up(self, delivery: Delivery, error: BaseException) -> None:
         """Settle a delivery that Kafka, the client, or what stands before it gave up."""
@@ -163,27 +230,28 @@ class Producers:
     """The producers of this process, made when first asked for."""
 
     def __init__(self) -> None:
-        self._made: dict[str | None, Producer] = {}
+        self.made: dict[str | None, Producer] = {}
+        """Those in use, by name, and the default one by None, too."""
         self._making = threading.Lock()
 
     def __getitem__(self, name: str | None) -> Producer:
         """Return the producer called `name` (None: the default one). Raises `UnknownName`, `ConfigurationError`."""
         try:
-            return self._made[name]
+            return self.made[name]
         except KeyError:
             pass
         with self._making:
             own = conf.producer(name).name
-            if own not in self._made:
-                self._made[own] = self._make(own)
-            self._made[name] = self._made[own]
-            return self._made[own]
+            if own not in self.made:
+                self.made[own] = self._make(own)
+            self.made[name] = self.made[own]
+            return self.made[own]
 
     def __iter__(self) -> Iterator[Producer]:
-        return iter(set(self._made.values()))
+        return iter(set(self.made.values()))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._made
+        return name in self.made
 
     def _make(self, name: str) -> Producer:
         settings = conf.producer(name)
@@ -198,16 +266,16 @@ class Producers:
     def close(self, name: str, timeout: float | None = None) -> int:
         """Close one producer; the next use makes it anew. Returns how many records are undelivered for good."""
         with self._making:
-            producer = self._made.get(name)
-            self._made = {known: one for known, one in self._made.items() if one is not producer}
+            producer = self.made.get(name)
+            self.made = {known: one for known, one in self.made.items() if one is not producer}
         return producer.close(timeout) if producer else 0
 
     def replace(self, broken: Producer) -> None:
         """Let the next use make a producer anew: a client never leaves a fatal error, and fails all it is given."""
         with self._making:
-            if self._made.get(broken.name) is not broken:
+            if self.made.get(broken.name) is not broken:
                 return
-            self._made = {known: one for known, one in self._made.items() if one is not broken}
+            self.made = {known: one for known, one in self.made.items() if one is not broken}
         broken.close(1.0)
 
     def close_all(self, timeout: float | None = None) -> int:

@@ -9,16 +9,16 @@ from typing import Any
 
 from . import serializers
 from .exceptions import ConfigurationError, EncodeError, RecordTooLarge
-from .producers import Producer
+from .producers import Route
 
 Headers = Mapping[str, "bytes | str | None"] | Iterable[tuple[str, "bytes | str | None"]]
 """What callers may give as headers: a mapping, or pairs, which keep order and duplicates. Text is sent as UTF-8."""
 
-Wire = tuple[str, "bytes | None", "bytes | None", int, "list[tuple[str, bytes | None]] | None", int]
-"""A record as the client takes it: topic, value, key, partition (-1: by routing), headers, timestamp (0: now)."""
+Wire = tuple["bytes | None", "bytes | None", int, "list[tuple[str, bytes | None]] | None", int]
+"""A record as the client takes it: value, key, partition (-1: by routing), headers, timestamp (0: now)."""
 
-_RECORD_OVERHEAD, _HEADER_OVERHEAD = 100, 10
-"""Bytes that Kafka adds to a record and to each of its headers, at the most (librdkafka counts them too)."""
+_HEADER_OVERHEAD = 10
+"""Bytes that Kafka adds to a header, at the most (librdkafka counts them too)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,7 @@ def fields_of(record: Record | Mapping[str, Any]) -> Sequence[Any]:
 
 
 def prepare(
-    producer: Producer,
-    topic: str | None,
+    route: Route,
     key: Any,
     value: Any,
     headers: Headers | None = None,
@@ -70,33 +69,34 @@ def prepare(
     timestamp: datetime | int | None = None,
 ) -> Wire:
     """Return a record as it goes over the wire, or raise what is wrong with it."""
-    route = producer.routes.get(topic) or producer.route(topic)
     if key is not None and type(key) is not bytes:
         key = serializers.encode(route.key, key, route.topic, "key")
     if value is not None and type(value) is not bytes:
         value = serializers.encode(route.value, value, route.topic, "value")
-    pairs = None if headers is None else _headers(headers, route.topic)
     size = (0 if value is None else len(value)) + (0 if key is None else len(key))
+    if headers is None and partition is None and timestamp is None:
+        if size > route.producer.max_bytes:
+            raise _too_large(route, size)
+        return value, key, -1, None, 0
+    pairs = None if headers is None else _headers(headers, route.topic)
     if pairs:
         size += sum(len(name) + len(content or b"") + _HEADER_OVERHEAD for name, content in pairs)
-    if size > producer.max_bytes - _RECORD_OVERHEAD:
-        raise RecordTooLarge(
-            f"The record for {route.topic!r} has {size} bytes; producer {producer.name!r} sends up to "
-            f'{producer.max_bytes - _RECORD_OVERHEAD} (its option "message.max.bytes" less what Kafka adds).'
-        )
+    if size > route.producer.max_bytes:
+        raise _too_large(route, size)
     if partition is not None and (
         isinstance(partition, bool) or not isinstance(partition, int) or not 0 <= partition < 2**31
     ):
         raise ConfigurationError(
             f"The partition for {route.topic!r} is {partition!r}; it must be 0 to 2147483647, or None."
         )
-    return (
-        route.topic,
-        value,
-        key,
-        -1 if partition is None else partition,
-        pairs,
-        0 if timestamp is None else _milliseconds(timestamp, route.topic),
+    when = 0 if timestamp is None else _milliseconds(timestamp, route.topic)
+    return value, key, -1 if partition is None else partition, pairs, when
+
+
+def _too_large(route: Route, size: int) -> RecordTooLarge:
+    return RecordTooLarge(
+        f"The record for {route.topic!r} has {size} bytes; producer {route.producer.name!r} sends up to "
+        f'{route.producer.max_bytes} (its option "message.max.bytes" less what Kafka adds).'
     )
 
 

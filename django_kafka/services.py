@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from . import conf, handlers
+from .batches import produce_batch
 from .deliveries import Delivery
 from .handlers import HandlerFunction
 from .monitoring import heartbeats
 from .producers import Producer, producers
-from .producing import aproduce, produce, produce_batch
+from .producing import aproduce, produce
 from .records import Headers, Record
 
 __all__ = [

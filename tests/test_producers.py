@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_what_is_undelivered_at_closing_fails_and_is_reported_once(
     assert [record.getMessage() for record in caplog.records if record.name == "django_kafka.producers"] == [
         "producer=default undelivered=30 records were not delivered before it was closed"
     ]
-    assert sorted(map(id, told)) == sorted(map(id, deliveries))
+    assert Counter(told) == Counter(deliveries)
     with pytest.raises(DeliveryFailed) as raised:
         deliveries[0].result()
     assert (raised.value.code, raised.value.retriable) == ("_PURGE_QUEUE", True)
@@ -158,8 +159,6 @@ def test_a_record_for_a_producer_that_is_closed_meanwhile_is_an_error(name: str)
     producers.close("default")
     with pytest.raises(ProduceError, match="Producer 'default' was closed before a record could be handed to it"):
         client.produce(name, b"x")
-    with pytest.raises(ProduceError):
-        client.produce_batch(name, [{"value": b"x"}])
 
 
 def test_a_forked_child_sends_with_a_producer_of_its_own(embedded: Cluster, name: str) -> None:
@@ -207,18 +206,10 @@ def test_children_fork_while_threads_send_and_wait(embedded: Cluster, name: str)
     assert (arrived.count("child"), arrived.count("parent")) == (10, len(sent))
 
 
-def test_locks_that_a_thread_holds_at_the_fork_are_free_in_the_child(name: str) -> None:
-    from django_kafka import deliveries
-
+def test_a_lock_that_a_thread_holds_at_the_fork_is_free_in_the_child(name: str) -> None:
     produce(name, None, 1).result()
-    held = [deliveries._waiting, producers._making]
-    for lock in held:
-        lock.acquire()
-    try:
+    with producers._making:
         in_child(lambda: produce(name, None, 2).result(20) and None, 20)
-    finally:
-        for lock in held:
-            lock.release()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

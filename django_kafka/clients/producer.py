@@ -26,9 +26,16 @@ _LOOK = 0.1
 class ProducerClient:
     """A librdkafka producer and the thread that serves its delivery reports."""
 
-    def __init__(self, name: str, properties: Mapping[str, Any], on_unreachable: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        properties: Mapping[str, Any],
+        on_unreachable: Callable[[str], None],
+        look: Callable[[], None],
+    ) -> None:
         self.name = name
         self._on_unreachable = on_unreachable
+        self._look = look
         self._scrub = Scrubber(properties)
         try:
             self._client = confluent_kafka.Producer(
@@ -39,18 +46,18 @@ class ProducerClient:
             reason = self._scrub(errors.sentence(error))
             raise ConfigurationError(f"Producer {name!r} cannot be made: {reason}") from None
         self.produce: Callable[..., Any] = self._client.produce
-        self.produce_batch: Callable[..., Any] = self._client.produce_batch
         self.serve = self._client.poll
         """Serve delivery reports in the calling thread: `serve(seconds)`."""
         self._waiting = 0
         self._counting = threading.Lock()
         self._hurry = threading.Event()
-        self._stopping = False
+        self._stopping = self._closed = False
         self._thread = threading.Thread(target=self._serve, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
         while not self._stopping:
+            self._look()
             # A thread that wakes for every report takes the interpreter away from the one that produces, which costs
             # a third of its speed. So reports gather for a moment, unless somebody waits for one.
             if self._serve_robustly() and not self._waiting:
@@ -91,6 +98,38 @@ class ProducerClient:
         else:
             log.info("producer=%s error=%s: %s", self.name, error.name(), sentence)
 
+    def partitions(self, topic: str, timeout: float) -> int:
+        """Ask the brokers, for up to `timeout` seconds, how many partitions a topic has.
+
+        Raises `DeliveryFailed`: no record for this topic could be delivered now.
+        """
+        try:
+            found = self._client.list_topics(topic, timeout).topics[topic]
+        except confluent_kafka.KafkaException as error:
+            raise (refusal(topic, error) or error) from error
+        if found.error is not None:
+            raise failure(topic, found.error)
+        return len(found.partitions)
+
+    def answers(self, timeout: float) -> bool:
+        """Tell whether a broker answers within `timeout` seconds."""
+        try:
+            self._client.list_topics(timeout=timeout)
+        except confluent_kafka.KafkaException:
+            return False
+        return True
+
+    def refuse(self, reason: Callable[[], Exception] | None) -> None:
+        """Raise `reason` for each record from now on; None takes them again."""
+
+        def refuse(*_record: Any, **_more: Any) -> Any:
+            assert reason is not None
+            raise reason()
+
+        # In place of the client's own method, so that a look at every record is saved.
+        if not self._closed:
+            self.produce = self._client.produce if reason is None else refuse
+
     def flush(self, timeout: float) -> int:
         """Send all that waits, for up to `timeout` seconds, and return how many records are still undelivered."""
         return self._client.flush(timeout)
@@ -100,7 +139,8 @@ class ProducerClient:
 
     def close(self, timeout: float) -> int:
         """Flush, fail what is left, stop the thread and return how many records are undelivered for good."""
-        self.produce = self.produce_batch = self._refuse
+        self._closed = True
+        self.produce = self._refuse_closed
         left = self.flush(timeout)
         if left:
             # Nobody sends them any more, and whoever waits for one would wait for ever.
@@ -112,7 +152,7 @@ class ProducerClient:
             self._thread.join(1)
         return left
 
-    def _refuse(self, *_record: Any, **_more: Any) -> Any:
+    def _refuse_closed(self, *_record: Any, **_more: Any) -> Any:
         raise ProduceError(f"Producer {self.name!r} was closed before a record could be handed to it; send it again.")
 
     def leak(self) -> None:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from .blocks import CONTRADICTION, Block
 from .librdkafka import CLUSTER_SAME, PRODUCER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
-from .schema import Producer, ProducerTopic
+from .schema import Producer, ProducerCircuit, ProducerTopic
 from .values import (
     Rule,
     acks,
@@ -23,6 +23,11 @@ from .values import (
     whole,
 )
 
+CIRCUIT_BREAKER: Mapping[str, Rule] = {
+    "enabled": flag,
+    "threshold": duration(0.1, 86400.0),
+    "cooldown": duration(0.1, 3600.0),
+}
 SERIALIZER: Rule = choice_or_path("bytes", "text", "json", "avro", "jsonschema", "protobuf")
 ROUTING: Rule = choice_or_path("key", "round_robin", "sticky")
 
@@ -60,6 +65,9 @@ def read_producer(
     for topic_name, inner in block.entries("topics", "topic", topic(prefix)):
         topics[topic_name] = ProducerTopic(**inner.read(PRODUCER_TOPIC))
         inner.close()
+    breaker = block.block("circuit_breaker")
+    found["circuit_breaker"] = ProducerCircuit(**breaker.read(CIRCUIT_BREAKER))
+    breaker.close()
     refuse_reserved(block)
     block.close(advice(block, PRODUCER_SAME))
     given = clusters.get(found.get("cluster", "default"), {})

@@ -13,9 +13,10 @@ from django.db import transaction
 
 from ..deliveries import Delivery
 from ..exceptions import DeliveryDiscarded
-from ..producers import Producer, producers
-from ..producing import open_transaction, outlet
+from ..producers import Route
+from ..producing import open_transaction, outlet, route_to
 from ..records import Headers, Wire, prepare
+from ..serializers import Serializer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Produced:
     topic: str
     """The topic as Kafka would know it, prefix included."""
     key: Any
-    """The key, as a consumer with the same serializer would see it."""
+    """The key, as a consumer with the same serializer would see it; its bytes when it cannot be read."""
     value: Any
     """The value, likewise."""
     raw_key: bytes | None
@@ -72,14 +73,15 @@ class ProducedRecords(Sequence[Produced]):
         """Return those sent to `topic`, named with its prefix."""
         return [made for made in self if made.topic == topic]
 
-    def take(self, producer: Producer, wire: Wire) -> Delivery:
+    def take(self, route: Route, wire: Wire, at_once: bool = False) -> Delivery:
         """Capture one record; its delivery is acknowledged as soon as Kafka could have had it."""
-        connection = open_transaction() if producer.on_commit else None
-        delivery = Delivery(wire[0], producer, uncommitted=connection is not None)
-        self._entries.append((_seen(producer, wire), delivery))
+        connection = open_transaction() if route.producer.on_commit and not at_once else None
+        delivery = route.promise()
+        self._entries.append((_seen(route, wire), delivery))
         if connection is None:
             _acknowledge(delivery)
         else:
+            delivery.promise()
             transaction.on_commit(_Hook(delivery), using=connection.alias)
         return delivery
 
@@ -115,7 +117,7 @@ _offsets = itertools.count()
 
 
 def _acknowledge(delivery: Delivery) -> None:
-    delivery(None, _Report(next(_offsets)))
+    delivery.report(None, _Report(next(_offsets)))
 
 
 def _discard(delivery: Delivery) -> None:
@@ -125,14 +127,20 @@ def _discard(delivery: Delivery) -> None:
         )
 
 
-def _seen(producer: Producer, wire: Wire) -> Produced:
-    topic, value, key, partition, headers, timestamp = wire
-    route = next(one for one in producer.routes.values() if one.topic == topic)
+def _decoded(serializer: Serializer, data: bytes | None, topic: str) -> Any:
+    try:
+        return None if data is None else serializer.decode(data, topic)
+    except Exception:  # noqa: BLE001  # bytes that were sent as they were may be anything
+        return data
+
+
+def _seen(route: Route, wire: Wire) -> Produced:
+    value, key, partition, headers, timestamp = wire
     return Produced(
-        producer=producer.name,
-        topic=topic,
-        key=None if key is None else route.key.decode(key, topic),
-        value=None if value is None else route.value.decode(value, topic),
+        producer=route.producer.name,
+        topic=route.topic,
+        key=_decoded(route.key, key, route.topic),
+        value=_decoded(route.value, value, route.topic),
         raw_key=key,
         raw_value=value,
         headers=tuple(headers or ()),
@@ -156,5 +164,5 @@ def record(
     topic: str | None, key: Any, value: Any, *, headers: Headers | None = None, producer: str | None = None
 ) -> Produced:
     """Return a record as if it had been produced, to give it to `consume`."""
-    chosen = producers[producer]
-    return _seen(chosen, prepare(chosen, topic, key, value, headers))
+    route = route_to(producer, topic)
+    return _seen(route, prepare(route, key, value, headers))
