@@ -11,19 +11,31 @@
     ├── ProduceError                    network         a record that was not taken or not delivered
     │   ├── RecordTooLarge              serialization   larger than the producer may send
     │   ├── QueueFull                   network         the producer's queue stayed full for the whole wait
+    │   ├── CircuitOpen                 network         refused at once: brokers have been out of reach for long
     │   ├── DeliveryPending             configuration   asked for a result before the surrounding commit
     │   ├── DeliveryDiscarded           handler         the surrounding transaction was rolled back
     │   ├── DeliveryTimeout             timeout         no answer yet; the record is still on its way
     │   │   └── BrokersUnreachable      network         no answer yet because no broker can be reached
     │   └── DeliveryFailed              (from Kafka)    Kafka, or the client, gave the record up
+    ├── HandlerTimeout                  timeout         a handler whose time limit is over
+    ├── WorkerKilled                    handler         a message in whose handler three worker processes ended
     ├── PartitionLost                   network         a partition went to another worker while its message ran
     └── ReplayRefused                   configuration   a dead letter whose state does not allow what was asked
 
-`category` is what metrics and dead letters count by. Other libraries' errors get theirs in `retries`.
+`category` is what metrics and dead letters count by. Other libraries' errors get theirs in `categories`.
+
+What a handler raises to say what is to become of its message stands apart, so that `except KafkaError` never takes it:
+
+    Ruling
+    ├── Retry                           try again, maybe after a while that the handler knows
+    ├── Skip                            leave it: it is settled
+    └── Reject                          a dead letter at once
 """
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
 from typing import ClassVar
 
 
@@ -83,6 +95,10 @@ class QueueFull(ProduceError):
     """The producer's queue stayed full for as long as a record may wait for room."""
 
 
+class CircuitOpen(ProduceError):
+    """Refused at once, because the producer's brokers have been out of reach for long. Nothing was queued."""
+
+
 class DeliveryPending(ProduceError):
     """The result was asked for before the surrounding transaction committed."""
 
@@ -121,6 +137,18 @@ class DeliveryFailed(ProduceError):
         self.category = category  # type: ignore[misc]  # the answer of the broker decides, so it differs by instance
 
 
+class HandlerTimeout(KafkaError, TimeoutError):
+    """A handler went on after its time limit."""
+
+    category = "timeout"
+
+
+class WorkerKilled(KafkaError):
+    """A message in whose handler worker processes ended, one after the other."""
+
+    category = "handler"
+
+
 class PartitionLost(KafkaError):
     """A partition went to another worker while its message ran; nothing may be stored for it here any more."""
 
@@ -131,3 +159,51 @@ class ReplayRefused(KafkaError):
     """A dead letter whose state does not allow what was asked."""
 
     category = "configuration"
+
+
+class Ruling(Exception):
+    """What a handler raises to say what is to become of its message. Its effects are rolled back, as for any error."""
+
+
+class Retry(Ruling):
+    """Handle the message again, after so many seconds; None: as its `retry` settings say.
+
+    It uses up an attempt: after `max_retries` of them the message becomes a dead letter, which is about the error that
+    the handler met, as in `raise Retry() from error`.
+    """
+
+    LONGEST: ClassVar[float] = 366 * 86400.0
+    """Seconds; to wait any longer is a mistake."""
+
+    def __init__(self, after: float | timedelta | None = None) -> None:
+        self.after = None if after is None else _seconds(after)
+        super().__init__("try again" if self.after is None else f"try again after {self.after:g} s")
+
+
+class Skip(Ruling):
+    """Leave the message: it is settled and counted, and there is no dead letter."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Reject(Ruling):
+    """Store the message as a dead letter at once, with this reason, and with the error that it was raised from."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        cause = self.__cause__
+        return self.reason if cause is None else f"{self.reason} ({type(cause).__name__}: {cause})"
+
+
+def _seconds(after: object) -> float:
+    value = after.total_seconds() if isinstance(after, timedelta) else after
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"after is {after!r}; allowed: a number of seconds, a timedelta, or None.")
+    if not 0 <= value <= Retry.LONGEST or math.isnan(value):
+        raise ValueError(f"after is {after!r}; allowed: from 0 to {Retry.LONGEST:.0f} seconds.")
+    return float(value)

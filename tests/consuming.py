@@ -42,7 +42,9 @@ class Workplace:
         self.cluster.create_topic(self.topic, partitions)
         # When the last member of a group has left, the embedded cluster lets the next one wait for a whole session.
         soon = {"session_timeout": "1500ms", "heartbeat_interval": "300ms"}
-        consumer = {"group_id": self.group, "topics": {self.topic: {}}, **soon, **options}
+        # What a test is about fails once, unless it is about more.
+        once = {"retry": {"max_retries": 0}}
+        consumer = {"group_id": self.group, "topics": {self.topic: {}}, **soon, **once, **options}
         self.settings.KAFKA = {
             "brokers": self.cluster.bootstrap_servers.split(","),
             "connection": {"timeout": "1s"},

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from django_kafka.consuming.lanes import Lane, Lanes, Place, Slice
+from django_kafka.consuming.lanes import Lane, Lanes, Place
+from django_kafka.consuming.slices import Slice
 
 P0: Place = ("flights", 0)
 P1: Place = ("flights", 1)

@@ -222,3 +222,120 @@ def test_receivers_get_the_stored_letter_and_their_failures_do_no_harm() -> None
         message_dead_lettered.disconnect(fail)
         message_dead_lettered.disconnect(note)
     assert told == [("ops", 2**40, "no departure time", "flights.handlers.landed", "ValueError")]
+
+
+# Many at once
+
+
+def many(*offsets: int, still_ours: Callable[[], None] = lambda: None, **parts: Any) -> list[DeadLetter]:
+    """Store as a worker does: what is left of it again and again."""
+    left = [(Message(Raw(**{**parts, "offset": one}), TopicDecoder("text", "json")), failure()) for one in offsets]
+    stored: list[DeadLetter] = []
+    while left:
+        some = recording.record_all(conf.consumer("ops"), "g", left, still_ours=still_ours)
+        assert some
+        stored += some
+        del left[: len(some)]
+    return stored
+
+
+@pytest.mark.parametrize("parts", [{"key": None, "timestamp": (0, -1)}, {"value": None}, {"headers": [("a", b"\x00")]}])
+def test_many_letters_are_the_same_as_one_by_one(parts: dict[str, Any]) -> None:
+    stored = many(*range(50), **parts)
+    single = record(offset=99, **parts)
+    kept = [field.name for field in DeadLetter._meta.fields if field.name not in ("id", "offset", "fingerprint")]
+    times = {"first_failed_at", "last_failed_at"}
+    assert [letter.pk for letter in stored] == list(DeadLetter.objects.order_by("offset").values_list("pk", flat=True))[
+        :-1
+    ]
+    single.refresh_from_db()
+    for letter in stored:
+        letter.refresh_from_db()
+        assert all(getattr(letter, name) == getattr(single, name) for name in kept if name not in times)
+        (attempt,) = letter.attempt_set.all()
+        assert (attempt.number, attempt.origin, attempt.succeeded) == (1, "worker", False)
+        assert attempt.traceback == letter.traceback
+
+
+def test_many_with_earlier_attempts_keep_each() -> None:
+    first = failure(KeyError("first"))
+    last = Failure.of(ValueError("last"), category="handler", handler="a.b", attempt=2, earlier=[first])
+    pairs = [(Message(Raw(offset=one), TopicDecoder("text", "json")), last) for one in range(3)]
+    for letter in recording.record_all(conf.consumer("ops"), "g", pairs, still_ours=lambda: None):
+        assert letter.attempts == 2
+        assert list(letter.attempt_set.values_list("number", "error_type")) == [(1, "KeyError"), (2, "ValueError")]
+
+
+def test_a_repeat_among_many_reopens_its_row() -> None:
+    first = record(offset=3)
+    DeadLetter.objects.update(state="resolved")
+    stored = many(*range(6))
+    first.refresh_from_db()
+    assert stored[3].pk == first.pk
+    assert (first.state, first.attempts) == ("open", 2)
+    assert DeadLetter.objects.count() == 6
+
+
+def test_another_message_at_a_known_place_is_a_letter_of_its_own_among_many_too() -> None:
+    first = record(offset=3)
+    stored = many(*range(6), value=b'{"n":2}')
+    assert stored[3].pk != first.pk
+    assert DeadLetter.objects.count() == 7
+
+
+def test_a_replay_among_many_comes_back_to_its_letter() -> None:
+    first = record()
+    stored = many(5, 6, headers=[(LETTER_HEADER, str(first.pk).encode())])
+    assert {letter.pk for letter in stored} == {first.pk}
+    assert DeadLetter.objects.get().attempts == 3
+
+
+def test_many_are_stored_all_or_none_and_not_for_a_new_owner() -> None:
+    asked: list[int] = []
+
+    def lost_at_the_end() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise PartitionLost("gone")
+
+    with pytest.raises(PartitionLost):
+        many(*range(6), still_ours=lost_at_the_end)
+    assert not DeadLetter.objects.exists()
+
+
+def test_many_that_the_database_refuses_are_raised_as_what_they_are() -> None:
+    with refusing("lynx_kafka_deadletter"), pytest.raises(IntegrityError, match="quota"):
+        many(*range(6))
+    with refusing("lynx_kafka_deadletterattempt"), pytest.raises(IntegrityError, match="quota"):
+        many(*range(6))
+    assert not DeadLetter.objects.exists()
+
+
+def test_many_large_ones_do_not_go_into_one_statement() -> None:
+    pairs = [(Message(Raw(offset=one, value=b"x" * 3_000_000), TopicDecoder("text", "json")), failure())
+             for one in range(3)]  # fmt: skip
+    assert len(recording.record_all(conf.consumer("ops"), "g", pairs, still_ours=lambda: None)) == 1
+
+
+def test_each_of_many_is_told() -> None:
+    told: list[int] = []
+
+    def note(**event: Any) -> None:
+        told.append(event["letter"].offset)
+
+    message_dead_lettered.connect(note)
+    try:
+        many(*range(6))
+    finally:
+        message_dead_lettered.disconnect(note)
+    assert told == list(range(6))
+
+
+def test_a_traceback_that_was_seen_before_tells_its_own_error() -> None:
+    first, second = failure(ValueError("one")), failure(ValueError("two"))
+    assert first.traceback.endswith("ValueError: one\n")
+    assert second.traceback.endswith("ValueError: two\n")
+    assert second.traceback.startswith("Traceback (most recent call last):\n  File ")
+    noted = ValueError("three")
+    noted.add_note("and more")
+    assert failure(noted).traceback.endswith("ValueError: three\nand more\n")

@@ -1,71 +1,301 @@
+"""What is done about a failed attempt, as tables: no database, no broker, no clock."""
+
 from __future__ import annotations
 
-import socket
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import logging
+from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
-from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.transaction import TransactionManagementError
+from django.db import OperationalError
+from pytest_django import Settings
 
-from django_kafka.exceptions import (
-    BrokersUnreachable,
-    ConfigurationError,
-    DecodeError,
-    DeliveryDiscarded,
-    DeliveryFailed,
-    DeliveryTimeout,
-    EncodeError,
-    NoHandler,
-    QueueFull,
-    RecordTooLarge,
-)
-from django_kafka.retries import Again, DeadLetter, UnknownCommit, Wait, decide, pause, stops_worker
-from tests.databases import added, of_postgresql, of_sqlite
-from tests.servers import PostgreSQL
-from tests.servers.processes import free_port, wait_until
+from django_kafka import conf, exceptions, retries
+from django_kafka.categories import UnknownCommit
+from django_kafka.exceptions import ConfigurationError, DecodeError, EncodeError, NoHandler, Reject
+from django_kafka.retries import Again, DeadLetter, Policy, Retry, Skip, Verdict, Wait, decide, pause, stops_worker
 
 
-def failed(code: str, retriable: bool, category: str) -> DeliveryFailed:
-    return DeliveryFailed("no", code=code, retriable=retriable, category=category)
+class BookingFailed(Exception):
+    """An error of a project."""
+
+
+class Hopeless(BookingFailed):
+    """Another one."""
+
+
+DOWN = OperationalError("could not connect to server")
+WAIT = Wait("the database is unavailable (OperationalError)")
+CONFLICT = OperationalError(1213, "Deadlock found")
+USUAL = Policy(max_retries=3, backoff=1.0, multiplier=2.0, max_backoff=60.0, jitter=0.0)
+
+
+def policy(**changes: Any) -> Policy:
+    return Policy(**{"max_retries": 3, "jitter": 0.0, **changes})
+
+
+def raised_from(error: Exception, cause: BaseException | None) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
-    ("error", "verdict"),
+    ("error", "attempt", "policy", "verdict"),
     [
-        (ValueError("its own fault"), DeadLetter("handler")),
-        (DecodeError("x"), DeadLetter("serialization")),
-        (NoHandler("x"), DeadLetter("serialization")),
-        (EncodeError("x"), DeadLetter("serialization")),
-        (RecordTooLarge("x"), DeadLetter("serialization")),
-        (DeliveryDiscarded("x"), DeadLetter("handler")),
-        (ConfigurationError("x"), DeadLetter("configuration")),
-        (failed("MSG_SIZE_TOO_LARGE", False, "serialization"), DeadLetter("serialization")),
-        (failed("TOPIC_AUTHORIZATION_FAILED", False, "authorization"), DeadLetter("authorization")),
-        (failed("_MSG_TIMED_OUT", True, "timeout"), Wait("a record could not be delivered")),
-        (QueueFull("x"), Wait("Kafka does not take the handler's records")),
-        (DeliveryTimeout("x"), Wait("Kafka does not take the handler's records")),
-        (BrokersUnreachable("x"), Wait("Kafka does not take the handler's records")),
-        (UnknownCommit("x"), Wait("the database did not answer a COMMIT")),
-        (InterfaceError("connection already closed"), Wait("the database connection is closed")),
-        (InterfaceError("wrong number of parameters"), DeadLetter("handler")),
-        (IntegrityError("UNIQUE constraint failed"), DeadLetter("handler")),
-        (OperationalError(1213, "Deadlock found"), Again()),
-        (OperationalError(1205, "Lock wait timeout exceeded"), Again()),
-        (OperationalError(2006, "Server has gone away"), Wait("the database is unavailable (OperationalError)")),
-        (OperationalError(1054, "Unknown column"), DeadLetter("handler")),
-        (OperationalError("could not connect to server"), Wait("the database is unavailable (OperationalError)")),
-        (OperationalError("something else"), DeadLetter("handler")),
+        # The exponential backoff, and its end
+        (ValueError(), 1, USUAL, Retry(1.0)),
+        (ValueError(), 2, USUAL, Retry(2.0)),
+        (ValueError(), 3, USUAL, Retry(4.0)),
+        (ValueError(), 4, USUAL, DeadLetter("handler")),
+        (ValueError(), 1, policy(max_retries=0), DeadLetter("handler")),
+        (ValueError(), 1, policy(max_retries=1, backoff=0.0), Retry(0.0)),
+        (ValueError(), 9, policy(max_retries=9), Retry(60.0)),
+        (ValueError(), 2**30, policy(max_retries=2**31, multiplier=1000.0), Retry(60.0)),
+        (ValueError(), 3, policy(multiplier=1.0), Retry(1.0)),
+        (TimeoutError(), 1, USUAL, Retry(1.0, "timeout")),
+        (TimeoutError(), 4, USUAL, DeadLetter("timeout")),
+        # What has no further attempt, or does not use one up
+        (DecodeError("x"), 1, USUAL, DeadLetter("serialization", expected=True)),
+        (NoHandler("x"), 1, USUAL, DeadLetter("serialization", expected=True)),
+        (EncodeError("x"), 1, USUAL, DeadLetter("serialization")),
+        (DOWN, 1, USUAL, WAIT),
+        (DOWN, 99, USUAL, WAIT),
+        (CONFLICT, 99, USUAL, Again()),
+        (UnknownCommit(), 99, USUAL, Wait("the database did not answer a COMMIT")),
+        # retry_on
+        (ValueError(), 1, policy(retry_on=(BookingFailed,)), DeadLetter("handler")),
+        (Hopeless(), 1, policy(retry_on=(BookingFailed,)), Retry(1.0)),
+        (Hopeless(), 4, policy(retry_on=(BookingFailed,)), DeadLetter("handler")),
+        (DOWN, 1, policy(retry_on=(BookingFailed,)), WAIT),
+        (CONFLICT, 1, policy(retry_on=(BookingFailed,)), Again()),
+        # give_up_on, which wins
+        (Hopeless(), 1, policy(give_up_on=(BookingFailed,)), DeadLetter("handler", expected=True)),
+        (Hopeless(), 1, policy(give_up_on=(Hopeless,), retry_on=(Hopeless,)), DeadLetter("handler", expected=True)),
+        (DOWN, 1, policy(give_up_on=(OperationalError,)), DeadLetter("outage", expected=True)),
+        (ValueError(), 1, policy(give_up_on=(BookingFailed,)), Retry(1.0)),
+        # What a handler raises on purpose
+        (exceptions.Retry(), 2, USUAL, Retry(2.0)),
+        (exceptions.Retry(after=90), 1, USUAL, Retry(90.0)),
+        (exceptions.Retry(after=timedelta(minutes=5)), 3, USUAL, Retry(300.0)),
+        (exceptions.Retry(after=0), 1, USUAL, Retry(0.0)),
+        (exceptions.Retry(after=90), 4, USUAL, DeadLetter("handler")),
+        (exceptions.Retry(after=1), 1, policy(retry_on=(BookingFailed,)), Retry(1.0)),
+        (raised_from(exceptions.Retry(), TimeoutError()), 1, USUAL, Retry(1.0, "timeout")),
+        (raised_from(exceptions.Retry(), DOWN), 4, USUAL, DeadLetter("outage")),
+        (exceptions.Skip("too old"), 1, USUAL, Skip("too old")),
+        (exceptions.Skip("too old"), 9, policy(max_retries=0), Skip("too old")),
+        (Reject("not ours"), 1, USUAL, DeadLetter("handler", expected=True)),
+        (raised_from(Reject("not ours"), TimeoutError()), 1, USUAL, DeadLetter("timeout", expected=True)),
+        # The project's own categories
+        (Hopeless(), 99, policy(error_categories={BookingFailed: "outage"}), Wait("Hopeless stands for an outage")),
+        (Hopeless(), 1, policy(error_categories={Hopeless: "serialization"}), DeadLetter("serialization", True)),
+        (Hopeless(), 1, policy(error_categories={Hopeless: "timeout"}), Retry(1.0, "timeout")),
+        # Several at once
+        (ExceptionGroup("g", [ValueError(), TimeoutError()]), 1, USUAL, Retry(1.0)),
+        (ExceptionGroup("g", [ValueError(), TimeoutError()]), 4, USUAL, DeadLetter("handler")),
+        (ExceptionGroup("g", [ValueError(), DOWN]), 1, USUAL, WAIT),
+        (ExceptionGroup("g", [ValueError(), DOWN]), 4, USUAL, WAIT),
+        (ExceptionGroup("g", [CONFLICT, ExceptionGroup("h", [DOWN])]), 1, USUAL, WAIT),
+        (ExceptionGroup("g", [CONFLICT, ValueError()]), 1, USUAL, Again()),
+        (ExceptionGroup("g", [DOWN, DecodeError("x")]), 1, USUAL, DeadLetter("serialization", expected=True)),
+        (ExceptionGroup("g", [DOWN, Reject("x")]), 1, USUAL, DeadLetter("handler", expected=True)),
+        (ExceptionGroup("g", [exceptions.Retry(5), exceptions.Retry(9)]), 1, USUAL, Retry(9.0)),
+        (ExceptionGroup("g", [exceptions.Skip("a"), exceptions.Skip("b")]), 1, USUAL, Skip("a")),
+        (ExceptionGroup("g", [exceptions.Skip("a"), ValueError()]), 1, USUAL, Retry(1.0)),
+        (ExceptionGroup("g", [ValueError()]), 1, policy(give_up_on=(ValueError,)), DeadLetter("handler", True)),
+        (ExceptionGroup("g", [ValueError()]), 1, policy(give_up_on=(ExceptionGroup,)), DeadLetter("handler", True)),
     ],
     ids=lambda value: f"{type(value).__name__} {value}"[:60],
 )
-def test_each_kind_of_error_has_its_verdict(error: Exception, verdict: object) -> None:
-    assert decide(error) == verdict
+def test_each_attempt_has_its_verdict(error: Exception, attempt: int, policy: Policy, verdict: Verdict) -> None:
+    assert decide(error, attempt, policy) == verdict
+
+
+def test_without_a_policy_there_is_one_attempt() -> None:
+    assert decide(ValueError()) == DeadLetter("handler")
+    assert decide(DOWN) == WAIT
+
+
+def test_max_retries_3_means_4_attempts() -> None:
+    verdicts = [decide(ValueError(), attempt, USUAL) for attempt in range(1, 6)]
+    assert [type(one) for one in verdicts] == [Retry, Retry, Retry, DeadLetter, DeadLetter]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "low", "high"), [(1, 0.75, 1.25), (2, 1.5, 2.5), (3, 3.0, 5.0), (4, 6.0, 8.0), (60, 6.0, 8.0)]
+)
+def test_jitter_goes_both_ways_but_never_above_the_ceiling(attempt: int, low: float, high: float) -> None:
+    jittery = policy(jitter=0.25, max_backoff=8.0)
+    found = [jittery.delay(attempt) for _ in range(500)]
+    assert all(low <= one <= high for one in found)
+    assert min(found) < (low + high) / 2 < max(found)
+
+
+def test_whole_jitter_never_goes_below_nothing() -> None:
+    assert all(0.0 <= policy(jitter=1.0).delay(1) <= 2.0 for _ in range(500))
+
+
+@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), 1e12, timedelta(seconds=-1), timedelta(days=10_000)])
+def test_a_handler_that_asks_for_an_absurd_wait_is_told_so(after: Any) -> None:
+    with pytest.raises(ValueError, match="allowed: from 0 to"):
+        exceptions.Retry(after=after)
+
+
+@pytest.mark.parametrize("after", ["5s", True, [], b"1"])
+def test_a_handler_that_asks_for_what_is_no_time_is_told_so(after: Any) -> None:
+    with pytest.raises(TypeError, match="allowed: a number of seconds"):
+        exceptions.Retry(after=after)
+
+
+def test_a_ruling_is_no_error_of_kafka() -> None:
+    for one in (exceptions.Retry(), exceptions.Skip("x"), Reject("x")):
+        assert not isinstance(one, exceptions.KafkaError), "`except KafkaError` in a handler must let it through"
+
+
+def test_a_letter_is_about_what_was_met_before_another_attempt_was_asked_for() -> None:
+    cause = ValueError("the reason")
+    assert retries.blamed(raised_from(exceptions.Retry(), cause)) is cause
+    unchained = exceptions.Retry()
+    unchained.__context__ = cause
+    assert retries.blamed(unchained) is cause
+    unchained.__suppress_context__ = True
+    assert retries.blamed(unchained) is unchained
+    rejected = raised_from(Reject("no such flight"), cause)
+    assert retries.blamed(rejected) is rejected
+    assert str(rejected) == "no such flight (ValueError: the reason)"
+
+
+# The project's own decision
+
+
+def judged(answer: Any, error: Exception, attempt: int = 1, **changes: Any) -> Verdict:
+    return decide(error, attempt, policy(judge=lambda *_asked: answer, judge_path="bank.judge", **changes))
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (None, Retry(1.0)),
+        (7, Retry(7.0)),
+        (0.5, Retry(0.5)),
+        (timedelta(minutes=1), Retry(60.0)),
+        (exceptions.Retry(), Retry(1.0)),
+        (exceptions.Retry(after=5), Retry(5.0)),
+        (exceptions.Skip("old"), Skip("old")),
+        (Reject("no"), DeadLetter("handler", expected=True)),
+        (Retry(3.0, "timeout"), Retry(3.0, "timeout")),
+        (Skip("old"), Skip("old")),
+        (DeadLetter("authorization"), DeadLetter("authorization")),
+        (Wait("the bank is down"), Wait("the bank is down")),
+        (Again(), Again()),
+    ],
+    ids=repr,
+)
+def test_a_function_of_the_project_decides(answer: Any, verdict: Verdict) -> None:
+    assert judged(answer, ValueError()) == verdict
+
+
+def test_it_gets_the_error_the_attempt_and_the_message() -> None:
+    asked: list[Any] = []
+    error = ValueError()
+    decide(error, 2, policy(judge=lambda *all_of_it: asked.append(all_of_it)), None)
+    assert asked == [(error, 2, None)]
+
+
+def test_max_retries_holds_for_it_too_and_poison_is_never_tried_again() -> None:
+    assert judged(5, ValueError(), 3) == Retry(5.0)
+    assert judged(5, ValueError(), 4) == DeadLetter("handler")
+    assert judged(5, DecodeError("x")) == DeadLetter("serialization", expected=True)
+    assert judged(exceptions.Skip("undecodable"), DecodeError("x")) == Skip("undecodable")
+
+
+def test_it_is_not_asked_about_what_was_decided_on_purpose_or_is_unknown() -> None:
+    assert judged(Skip("no"), Hopeless(), give_up_on=(Hopeless,)) == DeadLetter("handler", expected=True)
+    assert judged(Skip("no"), Reject("x")) == DeadLetter("handler", expected=True)
+    assert isinstance(judged(Skip("no"), UnknownCommit()), Wait)
+
+
+@pytest.mark.parametrize(
+    "answer", [True, "retry", -1, float("nan"), object(), Retry, Retry(-5.0), ValueError(), 10**400, [5]], ids=repr
+)
+def test_nonsense_leaves_the_decision_to_us_and_is_said(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    error = ValueError("its own")
+    with caplog.at_level(logging.ERROR):
+        assert judged(answer, error) == Retry(1.0)
+        assert judged(answer, error, 4) == DeadLetter("handler")
+    (note,) = error.__notes__
+    assert note.startswith("bank.judge could not decide about it (")
+    assert "bank.judge could not decide" in caplog.text
+
+
+def test_a_function_that_raises_leaves_the_decision_to_us_and_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def judge(*_asked: Any) -> Any:
+        raise LookupError("which bank?")
+
+    error, asked = ValueError("its own"), policy(judge=judge, judge_path="bank.judge")
+    assert decide(error, 1, asked) == Retry(1.0)
+    assert error.__notes__ == [
+        "bank.judge could not decide about it (LookupError: which bank?); the other settings did."
+    ]
+    assert decide(DOWN, 1, asked) == WAIT
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SystemExit(), ExceptionGroup("g", [MemoryError()])])
+def test_a_function_that_meets_the_end_of_the_process_is_no_failure(error: BaseException) -> None:
+    def judge(*_asked: Any) -> Any:
+        raise error
+
+    with pytest.raises(type(error)):
+        decide(ValueError(), 1, policy(judge=judge))
+
+
+# From settings
+
+
+def consumer(**topic: Any) -> dict[str, Any]:
+    usual = {"max_retries": 5, "backoff": "2s", "jitter": 0.0, "retry_on": ["builtins.ValueError"]}
+    return {
+        "topic_prefix": "test.",
+        "error_categories": {"outage": ["tests.test_retries.Hopeless"]},
+        "consumers": {"ops": {"group_id": "ops", "topics": {"flights": topic, "gates": {}}, "retry": usual}},
+    }
+
+
+def judge_of_the_tests(*_asked: Any) -> None:
+    """Leave it to us."""
+
+
+def test_a_topic_has_its_own_policy_and_else_that_of_its_consumer(settings: Settings) -> None:
+    own = {"max_retries": 1, "give_up_on": ["builtins.KeyError"], "decide": "tests.test_retries.judge_of_the_tests"}
+    settings.KAFKA = consumer(retry=own)
+    flights = retries.policy_for(conf.consumer("ops"), "test.flights")
+    gates = retries.policy_for(conf.consumer("ops"), "test.gates")
+    assert (flights.max_retries, flights.backoff, flights.retry_on) == (1, 2.0, (ValueError,))
+    assert (flights.give_up_on, flights.judge) == ((KeyError,), judge_of_the_tests)
+    assert (gates.max_retries, gates.give_up_on, gates.judge) == (5, (), None)
+    assert flights.error_categories == gates.error_categories == {Hopeless: "outage"}
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"retry_on": ["no.where"]}, "\"retry_on\"] is 'no.where', which cannot be imported"),
+        ({"give_up_on": ["os.getcwd"]}, "\"give_up_on\"] is 'os.getcwd', which is of type builtin_function_or_method"),
+        ({"decide": "no.where"}, "\"decide\"] is 'no.where', which cannot be imported"),
+        ({"decide": "tests.test_retries.DOWN"}, "which is of type OperationalError, not a function"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_an_error_with_its_place(
+    settings: Settings, own: dict[str, Any], words: str
+) -> None:
+    settings.KAFKA = consumer(retry=own)
+    with pytest.raises(ConfigurationError) as raised:
+        retries.policy_for(conf.consumer("ops"), "test.flights")
+    assert str(raised.value).startswith('KAFKA["consumers"]["ops"]["topics"]["flights"]["retry"]')
+    assert words in str(raised.value)
+
+
+# What is not about the message
 
 
 def test_pauses_double_up_to_the_longest_with_some_jitter() -> None:
@@ -73,237 +303,6 @@ def test_pauses_double_up_to_the_longest_with_some_jitter() -> None:
         found = {pause(waits) for _ in range(50)}
         assert all(0.8 * middle <= one <= 1.2 * middle for one in found)
         assert len(found) > 1
-
-
-WAIT = Wait("the database is unavailable (OperationalError)")
-
-
-def error_of(work: Callable[[], object]) -> DatabaseError:
-    with pytest.raises(DatabaseError) as raised:
-        work()
-    return raised.value
-
-
-class TestPostgreSQL:
-    @pytest.fixture
-    def database(self, postgresql: PostgreSQL, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
-        with added("retries", django_db_blocker, **of_postgresql(postgresql)) as connection:
-            with psycopg.connect(postgresql.dsn, autocommit=True) as other:
-                other.execute("DROP TABLE IF EXISTS thing")
-                other.execute("CREATE TABLE thing (id int PRIMARY KEY, n int)")
-                other.execute("INSERT INTO thing VALUES (1, 0), (2, 0)")
-            yield connection
-
-    @pytest.fixture
-    def other(self, postgresql: PostgreSQL, database: BaseDatabaseWrapper) -> Iterator[psycopg.Connection[Any]]:
-        with psycopg.connect(postgresql.dsn) as connection:
-            yield connection
-
-    def execute(self, database: BaseDatabaseWrapper, sql: str) -> None:
-        with database.cursor() as cursor:
-            cursor.execute(sql)
-
-    def pid(self, database: BaseDatabaseWrapper) -> int:
-        with database.cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            return int(cursor.fetchone()[0])
-
-    def test_a_refused_connection_is_an_outage(self, django_db_blocker: Any, postgresql: PostgreSQL) -> None:
-        nobody = {**of_postgresql(postgresql), "PORT": str(free_port())}
-        with added("nobody", django_db_blocker, **nobody) as database:
-            assert decide(error_of(database.cursor)) == WAIT
-
-    def test_a_host_that_does_not_exist_is_an_outage(self, django_db_blocker: Any, postgresql: PostgreSQL) -> None:
-        with added("nowhere", django_db_blocker, **{**of_postgresql(postgresql), "HOST": "no.such.host.invalid"}) as it:
-            assert decide(error_of(it.cursor)) == WAIT
-
-    def test_a_server_that_stops_is_an_outage_and_so_is_its_absence(
-        self, postgresql: PostgreSQL, database: BaseDatabaseWrapper
-    ) -> None:
-        self.execute(database, "SELECT 1")
-        postgresql.kill()
-        try:
-            assert decide(error_of(lambda: self.execute(database, "SELECT 1"))) == WAIT
-            assert decide(error_of(lambda: self.execute(database, "SELECT 1"))) == WAIT
-            database.close()
-            assert decide(error_of(lambda: self.execute(database, "SELECT 1"))) == WAIT
-        finally:
-            postgresql.start()
-
-    def test_a_backend_that_was_terminated_is_an_outage(
-        self, database: BaseDatabaseWrapper, other: psycopg.Connection[Any]
-    ) -> None:
-        other.execute("SELECT pg_terminate_backend(%s)", [self.pid(database)])
-        error = error_of(lambda: self.execute(database, "SELECT 1"))
-        assert error.__cause__.sqlstate == "57P01"  # type: ignore[union-attr]
-        assert decide(error) == WAIT
-        assert decide(error_of(lambda: self.execute(database, "SELECT 1"))) == WAIT
-
-    def test_a_deadlock_is_contention(self, database: BaseDatabaseWrapper, other: psycopg.Connection[Any]) -> None:
-        self.execute(database, "SET deadlock_timeout = '20ms'")
-        other.execute("SET deadlock_timeout = '30s'")
-        other.execute("UPDATE thing SET n = 1 WHERE id = 2")
-        waits = threading.Thread(target=lambda: other.execute("UPDATE thing SET n = 1 WHERE id = 1"))
-
-        def work() -> None:
-            with transaction.atomic(using="retries"):
-                self.execute(database, "UPDATE thing SET n = 2 WHERE id = 1")
-                waits.start()
-                self.wait_for_lock(database)
-                self.execute(database, "UPDATE thing SET n = 2 WHERE id = 2")
-
-        error = error_of(work)
-        waits.join(10)
-        other.rollback()
-        assert error.__cause__.sqlstate == "40P01"  # type: ignore[union-attr]
-        assert decide(error) == Again()
-
-    def wait_for_lock(self, database: BaseDatabaseWrapper) -> None:
-        def waiting() -> bool:
-            with database.cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-                return bool(cursor.fetchone()[0])
-
-        wait_until(waiting, 10)
-
-    def test_a_serialization_failure_is_contention(
-        self, database: BaseDatabaseWrapper, other: psycopg.Connection[Any]
-    ) -> None:
-        def work() -> None:
-            with transaction.atomic(using="retries"):
-                self.execute(database, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                self.execute(database, "SELECT * FROM thing")
-                other.execute("UPDATE thing SET n = n + 1 WHERE id = 1")
-                other.commit()
-                self.execute(database, "UPDATE thing SET n = n + 1 WHERE id = 1")
-
-        error = error_of(work)
-        assert error.__cause__.sqlstate == "40001"  # type: ignore[union-attr]
-        assert decide(error) == Again()
-
-    def test_a_lock_that_is_not_given_in_time_is_contention(
-        self, database: BaseDatabaseWrapper, other: psycopg.Connection[Any]
-    ) -> None:
-        other.execute("UPDATE thing SET n = 1 WHERE id = 1")
-        self.execute(database, "SET lock_timeout = '30ms'")
-        update = "UPDATE thing SET n = 2 WHERE id = 1"
-        assert decide(error_of(lambda: self.execute(database, update))) == Again()
-        nowait = "SELECT * FROM thing WHERE id = 1 FOR UPDATE NOWAIT"
-        assert decide(error_of(lambda: self.execute(database, nowait))) == Again()
-
-    def test_a_conflict_that_the_handler_swallowed_is_still_what_broke_its_transaction(
-        self, database: BaseDatabaseWrapper, other: psycopg.Connection[Any]
-    ) -> None:
-        other.execute("UPDATE thing SET n = 1 WHERE id = 1")
-        self.execute(database, "SET lock_timeout = '30ms'")
-
-        def work() -> None:
-            with transaction.atomic(using="retries"):
-                try:
-                    with transaction.mark_for_rollback_on_error(using="retries"):  # as Model.save() does
-                        self.execute(database, "UPDATE thing SET n = 2 WHERE id = 1")
-                except DatabaseError:
-                    pass
-                self.execute(database, "SELECT 1")
-
-        error = error_of(work)
-        assert isinstance(error, TransactionManagementError)
-        assert decide(error) == Again()
-
-    def test_a_database_that_became_read_only_is_an_outage(self, database: BaseDatabaseWrapper) -> None:
-        self.execute(database, "SET default_transaction_read_only = on")
-        error = error_of(lambda: self.execute(database, "UPDATE thing SET n = 1"))
-        assert isinstance(decide(error), Wait)
-
-    def test_a_full_house_is_an_outage(
-        self, django_db_blocker: Any, postgresql: PostgreSQL, database: BaseDatabaseWrapper
-    ) -> None:
-        self.execute(database, "DROP ROLE IF EXISTS crowded")
-        self.execute(database, "CREATE ROLE crowded LOGIN CONNECTION LIMIT 0")
-        with added("crowded", django_db_blocker, **of_postgresql(postgresql, USER="crowded")) as crowded:
-            assert decide(error_of(crowded.cursor)) == WAIT
-
-    @pytest.mark.parametrize(
-        "sql",
-        [
-            "INSERT INTO thing VALUES (1, 1)",
-            "SELECT * FROM nowhere",
-            "SELECT 1 / 0",
-            "SET statement_timeout = '20ms'; SELECT pg_sleep(5)",
-            "not SQL",
-        ],
-    )
-    def test_what_the_handler_did_wrong_is_its_own_fault(self, database: BaseDatabaseWrapper, sql: str) -> None:
-        assert decide(error_of(lambda: self.execute(database, sql))) == DeadLetter("handler")
-
-
-class TestSQLite:
-    @pytest.fixture
-    def database(self, tmp_path: Path, django_db_blocker: Any) -> Iterator[BaseDatabaseWrapper]:
-        with added("retries", django_db_blocker, **of_sqlite(tmp_path / "file.sqlite3")) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute("CREATE TABLE thing (id integer PRIMARY KEY, text)")
-            yield connection
-
-    def insert(self, database: BaseDatabaseWrapper, text: str = "x", key: int | None = None) -> None:
-        with database.cursor() as cursor:
-            cursor.execute("INSERT INTO thing VALUES (%s, %s)", [key, text])
-
-    def test_a_locked_file_is_contention(self, database: BaseDatabaseWrapper) -> None:
-        with sqlite3.connect(database.settings_dict["NAME"]) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            assert decide(error_of(lambda: self.insert(database))) == Again()
-        other.close()
-        self.insert(database)
-
-    def test_a_snapshot_that_is_too_old_is_contention(self, database: BaseDatabaseWrapper) -> None:
-        with database.cursor() as cursor:
-            cursor.execute("PRAGMA journal_mode = WAL")
-
-        def work() -> None:
-            with transaction.atomic(using="retries"):
-                with database.cursor() as cursor:
-                    cursor.execute("SELECT count(*) FROM thing")
-                    cursor.fetchall()
-                other = sqlite3.connect(database.settings_dict["NAME"])
-                other.execute("INSERT INTO thing VALUES (9, 'other')")
-                other.commit()
-                other.close()
-                self.insert(database)
-
-        error = error_of(work)
-        assert error.__cause__.sqlite_errorname == "SQLITE_BUSY_SNAPSHOT"  # type: ignore[union-attr]
-        assert decide(error) == Again()
-
-    def test_a_full_disk_is_an_outage(self, database: BaseDatabaseWrapper) -> None:
-        with database.cursor() as cursor:
-            cursor.execute("PRAGMA max_page_count = 3")
-        error = error_of(lambda: self.insert(database, "x" * 50_000))
-        assert error.__cause__.sqlite_errorname == "SQLITE_FULL"  # type: ignore[union-attr]
-        assert decide(error) == WAIT
-
-    def test_a_file_that_cannot_be_opened_is_an_outage(self, tmp_path: Path, django_db_blocker: Any) -> None:
-        with added("nowhere", django_db_blocker, **of_sqlite(tmp_path / "no" / "such" / "file")) as database:
-            assert decide(error_of(database.cursor)) == WAIT
-
-    def test_a_file_that_became_read_only_is_an_outage(
-        self, database: BaseDatabaseWrapper, django_db_blocker: Any
-    ) -> None:
-        address = f"file:{database.settings_dict['NAME']}?mode=ro"
-        with added("read-only", django_db_blocker, **of_sqlite(address, uri=True)) as readonly:
-            assert decide(error_of(lambda: self.insert(readonly))) == WAIT
-
-    def test_what_the_handler_did_wrong_is_its_own_fault(self, database: BaseDatabaseWrapper) -> None:
-        self.insert(database, key=1)
-        assert decide(error_of(lambda: self.insert(database, key=1))) == DeadLetter("handler")
-        with database.cursor() as cursor:
-            assert decide(error_of(lambda: cursor.execute("SELECT * FROM nowhere"))) == DeadLetter("handler")
-
-
-def test_an_error_of_a_socket_is_the_handlers_own() -> None:
-    with pytest.raises(OSError) as raised:  # noqa: PT011
-        socket.create_connection(("127.0.0.1", free_port()), timeout=1)
-    assert decide(raised.value) == DeadLetter("handler")
 
 
 @pytest.mark.parametrize(

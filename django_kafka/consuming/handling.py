@@ -1,8 +1,7 @@
-"""Handler threads: they execute the messages of a lane and settle each: handled, or stored as a dead letter."""
+"""Handler threads: they execute the messages of a lane, one after another; what fails is settled in `settling`."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,17 +9,18 @@ from itertools import islice
 from typing import Any
 
 from .. import conf, handlers, retries
-from ..dead_letters import recording
-from ..dead_letters.recording import Failure
-from ..exceptions import DeliveryTimeout, NoHandler, PartitionLost
+from ..dead_letters.publishing import Published
+from ..exceptions import DeliveryTimeout
 from ..execution import Connections, Execution
 from ..gathering import here
 from ..handlers import TopicHandlers
 from ..messages import Message
 from ..tallies import ConsumerTally
-from .lanes import Lane, Lanes, Slice
-
-log = logging.getLogger(__name__)
+from .deaths import Hold
+from .lanes import Lane, Lanes
+from .settling import Settler
+from .slices import Slice
+from .taking import take_in
 
 _SHORT_WAIT = 1.0
 """Seconds a thread stays with a lane whose records are not acknowledged yet, before it looks at other lanes."""
@@ -48,6 +48,16 @@ class HandlerThread(threading.Thread):
         self.tally = tally
         self.stop_worker = stop_worker
         self.connections = Connections()
+        self.settler = Settler(consumer, group_id, tally, lanes)
+        self.succeeded = 0
+        """How many messages have succeeded in it, without those of the slice that it works on."""
+        self._slice: tuple[Slice, int] | None = None
+        """The slice that it works on, and how many of it were done before."""
+
+    def succeeded_now(self) -> int:
+        """Return how many messages have succeeded in it, counted up to this moment; for other threads."""
+        now = self._slice
+        return self.succeeded if now is None else self.succeeded + now[0].done - now[1]
 
     def run_inline(self, lane: Lane) -> None:
         """Work on one lane in the calling thread, as tests do."""
@@ -65,11 +75,19 @@ class HandlerThread(threading.Thread):
         """Work until the lanes are closed."""
         try:
             self._begin()
+            circuit = self.lanes.circuit
             while not self.lanes.closed:
-                if (lane := self.lanes.next(1.0)) is None:
+                lane = self.lanes.next(1.0)
+                if circuit is not None and circuit.news:
+                    circuit.tell()
+                if lane is None:
                     self.connections.rest()
                 else:
                     self._work_on(lane)
+                if circuit is not None and circuit.limited:
+                    circuit.look()
+                if circuit is not None and circuit.news:
+                    circuit.tell()
         except BaseException as error:  # noqa: BLE001  # a worker that handles nothing must not look alive
             self.stop_worker(error)
         finally:
@@ -78,118 +96,117 @@ class HandlerThread(threading.Thread):
 
     def _work_on(self, lane: Lane) -> None:
         wait = None
+        before = self.succeeded
         try:
             self.connections.tend()
             wait = self.work(lane, lane.slices[0])
         except BaseException as error:  # noqa: BLE001  # SystemExit and its like: stop, so that the message is read again
-            lane.halted = True
+            lane.halted = lane.interrupted = True
+            if self.lanes.tenures is not None:
+                self.lanes.tenures.killed_by(lane)
             self.stop_worker(error)
         finally:
+            if lane.permit is not None and self.lanes.circuit is not None:
+                self.lanes.circuit.answer(lane.permit, self.succeeded - before)
             self.lanes.give_back(lane, wait=wait)
 
     def work(self, lane: Lane, piece: Slice) -> float | None:
         """Execute and settle what is left of a slice; return how many seconds its lane must wait, or None."""
         found = handlers.for_topic(self.consumer.name, lane.place[0])
+        if found.imports is not None:
+            return take_in(self.settler, lane, piece, found)
         call = self.execution.callable_for(found)
         self.gathered.clear()
+        wait = None
+        if lane.permit is not None:
+            lane.until = piece.done + lane.permit.most
         while True:
-            if piece.failed is not None and (wait := self._store(lane, piece, found)) is not None:
+            # The letters first, also of a lane that waits for the message after them.
+            if piece.failed and (wait is not None or lane.wary or self.settler.due(lane, piece)):
+                held = self.settler.store(lane, piece, found)
+                wait = wait if held is None else max(held, wait or 0.0)
+            if wait is not None:
                 return wait
-            if lane.halted or piece.done == len(piece.messages):
+            if lane.interrupted or piece.done in (len(piece.messages), lane.until):
                 break
-            if (wait := self._execute(lane, piece, found, call)) is not None:
-                return wait
+            execute = self._execute_warily if lane.wary else self._execute
+            wait = execute(lane, piece, found, call)
         return self._confirm(lane, piece, found) if piece.sent else None
 
-    def _execute(self, lane: Lane, piece: Slice, found: TopicHandlers, call: Callable[[Message], Any]) -> float | None:
-        """Run messages until the slice ends, one fails, or the lane is halted."""
-        decoder, gathered = found.decoder, self.gathered
-        start = piece.done
+    def _execute_warily(
+        self, lane: Lane, piece: Slice, found: TopicHandlers, call: Callable[[Message], Any]
+    ) -> float | None:
+        """Do the same while the former worker of the partition may have died of a message."""
+        tenures = self.lanes.tenures
+        assert tenures is not None
+        wait = None
         try:
-            for raw in islice(piece.messages, start, None):
-                if lane.halted:
+            until = tenures.before(lane, piece)
+            if until == piece.done:
+                self.settler.condemn(lane, piece, found, tenures.verdict(lane))
+                return None
+            wait = self._execute(lane, piece, found, call, until)
+            tenures.after(lane, piece)
+        except Hold as hold:
+            lane.reason = hold.reason
+            held = self.settler.held(lane, hold.reason) if hold.seconds is None else hold.seconds
+            return max(wait or 0.0, held)
+        return wait
+
+    def _execute(
+        self,
+        lane: Lane,
+        piece: Slice,
+        found: TopicHandlers,
+        call: Callable[[Message], Any],
+        end: int | None = None,
+    ) -> float | None:
+        """Run messages until the slice ends or the one at index `end` is next, one fails, or the lane is halted."""
+        decoder, gathered = found.decoder, self.gathered
+        start, attempt = piece.done, 1
+        tried = piece.tried_at(start)
+        if piece.failed or tried is not None:
+            # By itself while letters wait to be stored with others, and when it is not its first attempt.
+            end, attempt = start + 1, tried.attempts + 1 if tried else 1
+        if lane.until is not None:
+            end = lane.until if end is None else min(end, lane.until)
+        failed: Exception | None = None
+        self._slice = piece, start
+        try:
+            for raw in islice(piece.messages, start, end):
+                if lane.interrupted:
                     break
-                call(Message(raw, decoder))
+                call(Message(raw, decoder, attempt))
                 if gathered.sent:
-                    self._await_later(piece)
+                    piece.await_later(gathered)
                 piece.done += 1
-            lane.waits = 0
         except Exception as error:
             if retries.stops_worker(error):
                 raise
-            if piece.done > start:
-                lane.waits = 0
-            gathered.clear()
-            return self._failed(lane, piece, found, piece.done, error)
+            failed = error
         finally:
+            self._slice = None
+            self.succeeded += piece.done - start
             self.tally.handled += piece.done - start
-        return None
-
-    def _await_later(self, piece: Slice) -> None:
-        """Keep the message that was just executed unsettled until what it produced is acknowledged."""
-        if piece.unsettled is None:
-            piece.unsettled = piece.done
-        piece.sent.extend((piece.done, sent) for sent in self.gathered.sent)
-        self.gathered.clear()
-
-    def _failed(self, lane: Lane, piece: Slice, found: TopicHandlers, index: int, error: Exception) -> float | None:
-        match retries.decide(error):
-            case retries.Again():
-                self.tally.contentions += 1
-                lane.waits += 1
-                return 0.0 if lane.waits == 1 else retries.pause(lane.waits, first=0.005, longest=1.0)
-            case retries.Wait(reason):
-                return self._wait(lane, reason)
-            case retries.DeadLetter(category):
-                self.tally.failures[category] += 1
-                message = Message(piece.messages[index], found.decoder)
-                piece.failed = index, Failure.of(error, category=category, handler=_path(found, message))
-        return None
-
-    def _wait(self, lane: Lane, reason: str) -> float:
-        self.tally.waits += 1
-        lane.waits += 1
-        lane.reason = reason
-        seconds = retries.pause(lane.waits)
-        level = logging.WARNING if lane.waits == 1 else logging.INFO
-        log.log(
-            level, "consumer=%s topic=%s partition=%s waits %.1f s: %s",
-            self.consumer.name, *lane.place, seconds, reason,
-        )  # fmt: skip
-        return seconds
-
-    def _store(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
-        """Store the pending dead letter; only then may the watermark pass its message."""
-        assert piece.failed is not None
-        index, failure = piece.failed
-        message = Message(piece.messages[index], found.decoder)
-        try:
-            recording.record(self.consumer, self.group_id, message, failure, still_ours=lambda: _still_ours(lane))
-        except PartitionLost:
+        if failed is None or piece.done > start:
+            lane.waits = lane.failing = 0
+            lane.outage = None
+        if failed is None:
             return None
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever kept it from being written: the message is not settled
-            return self._wait(lane, f"its dead letter could not be written ({type(error).__name__})")
-        self.tally.dead_lettered += 1
-        log.warning(
-            "consumer=%s topic=%s partition=%s offset=%s dead letter error=%s handler=%s",
-            self.consumer.name, message.topic, message.partition, message.offset, failure.error_type, failure.handler,
-        )  # fmt: skip
-        # What receivers of the signal produced is no part of the next message.
-        self.gathered.clear()
-        piece.failed = None
-        if index == piece.done:
-            piece.done += 1
-        piece.sent = [entry for entry in piece.sent if entry[0] != index]
-        self._go_on(lane, piece)
-        return None
+        try:
+            return self.settler.failed(lane, piece, found, piece.done, failed)
+        finally:
+            # Its traceback leads to this frame: the circle would keep what the handler held until it is collected.
+            del failed
 
     def _confirm(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
-        """Wait until the records that the slice produced are acknowledged; send again what an outage kept back."""
+        """Wait until the records that the slice produced are acknowledged; send again what was kept back."""
         deadline = time.monotonic() + (_LAST_WAIT if lane.halted else _SHORT_WAIT)
         while piece.sent and not lane.lost:
             index, sent = piece.sent[0]
+            if piece.resend:
+                piece.resend = False
+                sent.again()
             try:
                 sent.delivery.result(max(0.0, deadline - time.monotonic()))
             except DeliveryTimeout:
@@ -197,31 +214,19 @@ class HandlerThread(threading.Thread):
             except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001  # decided just below, as for any failed attempt
-                wait = self._failed(lane, piece, found, index, error)
-                if piece.failed is not None:
-                    wait = self._store(lane, piece, found)
+                if isinstance(sent, Published):
+                    wait = self.settler.unpublished(lane, piece, sent, error)
                 else:
-                    sent.again()
+                    wait = self.settler.failed(lane, piece, found, index, error)
+                if wait is not None:
+                    # Only the record is sent again: what its handler did is committed.
+                    piece.resend = True
+                elif piece.failed:
+                    wait = self.settler.store(lane, piece, found)
                 if wait is not None:
                     return wait
             else:
-                piece.sent.pop(0)
-                self._go_on(lane, piece)
+                piece.acknowledge()
+                lane.waits = 0
+                lane.outage = None
         return None
-
-    def _go_on(self, lane: Lane, piece: Slice) -> None:
-        """Note that the lane's wait is over, and which message now is the first that waits for its records."""
-        piece.unsettled = piece.sent[0][0] if piece.sent else None
-        lane.waits = 0
-
-
-def _still_ours(lane: Lane) -> None:
-    if lane.lost:
-        raise PartitionLost(f"{lane.place[0]}[{lane.place[1]}] has a new owner; its messages are handled there.")
-
-
-def _path(found: TopicHandlers, message: Message) -> str:
-    try:
-        return found.match(message).path
-    except (NoHandler, UnicodeError):
-        return ""

@@ -11,48 +11,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..dead_letters.recording import Failure
-from ..gathering import Sent
 from ..messages import RawMessage
+from .breaker import NOTHING, Permit
+from .circuits import Circuit
+from .patience import Elsewhere, Outage
+from .slices import Slice
+
+if TYPE_CHECKING:
+    from .deaths import Holding, Tenures
+    from .gate import Gate
 
 Place = tuple[str, int]
 """A topic and a partition."""
-
-
-@dataclass(slots=True, eq=False)
-class Slice:
-    """Messages of one lane that came in one fetch."""
-
-    messages: Sequence[RawMessage]
-    """In the order of their offsets."""
-    size: int
-    """Their bytes."""
-    done: int = 0
-    """How many have been executed, or given up for good."""
-    unsettled: int | None = None
-    """The index of the first executed message whose records are not acknowledged yet, if there is one."""
-    sent: list[tuple[int, Sent]] = field(default_factory=list)
-    """The records to wait for: index of their message, and the record."""
-    failed: tuple[int, Failure] | None = None
-    """What is to be stored as a dead letter before the lane goes on: index of the message, and why."""
-
-    @property
-    def settled(self) -> int:
-        """How many messages at its head are settled."""
-        # The poller reads while a handler thread writes: `done` first, because a message whose records wait is marked
-        # as unsettled before it counts as done; and each only once.
-        done, unsettled = self.done, self.unsettled
-        return done if unsettled is None else min(unsettled, done)
 
 
 class Lane:
     """The messages of one partition that this worker has and has not settled."""
 
     __slots__ = (
-        "at_end", "bytes", "expected", "halted", "held", "in_flight", "lost", "paused", "place", "reason", "running",
-        "slices", "stored", "waits", "watermark",
+        "at_end", "bytes", "expected", "failing", "halted", "held", "in_flight", "interrupted", "lost", "outage",
+        "paused", "permit", "place", "reason", "running", "slices", "stored", "tenure", "until", "waits", "wary",
+        "watermark",
     )  # fmt: skip
 
     def __init__(self, place: Place) -> None:
@@ -72,18 +53,32 @@ class Lane:
         """Whether a handler thread has it."""
         self.halted = False
         """Whether no further message may be begun: the partition leaves, or the worker stops."""
+        self.interrupted = False
+        """Whether its thread may begin no further message now: it is halted, a circuit opened, another runs alone."""
         self.lost = False
         """Whether the partition belongs to somebody else, so that nothing may be stored for it."""
         self.held = False
-        """Whether it waits for an outage to end."""
+        """Whether it waits: for an outage to end, or until its message is tried again."""
         self.waits = 0
         """How many times in a row it waited."""
+        self.failing = 0
+        """How many of its messages became dead letters, one after another."""
         self.reason = ""
         """What it waited for last."""
+        self.outage: Outage | None = None
+        """What its first message waits for, while it meets an outage."""
+        self.permit: Permit | None = None
+        """Leave of the circuit to begin some messages; None: it may begin all."""
+        self.until: int | None = None
+        """The index in its first slice up to which it may begin messages; None: all of them."""
         self.paused = False
         """Whether fetching for it is paused."""
         self.at_end = False
         """Whether the broker said that there is nothing more for now."""
+        self.tenure: Holding | None = None
+        """What `deaths` knows of it; None when nobody watches for deaths."""
+        self.wary = False
+        """Whether `deaths` must be asked before the next message."""
 
     def __repr__(self) -> str:
         return f"<Lane {self.place[0]}[{self.place[1]}]>"
@@ -106,6 +101,14 @@ class Lanes:
     """All lanes of one consumer in one worker."""
 
     def __init__(self) -> None:
+        self.tenures: Tenures | None = None
+        """Who watches for deaths; None: nobody."""
+        self.gate: Gate | None = None
+        """What lets one lane of the process run alone."""
+        self.circuit: Circuit | None = None
+        """What pauses them when handlers fail too often; None: nothing does."""
+        self.elsewhere = Elsewhere()
+        """What is heard of the lanes of other workers."""
         self._lanes: dict[Place, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._waiting: list[tuple[float, int, Lane]] = []
@@ -131,6 +134,8 @@ class Lanes:
         """Begin the lane of a partition that was assigned."""
         with self._changed:
             lane = self._lanes[place] = Lane(place)
+            if self.tenures is not None:
+                self.tenures.begin(lane)
             return lane
 
     def take(self, lane: Lane, messages: Sequence[RawMessage], size: int) -> None:
@@ -148,17 +153,74 @@ class Lanes:
         with self._changed:
             while not self._closed:
                 self._wake_due()
+                shut = False
                 while self._ready:
                     lane = self._ready.popleft()
+                    if (only := self._only()) is not None and lane is not only:
+                        if only not in self._ready:
+                            self._ready.appendleft(lane)
+                            break
+                        self._ready.append(lane)
+                        continue
                     if not lane.halted and lane.slices:
+                        if self.circuit is not None and self.circuit.limited and not self._permitted(lane):
+                            self._ready.appendleft(lane)
+                            settling = self._next_to_settle()
+                            if settling is None:
+                                shut = True
+                                break
+                            lane = settling
                         lane.running = True
                         return lane
                 due = self._waiting[0][0] if self._waiting else deadline
+                if shut and self.circuit is not None:
+                    due = min(due, time.monotonic() + self.circuit.pause())
                 remaining = min(due, deadline) - time.monotonic()
                 if remaining <= 0 and due >= deadline:
                     return None
                 self._changed.wait(max(remaining, 0))
         return None
+
+    def _only(self) -> Lane | None:
+        return None if self.gate is None else self.gate.only
+
+    def _permitted(self, lane: Lane) -> bool:
+        """Ask the circuit whether a lane may begin messages, and how many."""
+        assert self.circuit is not None
+        answer = self.circuit.admit()
+        lane.permit = answer if isinstance(answer, Permit) else None
+        return answer is not False
+
+    def _next_to_settle(self) -> Lane | None:
+        """Take a lane out that has letters to store or records to wait for, although it may begin nothing."""
+        if self._only() is not None:
+            return None
+        for lane in self._ready:
+            first = lane.slices[0] if lane.slices and not lane.halted else None
+            if first is not None and (first.failed or first.sent):
+                self._ready.remove(lane)
+                lane.permit = NOTHING
+                return lane
+        return None
+
+    def interrupt(self) -> None:
+        """Let the lanes that run begin no further message before they are taken again."""
+        with self._changed:
+            for lane in self._lanes.values():
+                lane.interrupted = lane.interrupted or lane.running
+
+    def interrupt_beside(self, only: Lane) -> int:
+        """Let no further message begin now in other lanes than `only`; return how many still run."""
+        with self._changed:
+            others = [lane for lane in self._lanes.values() if lane.running and lane is not only]
+            for lane in others:
+                lane.interrupted = True
+            return len(others)
+
+    def wake(self) -> None:
+        """Have all threads that wait for a lane look again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _wake_due(self) -> None:
         now = time.monotonic()
@@ -172,6 +234,8 @@ class Lanes:
         """End the calling thread's work on a lane; with `wait` nobody takes it for so many seconds."""
         with self._changed:
             lane.running = False
+            lane.interrupted = lane.halted
+            lane.permit = lane.until = None
             first = lane.slices[0] if lane.slices else None
             if first is not None and first.settled == len(first.messages):
                 lane.watermark = first.messages[-1]
@@ -193,7 +257,7 @@ class Lanes:
         with self._changed:
             lanes = [lane for place, lane in self._lanes.items() if places is None or place in places]
             for lane in lanes:
-                lane.halted = True
+                lane.halted = lane.interrupted = True
                 lane.held = False
             self._changed.notify_all()
         return lanes
@@ -212,6 +276,8 @@ class Lanes:
                     del self._lanes[lane.place]
                 self._empty(lane)
             self._changed.notify_all()
+        if self.tenures is not None:
+            self.tenures.leave(lanes)
 
     def _empty(self, lane: Lane) -> None:
         keep = 1 if lane.running else 0

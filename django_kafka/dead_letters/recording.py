@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import traceback as tracebacks
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import CodeType
 from typing import Any, Self
 
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, connections, models, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from .. import conf
+from .. import conf, retries
+from ..exceptions import PartitionLost
 from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt
 from ..models.dead_letters import encode_headers, fingerprint
 from ..signals import message_dead_lettered
+
+log = logging.getLogger(__name__)
+
+MOST_EARLIER = 10
+"""Attempts before the last one that are stored with a letter."""
+_BYTES_TOGETHER = 4 * 1024 * 1024
+"""Of messages and tracebacks that go into one statement; a single message may always."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +47,27 @@ class Failure:
     """The dotted path of the handler; "" when none was found."""
     at: datetime
     """When it happened."""
+    attempt: int = 1
+    """Which attempt it was, of those that this worker made one after another."""
+    earlier: tuple[Failure, ...] = ()
+    """The attempts before it, in their order; of many only the last ones."""
 
     @classmethod
-    def of(cls, error: BaseException, *, category: str, handler: str) -> Self:
+    def of(
+        cls, error: BaseException, *, category: str, handler: str, attempt: int = 1, earlier: Iterable[Failure] = ()
+    ) -> Self:
         """Return the failure that `error` stands for."""
         kind = type(error)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         return cls(
             error_type=_storable(name)[:300],
             error_message=_storable(_text(error)),
-            traceback=_storable("".join(tracebacks.format_exception(error))),
+            traceback=_storable(_traceback(error)),
             category=category,
             handler=handler[:500],
             at=timezone.now(),
+            attempt=attempt,
+            earlier=tuple(earlier),
         )
 
 
@@ -58,6 +76,25 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as broken:  # noqa: BLE001  # an exception class of the project's own may fail to describe itself
         return f"<{type(error).__name__} that cannot be shown: {type(broken).__name__}>"
+
+
+_stacks: dict[tuple[tuple[CodeType, int], ...], str] = {}
+"""Where errors came from, as text: when all messages fail it is one and the same place."""
+_MOST_STACKS = 100
+
+
+def _traceback(error: BaseException) -> str:
+    """Return what `traceback` says, which would take longer than to store the letter."""
+    chained = error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__)
+    if chained or isinstance(error, BaseExceptionGroup):
+        return "".join(tracebacks.format_exception(error))
+    place = tuple((frame.f_code, line) for frame, line in tracebacks.walk_tb(error.__traceback__))
+    if (stack := _stacks.get(place)) is None:
+        if len(_stacks) >= _MOST_STACKS:
+            _stacks.clear()
+        stack = _stacks[place] = "".join(tracebacks.format_tb(error.__traceback__))
+    head = "Traceback (most recent call last):\n" if place else ""
+    return "".join([head, stack, *tracebacks.format_exception_only(error)])
 
 
 def _storable(text: str) -> str:
@@ -75,46 +112,158 @@ def record(
     """
     using = conf.kafka().dead_letters.database
     still_ours()
-    connection = connections[using]
-    if not (connection.in_atomic_block or connection.get_autocommit()):
-        # A handler left a transaction of its own open, in which atomic() would commit nothing.
-        connection.close()
+    _leave_foreign_transaction(using)
     with transaction.atomic(using=using):
-        letter = _replayed_letter(using, consumer, group_id, message) or _row(
-            using, consumer, group_id, message, failure
-        )
-        add_attempt(using, letter, failure, DeadLetterAttempt.Origin.WORKER)
+        letter = _store(using, consumer, group_id, message, failure)
         still_ours()
     if message_dead_lettered.receivers:
         message_dead_lettered.send_robust(consumer.name, message=message, letter=letter, error=failure)
     return letter
 
 
+def _leave_foreign_transaction(using: str) -> None:
+    connection = connections[using]
+    if not (connection.in_atomic_block or connection.get_autocommit()):
+        # A handler left a transaction of its own open, in which atomic() would commit nothing.
+        connection.close()
+
+
+def _store(using: str, consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:
+    replayed = _replayed_letter(using, consumer, group_id, message)
+    letter = replayed or _row(using, _new(consumer, group_id, message, failure))
+    add_attempt(using, letter, failure, DeadLetterAttempt.Origin.WORKER)
+    return letter
+
+
+def record_all(
+    consumer: conf.Consumer,
+    group_id: str,
+    failed: Sequence[tuple[Message, Failure]],
+    *,
+    still_ours: Callable[[], None],
+) -> list[DeadLetter]:
+    """Store messages as dead letters, as `record` does; return the rows, which may be only those of the first ones.
+
+    They are stored in one transaction. When the database refuses one of them, the first one is stored by itself.
+    """
+    some = _first(failed)
+    if len(some) > 1:
+        try:
+            return _record_together(consumer, group_id, some, still_ours)
+        except PartitionLost:
+            raise
+        except Exception as error:
+            if retries.stops_worker(error) or not isinstance(retries.decide(error), retries.DeadLetter):
+                raise
+            log.info("consumer=%s letters are stored one by one: %s", consumer.name, type(error).__name__)
+    message, failure = failed[0]
+    return [record(consumer, group_id, message, failure, still_ours=still_ours)]
+
+
+def _first(failed: Sequence[tuple[Message, Failure]]) -> list[tuple[Message, Failure]]:
+    """Return as many of the first ones as may go into one statement."""
+    found: list[tuple[Message, Failure]] = []
+    size = 0
+    for message, failure in failed:
+        size += len(message.raw_key or b"") + len(message.raw_value or b"") + len(failure.traceback)
+        if found and size > _BYTES_TOGETHER:
+            break
+        found.append((message, failure))
+    return found
+
+
+def _record_together(
+    consumer: conf.Consumer,
+    group_id: str,
+    failed: Sequence[tuple[Message, Failure]],
+    still_ours: Callable[[], None],
+) -> list[DeadLetter]:
+    using = conf.kafka().dead_letters.database
+    still_ours()
+    _leave_foreign_transaction(using)
+    with transaction.atomic(using=using):
+        letters = [_new(consumer, group_id, message, failure) for message, failure in failed]
+        known = _known_places(using, letters)
+        fresh = []
+        for place, (letter, (message, failure)) in enumerate(zip(letters, failed, strict=True)):
+            if (letter.offset in known) or message.header(LETTER_HEADER) is not None:
+                letters[place] = _store(using, consumer, group_id, message, failure)
+            else:
+                letter.attempts = failure.attempt
+                fresh.append((letter, failure))
+        _insert(using, [letter for letter, _failure in fresh])
+        _insert(using, [one for pair in fresh for one in _attempts(*pair, DeadLetterAttempt.Origin.WORKER)])
+        still_ours()
+    if message_dead_lettered.receivers:
+        for letter, (message, failure) in zip(letters, failed, strict=True):
+            message_dead_lettered.send_robust(consumer.name, message=message, letter=letter, error=failure)
+    return letters
+
+
+def _insert(using: str, rows: Sequence[DeadLetter] | Sequence[DeadLetterAttempt]) -> None:
+    """Insert new rows and give them their ids."""
+    connection = connections[using]
+    if not rows:
+        return
+    if connection.vendor != "postgresql":
+        type(rows[0])._default_manager.using(using).bulk_create(rows)  # type: ignore[arg-type]
+        return
+    # As Django does it where no column is binary: one array for each column takes a fraction of the time.
+    options = rows[0]._meta
+    fields = [field for field in options.concrete_fields if not field.primary_key]
+    quote = connection.ops.quote_name
+    columns = ", ".join(quote(str(field.column)) for field in fields)
+    arrays = ", ".join(f"%s::{field.rel_db_type(connection) if field.is_relation else field.db_type(connection)}[]"
+                       for field in fields)  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {quote(options.db_table)} ({columns}) SELECT * FROM UNNEST({arrays}) "
+            f"RETURNING {quote(str(options.pk.column))}",
+            [[_plain(getattr(row, field.attname)) for row in rows] for field in fields],
+        )
+        for row, (pk,) in zip(rows, cursor.fetchall(), strict=True):
+            row.pk = pk
+
+
+def _plain(value: Any) -> Any:
+    # A choice is a text with more to it, which the database's library does not know.
+    return value.value if isinstance(value, models.Choices) else value
+
+
+def _known_places(using: str, letters: Sequence[DeadLetter]) -> set[int]:
+    """Return the offsets of those that may have a row already; they are messages of one partition."""
+    one = letters[0]
+    place = {"cluster": one.cluster, "group_id": one.group_id, "topic": one.topic, "partition": one.partition}
+    rows = DeadLetter.objects.using(using).filter(**place, offset__in=[letter.offset for letter in letters])
+    return set(rows.values_list("offset", flat=True))
+
+
 def add_attempt(using: str, letter: DeadLetter, failure: Failure, origin: str) -> None:
-    """Add a failed attempt to a letter and open it (again)."""
+    """Add a failed attempt, and those before it, to a letter and open it (again)."""
     changes: dict[str, Any] = {
-        "attempts": F("attempts") + 1,
+        "attempts": F("attempts") + failure.attempt,
         "state": DeadLetter.State.OPEN,
         "settled_at": None,
-        "error_type": failure.error_type,
-        "error_message": failure.error_message,
-        "traceback": failure.traceback,
-        "category": failure.category,
-        "handler": failure.handler,
-        "last_failed_at": failure.at,
+        **_latest(failure),
     }
     DeadLetter.objects.using(using).filter(pk=letter.pk).update(**changes)
     letter.refresh_from_db(using=using, fields=list(changes))
-    DeadLetterAttempt.objects.using(using).create(
-        letter=letter,
-        number=letter.attempts,
-        at=failure.at,
-        origin=origin,
-        worker=me(),
-        error_type=failure.error_type,
-        error_message=failure.error_message,
-        traceback=failure.traceback,
-    )
+    DeadLetterAttempt.objects.using(using).bulk_create(_attempts(letter, failure, origin))
+
+
+def _attempts(letter: DeadLetter, failure: Failure, origin: str) -> Iterator[DeadLetterAttempt]:
+    before = letter.attempts - failure.attempt
+    for one in (*failure.earlier, failure):
+        yield DeadLetterAttempt(
+            letter=letter,
+            number=before + one.attempt,
+            at=one.at,
+            origin=origin,
+            worker=me(),
+            error_type=one.error_type,
+            error_message=one.error_message,
+            traceback=one.traceback,
+        )
 
 
 def me() -> str:
@@ -122,38 +271,57 @@ def me() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"[:200]
 
 
-def _row(using: str, consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:
-    stored_headers = encode_headers(message.headers)
-    identity: dict[str, Any] = {
-        "cluster": consumer.cluster,
-        "group_id": group_id,
-        "topic": message.topic,
-        "partition": message.partition,
-        "offset": message.offset,
-        "fingerprint": fingerprint(message.timestamp_ms, message.raw_key, stored_headers, message.raw_value),
+def _new(consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:
+    """Return the row of a message that is not stored yet."""
+    headers = encode_headers(message.headers)
+    key, value, timestamp = message.raw_key, message.raw_value, message.timestamp_ms
+    return DeadLetter(
+        cluster=consumer.cluster,
+        group_id=group_id,
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        fingerprint=fingerprint(timestamp, key, headers, value),
+        consumer=consumer.name,
+        timestamp_ms=timestamp,
+        key=key,
+        value=value,
+        stored_headers=headers,
+        first_failed_at=(*failure.earlier, failure)[0].at,
+        **_latest(failure),
+    )
+
+
+def _latest(failure: Failure) -> dict[str, Any]:
+    """Return what a letter has of its latest failure."""
+    return {
+        "error_type": failure.error_type,
+        "error_message": failure.error_message,
+        "traceback": failure.traceback,
+        "category": failure.category,
+        "handler": failure.handler,
+        "last_failed_at": failure.at,
     }
+
+
+_IDENTITY = ("cluster", "group_id", "topic", "partition", "offset", "fingerprint")
+
+
+def _row(using: str, new: DeadLetter) -> DeadLetter:
+    """Return the row of a message, stored now unless it was before."""
+    identity = {name: getattr(new, name) for name in _IDENTITY}
     letters = DeadLetter.objects.using(using)
     if (known := letters.select_for_update().filter(**identity).first()) is not None:
         return known
     try:
         with transaction.atomic(using=using):
-            return letters.create(
-                **identity,
-                consumer=consumer.name,
-                timestamp_ms=message.timestamp_ms,
-                key=message.raw_key,
-                value=message.raw_value,
-                stored_headers=stored_headers,
-                category=failure.category,
-                error_type=failure.error_type,
-                first_failed_at=failure.at,
-                last_failed_at=failure.at,
-            )
+            new.save(using=using, force_insert=True)
     except IntegrityError:
         # Another worker stored it in between, as may happen around a rebalance; or the database refuses it.
         if (known := letters.select_for_update().filter(**identity).first()) is None:
             raise
         return known
+    return new
 
 
 def _replayed_letter(using: str, consumer: conf.Consumer, group_id: str, message: Message) -> DeadLetter | None:

@@ -30,6 +30,14 @@ class Consumed:
     """Those that became dead letters, as rows."""
 
 
+class _Impatient(Lanes):
+    """Lanes that nobody waits for: another attempt is made at once."""
+
+    def give_back(self, lane: Lane, *, wait: float | None = None) -> None:
+        """End the work on a lane; it can be taken again at once."""
+        super().give_back(lane, wait=None if wait is None else 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Arrived:
     """A record, as it arrives at a consumer."""
@@ -63,8 +71,8 @@ class _Arrived:
 def consume(records: Iterable[Produced], *, consumer: str | None = None) -> Consumed:
     """Run the handlers of `consumer` (None: of every consumer that has one) on records; return what became of them.
 
-    A failing handler makes a dead letter, as in a worker. Records of topics that nobody consumes are an error, and so
-    is an outage, because nothing would end it here.
+    A failing handler is tried again as its `retry` settings say, but without waiting, and makes a dead letter in the
+    end. Records of topics that nobody consumes are an error, and so is an outage, because nothing would end it here.
     """
     outcome = Consumed()
     for record in list(records):
@@ -100,7 +108,7 @@ def _run(settings: conf.Consumer, record: Produced, outcome: Consumed) -> None:
 
 def _work(settings: conf.Consumer, group: str, arrived: RawMessage) -> None:
     place = arrived.topic() or "", arrived.partition() or 0
-    lanes = Lanes()
+    lanes = _Impatient()
     lane: Lane = lanes.open(place)
     lanes.take(lane, [arrived], 0)
     failures: list[BaseException] = []
