@@ -26,6 +26,12 @@ message_handled = Signal()
 handler_failed = Signal()
 """A handler failed: `message`, `error`."""
 
+handler_overran = Signal()
+"""A handler went on after its time limit: `message`, `handler` (its path), `seconds` so far, `stack` (where it is).
+
+Sent once for each overrun, by a thread that watches.
+"""
+
 message_dead_lettered = Signal()
 """A dead letter is stored: `message`, `letter`, `error`."""
 
@@ -39,10 +45,11 @@ worker_stopped = Signal()
 """A consumer left its group: `worker`."""
 
 circuit_opened = Signal()
-"""A consumer paused because its handlers fail too often: `worker`, `reason`."""
+"""A consumer paused because its handlers fail too often, or a producer refuses records because its brokers are out of
+reach: `worker` (None for a producer), `reason`."""
 
 circuit_closed = Signal()
-"""A consumer goes on after a pause: `worker`."""
+"""A consumer, or a producer, goes on after that: `worker` (None for a producer)."""
 
 partitions_assigned = Signal()
 """Partitions came to a worker: `worker`, `partitions` as (topic, partition) pairs."""

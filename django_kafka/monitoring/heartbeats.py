@@ -7,18 +7,20 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any, Protocol
 
-from django.db import connections
+from django.db import connections, transaction
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from .. import __version__, conf
+from .. import __version__, conf, deadlines
 from ..models import Worker
 
 log = logging.getLogger(__name__)
 
-_STALE_AFTER = 3
+STALE_AFTER = 3
 """Beats missed before a worker counts as gone."""
 _FORGOTTEN_AFTER = 720
 """Beats missed before its row is deleted: an hour at the default interval."""
@@ -32,17 +34,65 @@ def alive(consumer: str) -> bool:
 
 def alive_since() -> datetime:
     """Return when a worker was last heard of at the earliest, if it still counts as alive."""
-    return timezone.now() - timedelta(seconds=conf.kafka().heartbeats.interval * _STALE_AFTER)
+    return timezone.now() - timedelta(seconds=conf.kafka().heartbeats.interval * STALE_AFTER)
+
+
+def ask_to_close(workers: QuerySet[Worker]) -> int:
+    """Ask those of `workers` whose circuit is not closed to close it, and return how many were asked.
+
+    Each does so at its next heartbeat, unless it has closed and opened again by then.
+    """
+    not_closed = workers.exclude(circuit=Worker.Circuit.CLOSED).filter(seen_at__gte=alive_since())
+    return not_closed.update(circuit_close_asked=F("circuit_episode"))
+
+
+_REPORTED = (
+    "handled", "dead_lettered", "partitions", "waiting", "waits_for",
+    "circuit", "circuit_writing", "circuit_reason", "circuit_opened_at", "circuit_episode",
+)  # fmt: skip
+"""What a worker says of itself."""
+
+
+class Subject(Protocol):
+    """A worker as heartbeats see it."""
+
+    def report(self) -> dict[str, Any]:
+        """Return what its row shows now."""
+
+    def close_circuit(self, episode: int) -> bool:
+        """Close its circuit, if this is the episode that it is in; tell whether it was."""
+
+    def hear(self, others: Iterable[tuple[str, int, int, int]] | None) -> None:
+        """Take in how others of its group fare: id, messages handled, partitions, waiting ones; None: nobody knows."""
+
+
+class Ledger(Protocol):
+    """What a worker writes of its partitions, as heartbeats see it."""
+
+    def close_left(self) -> None:
+        """Take the worker's name out of the rows of partitions that it gave back."""
+
+    def close_all(self) -> None:
+        """Take it out of all rows."""
 
 
 class Heartbeat(threading.Thread):
-    """Writes one row for each consumer of this process, every `heartbeats.interval`, and deletes them at the end."""
+    """Writes one row for each consumer of this process, every `heartbeats.interval`, and deletes them at the end.
 
-    def __init__(self, consumers: Sequence[tuple[conf.Consumer, str]]) -> None:
+    `subjects` are their workers in the same order.
+    """
+
+    def __init__(self, consumers: Sequence[tuple[conf.Consumer, str]], subjects: Sequence[Subject] = ()) -> None:
         super().__init__(name="kafka-heartbeat", daemon=True)
+        self._subjects = subjects
         self._settings = conf.kafka()
         self._database = self._settings.dead_letters.database
         self._ended = threading.Event()
+        self._woken = threading.Event()
+        self.beaten = threading.Event()
+        """Set when the rows are there."""
+        self.ledgers: list[Ledger] = []
+        """What is brought up to date with each beat, and closed together with the rows."""
         now = timezone.now()
         self._rows = [
             Worker(
@@ -59,13 +109,21 @@ class Heartbeat(threading.Thread):
         ]
         self._failing = False
 
+    @property
+    def ids(self) -> list[str]:
+        """What names each consumer of this process in rows."""
+        return [row.pk for row in self._rows]
+
     def run(self) -> None:
         """Beat until the end. A database that is down is waited for."""
         try:
             self._try(self._forget_the_dead)
             self._try(self._beat)
-            while not self._ended.wait(self._settings.heartbeats.interval):
-                self._try(self._beat)
+            while not self._ended.is_set():
+                self._woken.wait(self._settings.heartbeats.interval)
+                self._woken.clear()
+                if not self._ended.is_set():
+                    self._try(self._beat)
             self._try(self._remove_rows)
         finally:
             connections[self._database].close()
@@ -73,17 +131,60 @@ class Heartbeat(threading.Thread):
     def end(self) -> None:
         """Delete the rows and stop."""
         self._ended.set()
+        self._woken.set()
         self.join(5)
+
+    def wake(self) -> None:
+        """Beat now."""
+        self._woken.set()
 
     def _beat(self) -> None:
         now = timezone.now()
         for row in self._rows:
             row.seen_at = now
+            row.hangs = [one.shown() for one in deadlines.overdue(row.consumer)]
+        for row, subject in zip(self._rows, self._subjects, strict=False):
+            for name, value in subject.report().items():
+                setattr(row, name, value)
         rows = Worker.objects.using(self._database)
-        rows.bulk_create(self._rows, update_conflicts=True, unique_fields=["id"], update_fields=["seen_at"])
+        rows.bulk_create(
+            self._rows, update_conflicts=True, unique_fields=["id"], update_fields=["seen_at", "hangs", *_REPORTED]
+        )
+        self.beaten.set()
+        self._close_circuits()
+        self._ask_around()
+        for ledger in self.ledgers:
+            ledger.close_left()
+
+    def _close_circuits(self) -> None:
+        """Close those that somebody asked for. Only while one is not closed does this cost a query."""
+        subjects = {
+            row.pk: subject
+            for row, subject in zip(self._rows, self._subjects, strict=False)
+            if row.circuit != Worker.Circuit.CLOSED
+        }
+        if subjects:
+            asked = Worker.objects.using(self._database).filter(pk__in=subjects, circuit_close_asked__isnull=False)
+            for pk, episode in asked.values_list("pk", "circuit_close_asked"):
+                subjects[pk].close_circuit(episode or 0)
+
+    def _ask_around(self) -> None:
+        """Tell workers with partitions that wait how others of their group fare. Only then does this cost a query."""
+        for row, subject in zip(self._rows, self._subjects, strict=False):
+            if not row.waiting:
+                subject.hear(None)
+                continue
+            group = Worker.objects.using(self._database).filter(
+                cluster=row.cluster, consumer=row.consumer, group_id=row.group_id, seen_at__gte=alive_since()
+            )
+            subject.hear(group.exclude(pk=row.pk).values_list("pk", "handled", "partitions", "waiting"))
 
     def _remove_rows(self) -> None:
-        Worker.objects.using(self._database).filter(pk__in=[row.pk for row in self._rows]).delete()
+        # Together: a worker whose row is gone while its name stands in a ledger has died.
+        with transaction.atomic(using=self._database):
+            for ledger in self.ledgers:
+                ledger.close_all()
+            Worker.objects.using(self._database).filter(pk__in=self.ids).delete()
 
     def _forget_the_dead(self) -> None:
         bound = timezone.now() - timedelta(seconds=self._settings.heartbeats.interval * _FORGOTTEN_AFTER)

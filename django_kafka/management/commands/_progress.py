@@ -20,7 +20,7 @@ _LINE_EVERY = 2.0
 
 
 class Progress:
-    """Lines: each failure, each wait, and now and then how many are done."""
+    """Lines: each failure, each refusal, each wait, and now and then how many are done."""
 
     def __init__(self, out: Any, total: int) -> None:
         self._out = out
@@ -30,8 +30,8 @@ class Progress:
 
     def finished(self, replay: Replay) -> None:
         """Count a replay that came to its end here."""
-        if replay.state == Replay.State.FAILED:
-            self.say(f"{replay.letter} failed: {_line(replay.result)}")
+        if replay.state in (Replay.State.FAILED, Replay.State.CANCELLED):
+            self.say(f"{replay.letter} {replay.state}: {_line(replay.result)}")
         self.advance(1)
 
     def finished_elsewhere(self, count: int) -> None:

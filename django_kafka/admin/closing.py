@@ -1,0 +1,181 @@
+"""Closing the circuits of workers in the admin: asked on a page of its own, done by the workers themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import django
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.db.models import F, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from .. import conf
+from ..models import Worker
+from ..monitoring import heartbeats
+from . import showing
+from .letters import badge
+from .reading import ReadOnly
+
+PERMISSION = "lynx_kafka.close_circuit"
+"""Nobody has it unless it was given; superusers have all."""
+
+_VERBS = "circuit_verbs"
+_SHOWN = 5
+"""Workers named on the page in between."""
+_VERB = {
+    "label": _("Close the circuit"),
+    "hints": (
+        _("Handling goes on at once, as if nothing had failed. What fails then becomes a dead letter again."),
+        _("When failures surge once more, the circuit opens once more."),
+        _("Each worker does so at its next heartbeat."),
+    ),
+}
+
+
+class Closing(ReadOnly):
+    """Shows the circuits of workers, and asks workers to close them."""
+
+    actions = ["close_circuits"]
+
+    def has_close_circuit_permission(self, request: HttpRequest) -> bool:
+        """Tell whether the person may close circuits."""
+        return bool(self.has_view_permission(request) and request.user.has_perm(PERMISSION))
+
+    def get_fields(self, request: HttpRequest, obj: Worker | None = None) -> Any:
+        """Return what the page shows; buttons only for those who may press them."""
+        fields = super().get_fields(request, obj)
+        return fields if self.has_close_circuit_permission(request) else [one for one in fields if one != _VERBS]
+
+    def get_urls(self) -> list[Any]:
+        """Return the admin's own URLs and that of closing one circuit."""
+        view = self.admin_site.admin_view(self.close_view)
+        return [path("<str:pk>/close-circuit/", view, name="lynx_kafka_worker_close"), *super().get_urls()]
+
+    @admin.display(description=_("circuit"), ordering="circuit")
+    def circuit_shown(self, worker: Worker) -> str:
+        """Show where the circuit stands as a badge."""
+        label = _("open, letters are written") if worker.circuit_writing else worker.get_circuit_display()
+        return badge(f"circuit-{worker.circuit}", label)
+
+    @admin.display(description=_("why it opened"))
+    def circuit_reason_shown(self, worker: Worker) -> str:
+        """Show why the circuit opened."""
+        return showing.line(worker.circuit_reason, 500)
+
+    @admin.display(description=_("what can be done"))
+    def circuit_verbs(self, worker: Worker) -> str:
+        """Show the way to closing the circuit, or that it was asked for."""
+        if not _closable(Worker.objects.using(_database()).filter(pk=worker.pk)).exists():
+            asked = worker.circuit != Worker.Circuit.CLOSED and worker.circuit_close_asked == worker.circuit_episode
+            return str(_("It was asked to close.")) if asked else "–"
+        url = reverse("admin:lynx_kafka_worker_close", args=[worker.pk], current_app=self.admin_site.name)
+        return format_html('<a class="button" href="{}" role="button">{}</a>', url, _VERB["label"])
+
+    @admin.action(permissions=["close_circuit"], description=_("Close the circuits"))
+    def close_circuits(self, request: HttpRequest, chosen: QuerySet[Worker]) -> HttpResponse | None:
+        """Ask about the workers that were selected in the list, or do it."""
+        if "confirmed" in request.POST:
+            self._close(request, chosen)
+            return None
+        hidden = [("action", "close_circuits"), ("select_across", request.POST.get("select_across", "0"))]
+        hidden += [(ACTION_CHECKBOX_NAME, pk) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME)]
+        return self._ask(request, chosen, back=request.get_full_path(), hidden=hidden)
+
+    def close_view(self, request: HttpRequest, pk: str) -> HttpResponse:
+        """Ask about one worker, or do it."""
+        if not self.has_close_circuit_permission(request):
+            raise PermissionDenied
+        chosen = Worker.objects.using(_database()).filter(pk=pk)
+        if not chosen.exists():
+            raise Http404
+        back = reverse("admin:lynx_kafka_worker_change", args=[pk], current_app=self.admin_site.name)
+        if request.method == "POST":
+            self._close(request, chosen)
+            return HttpResponseRedirect(back)
+        return self._ask(request, chosen, back=back, hidden=[])
+
+    def _ask(
+        self, request: HttpRequest, chosen: QuerySet[Worker], *, back: str, hidden: list[tuple[str, str]]
+    ) -> HttpResponse:
+        fitting = _closable(chosen)
+        fits, count = fitting.count(), chosen.count()
+        question = ngettext("Close the circuit of %d worker?", "Close the circuits of %d workers?", fits)
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "media": self.media,
+            "title": str(_VERB["label"]),
+            "breadcrumbs_tag": "ol" if django.VERSION >= (6, 1) else "div",
+            "list_url": reverse("admin:lynx_kafka_worker_changelist", current_app=self.admin_site.name),
+            "verb": _VERB,
+            "question": question % fits,
+            "heading": self.opts.verbose_name_plural,
+            "fits": fits,
+            "left_alone": _left_alone(count - fits),
+            "first": [showing.line(f"{each}: {each.circuit_reason}", 300) for each in fitting[:_SHOWN]],
+            "more": max(0, fits - _SHOWN),
+            "hidden": [*hidden, ("confirmed", "yes")],
+            "back": back,
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, "admin/lynx_kafka/confirmation.html", context)
+
+    def _close(self, request: HttpRequest, chosen: QuerySet[Worker]) -> None:
+        fitting = list(_closable(chosen))
+        asked = heartbeats.ask_to_close(
+            Worker.objects.using(_database()).filter(pk__in=[worker.pk for worker in fitting])
+        )
+        _log(fitting, request.user)
+        if asked:
+            sentence = ngettext(
+                "%d worker was asked to close its circuit; it does so at its next heartbeat.",
+                "%d workers were asked to close their circuits; each does so at its next heartbeat.",
+                asked,
+            )
+            messages.success(request, sentence % asked)
+        if left := _left_alone(chosen.count() - asked):
+            messages.warning(request, left)
+
+
+def _database() -> str:
+    return conf.kafka().dead_letters.database
+
+
+def _closable(workers: QuerySet[Worker]) -> QuerySet[Worker]:
+    """Return those that live, whose circuit is not closed, and that were not asked to close it."""
+    waiting = workers.filter(circuit_close_asked=F("circuit_episode")).values("pk")
+    living = workers.filter(seen_at__gte=heartbeats.alive_since())
+    return living.exclude(circuit=Worker.Circuit.CLOSED).exclude(pk__in=waiting)
+
+
+def _left_alone(count: int) -> str:
+    sentence = ngettext(
+        "%d worker was left alone: its circuit is closed or about to close, or it was not heard of lately.",
+        "%d workers were left alone: their circuits are closed or about to close, or they were not heard of lately.",
+        count,
+    )
+    return sentence % count if count else ""
+
+
+def _log(workers: list[Worker], user: Any) -> None:
+    content_type = ContentType.objects.get_for_model(Worker)
+    LogEntry.objects.bulk_create(
+        LogEntry(
+            user_id=user.pk,
+            content_type_id=content_type.pk,
+            object_id=worker.pk,
+            object_repr=str(worker)[:200],
+            action_flag=CHANGE,
+            change_message="Asked to close its circuit.",
+        )
+        for worker in workers
+    )

@@ -1,0 +1,148 @@
+"""What workers say of themselves: `python manage.py kafka_status`."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from ... import conf
+from ...exceptions import ConfigurationError
+from ...models import Worker
+from ...monitoring import heartbeats
+from ._table import printable, table
+
+_COLUMNS = (
+    "consumer", "group", "worker", "state", "last seen", "partitions", "handled", "dead letters", "circuit",
+)  # fmt: skip
+
+
+class Command(BaseCommand):
+    """Show the workers and their circuits; close circuits on request."""
+
+    help = (
+        "Show the workers that were heard of, from their heartbeats, and whether the circuit breaker of one is open. "
+        "The exit code is 0 whatever the state: monitoring asks the health pages."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Add the command's own arguments."""
+        parser.add_argument("names", nargs="*", metavar="name", help="only workers of these consumers")
+        parser.add_argument("--json", action="store_true", help="write one JSON object, for programs")
+        parser.add_argument(
+            "--close-breaker", metavar="CONSUMER", help="ask the workers of this consumer to close their open circuits"
+        )
+
+    def handle(self, *_arguments: Any, **options: Any) -> None:
+        """Show, or ask."""
+        try:
+            workers = Worker.objects.using(conf.kafka().dead_letters.database)
+            if (consumer := options["close_breaker"]) is not None:
+                self._close(workers, consumer)
+                return
+            for name in options["names"]:
+                _must_exist(workers, name)
+            if options["names"]:
+                workers = workers.filter(consumer__in=options["names"])
+            self._show(list(workers.order_by("consumer", "host", "pid", "pk")), options)
+        except ConfigurationError as error:
+            raise CommandError(str(error)) from error
+
+    def _close(self, workers: QuerySet[Worker], consumer: str) -> None:
+        _must_exist(workers, consumer)
+        asked = heartbeats.ask_to_close(workers.filter(consumer=consumer))
+        if not asked:
+            raise CommandError(f"No worker of consumer {consumer!r} that lives has an open circuit.")
+        interval = conf.kafka().heartbeats.interval
+        self.stdout.write(f"Asked {asked} of its workers; each closes its circuit within {interval:g} s.")
+
+    def _show(self, workers: list[Worker], options: dict[str, Any]) -> None:
+        since = heartbeats.alive_since()
+        if options["json"]:
+            self.stdout.write(json.dumps({"workers": [_as_dict(worker, since) for worker in workers]}, indent=2))
+            return
+        if not workers:
+            self.stdout.write("No worker was heard of. Start one: python manage.py kafka_consume")
+            return
+        table(self.stdout, _COLUMNS, [_row(worker, since) for worker in workers])
+        for worker in workers:
+            for sentence in _sentences(worker):
+                self.stdout.write(printable(f"{worker}: {sentence}"))
+
+
+def _must_exist(workers: QuerySet[Worker], name: str) -> None:
+    known = conf.kafka().consumers
+    if name not in known and not workers.filter(consumer=name).exists():
+        there = f"it has: {', '.join(known)}" if known else "it is empty"
+        raise CommandError(f'KAFKA["consumers"] has no {name!r}; {there}.')
+
+
+def _row(worker: Worker, since: datetime) -> tuple[str, ...]:
+    return (
+        worker.consumer,
+        worker.group_id,
+        f"{worker.host}:{worker.pid}",
+        "alive" if worker.seen_at >= since else "gone",
+        _ago(worker.seen_at),
+        f"{worker.partitions} ({worker.waiting} waiting)" if worker.waiting else str(worker.partitions),
+        f"{worker.handled:,}",
+        f"{worker.dead_lettered:,}",
+        f"{worker.circuit}, writing letters" if worker.circuit_writing else worker.circuit,
+    )
+
+
+def _sentences(worker: Worker) -> list[str]:
+    """Return what does not fit into a table."""
+    said = []
+    if worker.circuit != Worker.Circuit.CLOSED:
+        since = f" {_ago(worker.circuit_opened_at)}" if worker.circuit_opened_at else ""
+        said.append(f"its circuit opened{since}: {worker.circuit_reason}")
+        if worker.circuit_close_asked == worker.circuit_episode:
+            said.append("it was asked to close its circuit")
+    if worker.waiting:
+        said.append(f"waits for: {worker.waits_for}")
+    for one in worker.hangs:
+        place = f"{one['topic']}[{one['partition']}]@{one['offset']}"
+        said.append(f"past its time limit of {one['limit']:g} s: {one['handler']} on {place}, for {one['seconds']:g} s")
+    return said
+
+
+def _as_dict(worker: Worker, since: datetime) -> dict[str, Any]:
+    return {
+        "consumer": worker.consumer,
+        "cluster": worker.cluster,
+        "group": worker.group_id,
+        "host": worker.host,
+        "pid": worker.pid,
+        "version": worker.version,
+        "alive": worker.seen_at >= since,
+        "started_at": worker.started_at.isoformat(),
+        "seen_at": worker.seen_at.isoformat(),
+        "partitions": worker.partitions,
+        "waiting": worker.waiting,
+        "waits_for": worker.waits_for,
+        "hangs": worker.hangs,
+        "handled": worker.handled,
+        "dead_lettered": worker.dead_lettered,
+        "circuit": {
+            "state": worker.circuit,
+            "writing_letters": worker.circuit_writing,
+            "opened_at": worker.circuit_opened_at.isoformat() if worker.circuit_opened_at else None,
+            "reason": worker.circuit_reason,
+            "close_asked": worker.circuit != Worker.Circuit.CLOSED
+            and worker.circuit_close_asked == worker.circuit_episode,
+        },
+    }
+
+
+def _ago(at: datetime) -> str:
+    seconds = int(max(timedelta(), timezone.now() - at).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
