@@ -11,10 +11,11 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
 
 from . import conf
+from .categories import UnknownCommit
+from .exceptions import Skip
 from .gathering import Gathered
 from .handlers import TopicHandlers
 from .messages import Message
-from .retries import UnknownCommit
 from .signals import handler_failed, message_handled, message_handling
 from .tallies import ConsumerTally
 
@@ -62,7 +63,7 @@ class Execution:
                 if finish is not None:
                     finish()
         except Exception as error:
-            if handler_failed.receivers:
+            if handler_failed.receivers and not isinstance(error, Skip):
                 handler_failed.send_robust(name, message=message, error=error)
             raise
         if message_handled.receivers:
@@ -89,7 +90,10 @@ class Execution:
             if stage.committed:
                 self._hook_failed(error, message)
                 return
-            self.gathered.clear()
+            if isinstance(error, Skip):
+                self.gathered.forget_promised()
+            else:
+                self.gathered.clear()
             if stage.returned and self._connection_broke(error, stage):
                 self.tally.unknown_commits += 1
                 log.warning(

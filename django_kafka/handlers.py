@@ -6,13 +6,14 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from . import conf, serializers
+from . import conf, deadlines, serializers
 from .exceptions import ConfigurationError, NoHandler, NotAvailable
 from .messages import Message
 
@@ -32,6 +33,8 @@ class Registration:
     """Headers that the message must have, with these values; none matches every message of the topic."""
     path: str
     """The dotted path of the callable: what is shown, stored and looked up; never taken from a message or a form."""
+    timeout: float | None = field(default=None, compare=False)
+    """How many seconds it may run, by its own registration; None: as the consumer has it."""
     function: HandlerFunction | None = field(default=None, compare=False)
     """The callable, when it was registered as such."""
 
@@ -55,7 +58,9 @@ class Handler:
     path: str
     """Its dotted path."""
     call: Callable[[Message], Any]
-    """Runs it on a message; what it returns is ignored."""
+    """Runs it on a message, held to its time limit; what it returns is ignored."""
+    timeout: float | None = None
+    """How many seconds it may run; None: for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class TopicHandlers:
     """Headers and handler; the first match wins."""
     default: Handler | None
     """Takes what no condition matches."""
+    imports: str | None = None
+    """The format of its messages when they are imported as dead letters; None: they are handled."""
 
     def match(self, message: Message) -> Handler:
         """Return the handler for `message`; raise `NoHandler`."""
@@ -93,17 +100,21 @@ def kafka_handler(
     consumer: str | None = None,
     header: Mapping[str, str] | None = None,
     batch: bool = False,
+    timeout: float | str | timedelta | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function for `topics` of `consumer` (None: the default one).
 
-    With `header` it takes only messages that have these headers. The function takes a `Message`, or its decoded value
-    and the `Message`. Put handlers into `<app>/kafka_handlers.py`, which is imported when Django starts.
+    With `header` it takes only messages that have these headers. `timeout` is how long it may run: seconds, "30s", or
+    a timedelta; None: as the consumer has it; a "timeout" of the topic in settings goes before it. The function takes
+    a `Message`, or its decoded value and the `Message`. Put handlers into `<app>/kafka_handlers.py`, which is imported
+    when Django starts.
     """
     if batch:
         raise NotAvailable("Handlers that take a list (batch=True) are not available in this version.")
+    limit = None if timeout is None else conf.parse_duration(timeout, "timeout", least=0.001)
 
     def register(function: F) -> F:
-        _register(consumer, topics, function, header)
+        _register(consumer, topics, function, header, limit)
         return function
 
     return register
@@ -115,7 +126,11 @@ def subscribe(topics: str | Iterable[str], handler: HandlerFunction | str, *, co
 
 
 def _register(
-    consumer: str | None, topics: str | Iterable[str], handler: HandlerFunction | str, header: Mapping[str, str] | None
+    consumer: str | None,
+    topics: str | Iterable[str],
+    handler: HandlerFunction | str,
+    header: Mapping[str, str] | None,
+    timeout: float | None = None,
 ) -> None:
     path = _path(handler)
     with _changed:
@@ -125,6 +140,7 @@ def _register(
                 topic=conf.topic_name(topic),
                 header=tuple(sorted((header or {}).items())),
                 path=path,
+                timeout=timeout,
                 function=None if isinstance(handler, str) else handler,
             )
             if not any(_same(registration, one) for one in _registered):
@@ -161,6 +177,8 @@ def registrations(consumer: str) -> list[Registration]:
     settings = conf.consumer(consumer)
     found = []
     for topic in settings.topics.values():
+        if topic.imports:
+            continue
         for rule in topic.dispatch:
             header = tuple(sorted(rule.header.items()))
             found.append(Registration(consumer=consumer, topic=topic.name, header=header, path=rule.handler))
@@ -195,24 +213,37 @@ def for_topic(consumer: str, topic: str) -> TopicHandlers:
 
 def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
     """Return what reads `topic`, named with its prefix, for `consumer`; it needs no handler to be in order."""
-    settings = conf.consumer(consumer)
-    own = next((one for one in settings.topics.values() if conf.kafka().prefixed(one.name) == topic), None)
+    settings, own = _settings_of(consumer, topic)
     return serializers.TopicDecoder(
         (own and own.key_serializer) or settings.key_serializer, (own and own.serializer) or settings.serializer
     )
 
 
+def _settings_of(consumer: str, topic: str) -> tuple[conf.Consumer, conf.ConsumerTopic | None]:
+    settings = conf.consumer(consumer)
+    return settings, next((one for one in settings.topics.values() if conf.kafka().prefixed(one.name) == topic), None)
+
+
 def _resolve(consumer: str, topic: str) -> TopicHandlers:
+    settings, own = _settings_of(consumer, topic)
+    if own is not None and own.imports:
+        return TopicHandlers(topic, decoder_for(consumer, topic), (), None, own.imports)
     mine = [one for one in registrations(consumer) if conf.kafka().prefixed(one.topic) == topic]
+    # A function that is registered with a limit and named in settings as well keeps it.
+    limits = {one.path: one.timeout for one in mine if one.timeout is not None}
+
+    def usable(one: Registration) -> Handler:
+        return _usable(one, (own and own.timeout) or limits.get(one.path) or settings.timeout, settings)
+
     decoder = decoder_for(consumer, topic)
     conditional = tuple(
-        (tuple((name, value.encode()) for name, value in one.header), _usable(one)) for one in mine if one.header
+        (tuple((name, value.encode()) for name, value in one.header), usable(one)) for one in mine if one.header
     )
-    default = next((_usable(one) for one in mine if not one.header), None)
+    default = next((usable(one) for one in mine if not one.header), None)
     return TopicHandlers(topic, decoder, conditional, default)
 
 
-def _usable(registration: Registration) -> Handler:
+def _usable(registration: Registration, limit: float | None, consumer: conf.Consumer) -> Handler:
     function = registration.resolve()
     if not callable(function):
         raise ConfigurationError(
@@ -221,7 +252,11 @@ def _usable(registration: Registration) -> Handler:
     # An object may have a coroutine for its call.
     if any(inspect.iscoroutinefunction(one) for one in (function, type(function).__call__)):
         raise NotAvailable(f"The handler {registration.path!r} is `async def`, which this version does not run.")
-    return Handler(registration.path, _adapt(function, registration.path))
+    path = registration.path
+    call = _adapt(function, path)
+    if limit is not None:
+        call = deadlines.limited(call, limit=limit, handler=path, consumer=consumer.name, database=consumer.database)
+    return Handler(path, call, limit)
 
 
 def _adapt(function: HandlerFunction, path: str) -> Callable[[Message], Any]:
@@ -245,14 +280,20 @@ def _with_event(function: HandlerFunction, message: Message) -> Any:
 
 def resolve_all(consumer: str) -> None:
     """Resolve every handler of `consumer`, so that a wrong one is an error now and not at its first message."""
-    found = registrations(consumer)
-    if not found:
+    if not registrations(consumer) and not any(one.imports for one in conf.consumer(consumer).topics.values()):
         raise ConfigurationError(
             f'Consumer {consumer!r} has no handler: name one in KAFKA["consumers"][{consumer!r}], or register one with '
             "@kafka_handler in an app's kafka_handlers.py."
         )
     for topic in topics(consumer):
         for_topic(consumer, conf.kafka().prefixed(topic))
+
+
+def limited(consumer: str) -> bool:
+    """Tell whether a handler of `consumer` has a time limit."""
+    made = [for_topic(consumer, conf.kafka().prefixed(topic)) for topic in topics(consumer)]
+    handlers = [handler for one in made for handler in (one.default, *(pair[1] for pair in one.conditional))]
+    return any(handler is not None and handler.timeout is not None for handler in handlers)
 
 
 def problems() -> list[tuple[str, str, str]]:
@@ -265,7 +306,12 @@ def problems() -> list[tuple[str, str, str]]:
             wanted = one.consumer or "default"
             sentence = f"The handler {one.path!r} is registered for consumer {wanted!r}, which KAFKA does not have."
             found.append(("E020", sentence, f"It has: {', '.join(consumers) or 'none'}."))
-    for consumer in consumers:
+    for consumer, settings in consumers.items():
+        importing = {topic.name for topic in settings.topics.values() if topic.imports}
+        for one in registrations(consumer):
+            if one.topic in importing:
+                sentence = f"Consumer {consumer!r} imports {one.topic!r}; its handler {one.path!r} would never run."
+                found.append(("E033", sentence, "Take one of the two away."))
         taken: dict[tuple[str, tuple[tuple[str, str], ...]], Registration] = {}
         for one in registrations(consumer):
             first = taken.setdefault((one.topic, one.header), one)

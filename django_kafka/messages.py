@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import operator
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
@@ -56,10 +57,12 @@ class Message:
     Millions of these are made, so it holds the client's object and reads from it when asked.
     """
 
-    __slots__ = ("_decoder", "_key", "_raw", "_value", "attempt")
+    __slots__ = ("_decoder", "_key", "_raw", "_value", "attempt", "deadline")
 
     attempt: int
     """Which run of a handler on this message this is, from 1."""
+    deadline: float
+    """When its handler's time is over, by the monotonic clock; not there without a limit. Ask for `time_left`."""
 
     def __init__(self, raw: RawMessage, decoder: Decoder, attempt: int = 1) -> None:
         self._raw = raw
@@ -68,6 +71,14 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<Message {self.topic}[{self.partition}]@{self.offset}>"
+
+    @property
+    def time_left(self) -> float | None:
+        """How many seconds its handler has left, 0.0 when the time is over; None without a time limit."""
+        try:
+            return max(0.0, self.deadline - time.monotonic())
+        except AttributeError:
+            return None
 
     @property
     def topic(self) -> str:

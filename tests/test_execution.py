@@ -19,6 +19,7 @@ from django.db.transaction import TransactionManagementError
 from pytest_django import Settings
 
 from django_kafka import conf
+from django_kafka.categories import UnknownCommit
 from django_kafka.clients.embedded import Cluster
 from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import DeliveryDiscarded, NoHandler
@@ -27,7 +28,7 @@ from django_kafka.gathering import here
 from django_kafka.handlers import Handler, TopicHandlers
 from django_kafka.messages import Message
 from django_kafka.producing import aproduce, produce
-from django_kafka.retries import Again, DeadLetter, UnknownCommit, Wait, decide
+from django_kafka.retries import Again, DeadLetter, Wait, decide
 from django_kafka.serializers import TopicDecoder
 from django_kafka.signals import handler_failed, message_handled, message_handling
 from django_kafka.tallies import ConsumerTally

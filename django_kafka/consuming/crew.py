@@ -7,10 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
-from .. import conf
+from .. import conf, handlers
 from ..monitoring.heartbeats import Heartbeat
 from ..producers import close_all
+from .deaths import Tenures
+from .gate import Gate
 from .replays import ReplayThread
+from .watchdog import Watchdog
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -50,25 +53,43 @@ class Crew:
     def run(self) -> None:
         """Run until all workers have ended; one that fails takes the others with it."""
         names = [worker.consumer.name for worker in self.workers]
-        replays = ReplayThread(names, self.workers[0].fail)
-        beat = Heartbeat([(worker.consumer, worker.group_id) for worker in self.workers])
+        gate = Gate()
+        replays = ReplayThread(names, self.workers[0].fail, gate)
+        beat = Heartbeat([(worker.consumer, worker.group_id) for worker in self.workers], self.workers)
+        for worker in self.workers:
+            worker.circuit.wake = beat.wake
         most = database_connections([worker.consumer for worker in self.workers])
         log.info("opens at most %s", ", ".join(f"{count} connections to {name}" for name, count in most.items()))
+        watchdog = Watchdog(self.workers)
+        if conf.kafka().heartbeats.enabled:
+            self._watch_for_deaths(beat, gate)
+            beat.start()
         for worker in self.workers:
             worker.start()
         replays.start()
-        if conf.kafka().heartbeats.enabled:
-            beat.start()
+        if any(handlers.limited(name) for name in names):
+            watchdog.start()
         try:
             for worker in self.workers:
                 self._await(worker)
         finally:
             replays.end()
+            if watchdog.is_alive():
+                watchdog.end()
             if beat.is_alive():
                 beat.end()
             for worker in self.workers:
                 worker.close()
             close_all()
+
+    def _watch_for_deaths(self, beat: Heartbeat, gate: Gate) -> None:
+        """Have what is written of partitions tell the next worker that this one died. Its heartbeats tell that."""
+        for worker, name in zip(self.workers, beat.ids, strict=True):
+            gate.join(worker.lanes)
+            worker.lanes.tenures = Tenures(
+                name, worker.consumer, worker.group_id, gate, beaten=beat.beaten.is_set, wake=beat.wake
+            )
+            beat.ledgers.append(worker.lanes.tenures)
 
     def _await(self, worker: Worker) -> None:
         # In small pieces, because a wait without end keeps Python's signal handlers from running.

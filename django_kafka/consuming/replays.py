@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 
 from django.db import connections
 
+from .. import retries
 from ..dead_letters.carrying import carry_out
 from ..dead_letters.executing import Executor
+from .gate import Gate
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +21,13 @@ _LOOK_EVERY, _LOOK_AFTER_TROUBLE = 1.0, 15.0
 class ReplayThread(threading.Thread):
     """Looks for requested replays every second and carries them out, one at a time."""
 
-    def __init__(self, consumers: Sequence[str], stop_worker: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, consumers: Sequence[str], stop_worker: Callable[[BaseException], None], gate: Gate | None = None
+    ) -> None:
         super().__init__(name="kafka-replays", daemon=True)
         self._consumers = consumers
         self._stop_worker = stop_worker
+        self._gate = gate or Gate()
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -40,11 +45,17 @@ class ReplayThread(threading.Thread):
     def _look(self, executor: Executor) -> float:
         """Carry out what is there, and return after how many seconds to look again."""
         try:
-            for replay in carry_out(executor, stop=self._ended, waiting=self._note):
-                log.info("replay=%s letter=%s %s", replay.pk, replay.letter_id, replay.state)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  # replays that cannot be read must not end the handling of messages
+            with self._gate.beside() as allowed:
+                if not allowed:
+                    return _LOOK_EVERY
+                for replay in carry_out(executor, stop=self._ended, waiting=self._note):
+                    log.info("replay=%s letter=%s %s", replay.pk, replay.letter_id, replay.state)
+                    if self._gate.only is not None:
+                        break
+        except Exception as error:
+            if retries.stops_worker(error):
+                raise
+            # Replays that cannot be read must not end the handling of messages.
             self._note(error, _LOOK_AFTER_TROUBLE)
             return _LOOK_AFTER_TROUBLE
         return _LOOK_EVERY

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from .. import conf, handlers, signals, tallies
+from ..dead_letters import publishing
 from ..exceptions import ConfigurationError, NotAvailable
+from .circuits import Circuit
 from .handling import HandlerThread
 from .lanes import Lanes
 from .polling import Poller, topics_and_group
@@ -29,9 +32,12 @@ class Worker:
         if missing := conf.unavailable(self.consumer):
             raise NotAvailable(" ".join(missing))
         handlers.resolve_all(name)
+        if problems := publishing.problems(name):
+            raise ConfigurationError(" ".join(f"{sentence} {hint}" for _check, sentence, hint in problems))
         self.topics, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
         self.tally = tallies.of_consumer(name)
         self.lanes = Lanes()
+        self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)
         bounds: dict[str, Any] = {"worker": self, "limit": max_messages, "until_empty": until_empty}
         self._poller = Poller(self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds)
         self._threads = [
@@ -85,6 +91,48 @@ class Worker:
         done = self.tally.handled, self.tally.dead_lettered
         log.info("consumer=%s handled=%s dead_lettered=%s stopped", self.consumer.name, *done)
         signals.worker_stopped.send_robust(self.consumer.name, worker=self)
+
+    def succeeded(self) -> int:
+        """Return how many messages have succeeded in it, counted up to this moment."""
+        return sum(thread.succeeded_now() for thread in self._threads)
+
+    def report(self) -> dict[str, Any]:
+        """Return what its row shows."""
+        standing = self.circuit.standing()
+        waiting = [lane for lane in self.lanes if lane.outage is not None]
+        return {
+            # Counted up to this moment: a slice may take minutes.
+            "handled": self.succeeded(),
+            "dead_lettered": self.tally.dead_lettered,
+            "partitions": len(self.lanes),
+            "waiting": len(waiting),
+            "waits_for": waiting[0].reason[:300] if waiting else "",
+            "circuit": standing.state.value,
+            "circuit_writing": standing.writing,
+            "circuit_reason": standing.reason[:500],
+            "circuit_opened_at": standing.opened_at,
+            "circuit_episode": standing.episode,
+        }
+
+    def hear(self, others: Iterable[tuple[str, int, int, int]] | None) -> None:
+        """Take in how others of its group fare: id, messages handled, partitions, waiting ones; None: nobody knows."""
+        if others is None:
+            self.lanes.elsewhere.hear_nothing()
+        else:
+            self.lanes.elsewhere.hear(others)
+
+    def close_circuit(self, episode: int) -> bool:
+        """Close its circuit, if this is the episode that it is in; tell whether it was."""
+        closed = self.circuit.close(episode)
+        if closed:
+            log.warning("consumer=%s somebody closes its circuit", self.consumer.name)
+            self.lanes.wake()
+        return closed
+
+    @property
+    def handler_threads(self) -> set[int]:
+        """The identities of its handler threads."""
+        return {thread.ident for thread in self._threads if thread.ident is not None}
 
     @property
     def alive(self) -> bool:

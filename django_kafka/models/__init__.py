@@ -2,6 +2,6 @@
 
 from .dead_letters import DeadLetter, DeadLetterAttempt
 from .replays import Replay
-from .workers import Worker
+from .workers import Tenure, Worker
 
-__all__ = ["DeadLetter", "DeadLetterAttempt", "Replay", "Worker"]
+__all__ = ["DeadLetter", "DeadLetterAttempt", "Replay", "Tenure", "Worker"]

@@ -62,6 +62,17 @@ class DeadLetter(models.Model):
     value = models.BinaryField(_("value"), null=True)
     stored_headers = models.BinaryField(_("headers"), default=b"[]")
 
+    imported_as = models.CharField(_("imported as"), max_length=20, blank=True)
+    """The format that another system wrote it in; "" for a letter of our own."""
+    origin_topic = models.CharField(_("original topic"), max_length=249, blank=True)
+    """Where an imported letter failed, as far as its headers tell; `topic` is the dead-letter topic it came from."""
+    origin_partition = models.IntegerField(_("original partition"), null=True)
+    origin_offset = models.BigIntegerField(_("original offset"), null=True)
+    origin_timestamp_ms = models.BigIntegerField(_("original timestamp"), null=True)
+    origin_group = models.CharField(_("original group"), max_length=255, blank=True)
+    unread = models.TextField(_("not read"), blank=True)
+    """What its headers should have told and did not: a sentence a line."""
+
     handler = models.CharField(_("handler"), max_length=500, blank=True)
     category = models.CharField(_("category"), max_length=30)
     error_type = models.CharField(_("error type"), max_length=300)
@@ -106,13 +117,14 @@ class DeadLetter(models.Model):
 
 
 class DeadLetterAttempt(models.Model):
-    """One run of a handler that failed, or the replay that ended it."""
+    """One run of a handler that failed, here or elsewhere, or the replay that ended it."""
 
     class Origin(models.TextChoices):
         """Who ran the handler."""
 
         WORKER = "worker", _("worker")
         REPLAY = "replay", _("replay")
+        IMPORT = "import", _("import")
 
     id = models.BigAutoField(primary_key=True)
     letter = models.ForeignKey(DeadLetter, models.CASCADE, related_name="attempt_set", verbose_name=_("dead letter"))
@@ -124,6 +136,8 @@ class DeadLetterAttempt(models.Model):
     error_type = models.CharField(_("error type"), max_length=300, blank=True)
     error_message = models.TextField(_("error"), blank=True)
     traceback = models.TextField(_("traceback"), blank=True)
+    reported_by = models.CharField(max_length=300, blank=True, editable=False)
+    """The message of a dead-letter topic that told of it, when a letter that was imported before came back."""
 
     class Meta:
         app_label = "lynx_kafka"

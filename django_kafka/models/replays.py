@@ -42,6 +42,8 @@ class Replay(models.Model):
     claim = models.CharField(_("claim"), max_length=40, blank=True, editable=False)
     executor = models.CharField(_("executor"), max_length=200, blank=True)
     claimed_at = models.DateTimeField(_("claimed at"), null=True, editable=False)
+    deaths = models.PositiveIntegerField(default=0, editable=False)
+    """How many processes ended while they carried it out."""
     finished_at = models.DateTimeField(_("finished at"), null=True)
     result = models.TextField(_("result"), blank=True)
 

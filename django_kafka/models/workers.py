@@ -1,4 +1,4 @@
-"""Workers that say they are alive."""
+"""Workers that say they are alive, and the partitions that each has."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from django.utils.translation import gettext_lazy as _
 class Worker(models.Model):
     """One consumer in one worker process, and when it was last heard of."""
 
+    class Circuit(models.TextChoices):
+        """Where its breaker stands."""
+
+        CLOSED = "closed", _("closed")
+        OPEN = "open", _("open")
+        PROBING = "probing", _("probing")
+
     id = models.CharField(primary_key=True, max_length=40)
     cluster = models.CharField(_("cluster"), max_length=100, default="default")
     consumer = models.CharField(_("consumer"), max_length=200)
@@ -18,12 +25,75 @@ class Worker(models.Model):
     version = models.CharField(_("version"), max_length=30)
     started_at = models.DateTimeField(_("started"))
     seen_at = models.DateTimeField(_("last seen"), db_index=True)
+    hangs = models.JSONField(_("past their time limit"), default=list)
+    """What runs although its time is over: a dict for each with topic, partition, offset, handler, seconds, limit."""
+
+    handled = models.BigIntegerField(_("handled"), default=0)
+    dead_lettered = models.BigIntegerField(_("dead letters"), default=0)
+    partitions = models.PositiveIntegerField(_("partitions"), default=0)
+    waiting = models.PositiveIntegerField(_("waiting partitions"), default=0)
+    """How many of its partitions wait for an outage to end."""
+    waits_for = models.CharField(_("waits for"), max_length=300, blank=True)
+
+    circuit = models.CharField(_("circuit"), max_length=10, choices=Circuit.choices, default=Circuit.CLOSED)
+    circuit_writing = models.BooleanField(_("letters are written"), default=False)
+    """Whether it is open but handling goes on, because `outage_patience` is over."""
+    circuit_reason = models.CharField(_("reason"), max_length=500, blank=True)
+    circuit_opened_at = models.DateTimeField(_("opened"), null=True)
+    circuit_episode = models.PositiveIntegerField(editable=False, default=0)
+    """How many times it has opened."""
+    circuit_close_asked = models.PositiveIntegerField(editable=False, null=True)
+    """The episode that somebody wants closed; the worker sees it at its next heartbeat."""
 
     class Meta:
         app_label = "lynx_kafka"
         verbose_name = _("worker")
         verbose_name_plural = _("workers")
         ordering = ("consumer", "host", "pid")
+        permissions = (("close_circuit", _("Can close circuit breakers")),)
 
     def __str__(self) -> str:
         return f"{self.consumer} {self.host}:{self.pid}"
+
+
+class Tenure(models.Model):
+    """A partition in the hands of a worker, from which the next one learns whether that worker died with it.
+
+    Written when a partition comes and goes, and around messages only while a death has yet to be explained.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    cluster = models.CharField(_("cluster"), max_length=100)
+    group_id = models.CharField(_("group"), max_length=255)
+    topic = models.CharField(_("topic"), max_length=249)
+    partition = models.IntegerField(_("partition"))
+    worker = models.CharField(_("worker"), max_length=40, blank=True)
+    """The id of the `Worker` that has it; "" when it was given back."""
+    term = models.BigIntegerField(_("term"), default=0)
+    """How many workers have had it: with `worker` it tells whose the row is."""
+    deaths = models.PositiveIntegerField(_("deaths"), default=0)
+    """How many workers died with it, one after the other, and are not explained."""
+    first = models.BigIntegerField(_("first suspect"), null=True)
+    """The offset of the first message that may have been running at the last death, or runs now."""
+    last = models.BigIntegerField(_("last suspect"), null=True)
+    """The offset of the last of these."""
+    alone = models.BigIntegerField(_("runs alone"), null=True)
+    """The offset of the message that runs with nothing else beside it, while it does."""
+    guilty = models.BigIntegerField(_("guilty"), null=True)
+    """The offset of the message that killed its workers, until its dead letter is stored."""
+    timestamp_ms = models.BigIntegerField(_("timestamp"), null=True)
+    """Of the message that runs alone, or is guilty: another one at that offset is not it."""
+
+    class Meta:
+        app_label = "lynx_kafka"
+        verbose_name = _("tenure")
+        verbose_name_plural = _("tenures")
+        constraints = (
+            models.UniqueConstraint(
+                fields=["cluster", "group_id", "topic", "partition"], name="lynx_kafka_tenure_identity"
+            ),
+        )
+        indexes = (models.Index(fields=["worker"], name="lynx_kafka_tenure_worker"),)
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"

@@ -1,0 +1,133 @@
+"""Time limits of handlers: what runs until when, and what holds a handler to it.
+
+No thread is killed and no exception is thrown into one. A handler that has a limit may ask its message for the time
+left; its next database statement after the limit is refused, and PostgreSQL ends one that runs past it. Whoever watches
+reads `running`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connections
+
+from .exceptions import HandlerTimeout
+from .messages import Message
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A handler with a time limit that runs now."""
+
+    consumer: str
+    """The consumer's name."""
+    handler: str
+    """Its dotted path."""
+    message: Message
+    """What it runs on."""
+    began: float
+    """When, by the monotonic clock."""
+    limit: float
+    """How many seconds it may take."""
+
+    def seconds(self) -> float:
+        """Return how long it has run, in seconds."""
+        return time.monotonic() - self.began
+
+    def shown(self) -> dict[str, Any]:
+        """Return what rows and logs tell of it."""
+        message = self.message
+        place = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
+        return {**place, "handler": self.handler, "seconds": round(self.seconds(), 1), "limit": self.limit}
+
+    @property
+    def overran(self) -> bool:
+        """Whether its time is over."""
+        return self.seconds() > self.limit
+
+
+running: dict[int, Running] = {}
+"""By the identity of the thread. What has no limit is not in here."""
+
+
+def overdue(consumer: str) -> list[Running]:
+    """Return what runs of a consumer although its time is over."""
+    return [one for one in list(running.values()) if one.consumer == consumer and one.overran]
+
+
+def limited(
+    call: Callable[[Message], Any], *, limit: float, handler: str, consumer: str, database: str
+) -> Callable[[Message], Any]:
+    """Return `call` held to `limit` seconds, from when it begins; `handler` is its path.
+
+    Only what has a limit goes through here, so that others pay nothing.
+    """
+
+    def run(message: Message) -> Any:
+        mine = Running(consumer, handler, message, time.monotonic(), limit)
+        message.deadline = mine.began + limit
+        thread = threading.get_ident()
+        around = running.get(thread)
+        running[thread] = mine
+        try:
+            with connections[database].execute_wrapper(_Statements(message.deadline, limit)):
+                return call(message)
+        finally:
+            if around is None:
+                del running[thread]
+            else:
+                running[thread] = around
+
+    return run
+
+
+_BOUND = """
+SELECT set_config('statement_timeout', CASE
+    WHEN current_setting('statement_timeout')::interval BETWEEN '1 ms' AND %s * interval '1 ms'
+    THEN current_setting('statement_timeout') ELSE %s END, true)
+"""
+"""Until the end of the transaction; what somebody else has set stays when it is shorter."""
+_OF_SAVEPOINTS = ("SAVEPOINT", "RELEASE", "ROLLBACK")
+
+
+class _Statements:
+    """What stands around each statement of a handler on the connection of its transaction."""
+
+    __slots__ = ("_deadline", "_limit", "_setting", "_within")
+
+    def __init__(self, deadline: float, limit: float) -> None:
+        self._deadline = deadline
+        self._limit = limit
+        self._setting = False
+        self._within: float | None = None
+        """The seconds that PostgreSQL gives a statement now; None: what it gives anyway."""
+
+    def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        # Not those of savepoints, which Django needs to find its way out of a block.
+        if isinstance(sql, str) and sql.startswith(_OF_SAVEPOINTS):
+            if sql.startswith("ROLLBACK"):
+                self._within = None  # what was set since the savepoint is undone
+        elif not self._setting:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise HandlerTimeout(f"The handler's time of {self._limit:g} s is over; this statement was not begun.")
+            connection = context["connection"]
+            # Set anew when half of it is over: few statements more, and none goes on for longer than twice its rest.
+            stale = self._within is None or left < self._within / 2
+            if stale and connection.vendor == "postgresql" and connection.in_atomic_block:
+                self._bound(connection, left)
+        return execute(sql, params, many, context)
+
+    def _bound(self, connection: Any, left: float) -> None:
+        milliseconds = max(1, min(int(left * 1000), 2**31 - 1))
+        self._setting = True
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(_BOUND, [milliseconds, str(milliseconds)])
+        finally:
+            self._setting = False
+        self._within = left
