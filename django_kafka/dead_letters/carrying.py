@@ -24,7 +24,7 @@ def carry_out(
     `stop` and `deadline` (of `time.monotonic()`) end it between two replays. In an outage it calls `waiting` with the
     error and the seconds until it tries again; any other error is raised.
     """
-    mine = Connections()
+    mine, policy = Connections(), retries.once()
     failures = 0
     while not stop.is_set() and time.monotonic() < deadline:
         mine.tend()
@@ -33,7 +33,7 @@ def carry_out(
         except ClaimLost:
             continue
         except Exception as error:
-            if isinstance(retries.decide(error), retries.DeadLetter):
+            if isinstance(retries.decide(error, policy=policy), retries.DeadLetter) or retries.stops_worker(error):
                 raise
             failures += 1
             pause = min(retries.pause(failures), max(0.0, deadline - time.monotonic()))

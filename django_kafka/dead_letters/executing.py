@@ -6,7 +6,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import connections, transaction
@@ -15,14 +15,17 @@ from django.utils import timezone
 
 from .. import conf, handlers, retries, tallies
 from ..deliveries import Delivery
-from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError
+from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError, ReplayRefused
 from ..execution import Execution
 from ..gathering import Gathered, here
 from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
-from ..producers import Producer, producers
+from ..producers import producers
 from ..producing import send_now
 from ..signals import dead_letter_replayed
+from . import importing
+from .foreign import without
+from .publishing import producer_for
 from .recording import Failure, add_attempt, me
 from .replaying import LEASE, letters, replays, unclaimed
 
@@ -31,6 +34,10 @@ log = logging.getLogger(__name__)
 
 _COMMITTED_READS = (1, 2)
 """psycopg's names for READ UNCOMMITTED, which is the same in PostgreSQL, and READ COMMITTED."""
+
+
+_MOST_DEATHS = 3
+"""So many processes may end while they carry out one replay."""
 
 
 class ClaimLost(KafkaError):
@@ -84,6 +91,8 @@ class Executor:
         self._database = conf.kafka().dead_letters.database
         self._ended = threading.Event()
         self._running: int | None = None
+        self._message: Message | None = None
+        """What the handler runs on; None of a replay to the topic."""
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="kafka-replay-lease", daemon=True)
         self._keeper.start()
@@ -123,7 +132,10 @@ class Executor:
             if found is None:
                 return None
             mine = replays().filter(**found)
-            if mine.update(state=Replay.State.RUNNING, claim=self._claim, claimed_at=timezone.now(), executor=me()):
+            # A claim that was not given back: whoever had it is dead, or cannot reach the database.
+            deaths = F("deaths") + (1 if found["state"] == Replay.State.RUNNING else 0)
+            now = timezone.now()
+            if mine.update(state=Replay.State.RUNNING, claim=self._claim, claimed_at=now, executor=me(), deaths=deaths):
                 return replays().select_related("letter").get(pk=found["pk"])
 
     def _keep(self) -> None:
@@ -143,24 +155,35 @@ class Executor:
         if letter.state != DeadLetter.State.OPEN:
             self._finish(replay, Replay.State.CANCELLED, f"The letter is {letter.get_state_display()}.")
             return
+        if replay.deaths >= _MOST_DEATHS:
+            sentence = f"{replay.deaths} processes ended while they carried it out; it was not tried again."
+            self._finish(replay, Replay.State.FAILED, sentence)
+            return
         path = letter.handler
+        self._message = None
+        try:
+            importing.refuse(letter, replay.target)
+        except ReplayRefused as refusal:
+            self._finish(replay, Replay.State.CANCELLED, str(refusal))
+            return
         try:
             if replay.target == Replay.Target.TOPIC:
                 self._to_topic(replay)
             else:
                 path = self._to_handler(replay)
-        except (ClaimLost, MemoryError):
+        except ClaimLost:
             raise
-        except Exception as error:  # noqa: BLE001  # a handler may raise anything; it is stored with the letter
+        except BaseException as error:
+            if not isinstance(error, Exception) or retries.stops_worker(error):
+                self._release(replay, deaths=0 if isinstance(error, KeyboardInterrupt) else 1)
+                raise
+            # A handler may raise anything; it is stored with the letter.
             self._failed(replay, error, path)
-        except BaseException:
-            self._release(replay)
-            raise
 
     def _to_handler(self, replay: Replay) -> str:
         consumer = conf.consumer(replay.letter.consumer)
         found = handlers.for_topic(consumer.name, replay.letter.topic)
-        message = Message(StoredMessage(replay.letter), found.decoder, replay.letter.attempts + 1)
+        message = self._message = Message(StoredMessage(replay.letter), found.decoder, replay.letter.attempts + 1)
         gathered = here.begin()
         together = consumer.transaction != "none" and consumer.database == self._database and self._shares_its_row()
         resolved = False
@@ -207,19 +230,19 @@ class Executor:
                     raise
                 except Exception as error:
                     tries += 1
-                    outage = isinstance(retries.decide(error), retries.Wait)
+                    outage = isinstance(retries.decide(error, policy=retries.once()), retries.Wait)
                     if not outage or self._stop.wait(retries.pause(tries)):
                         raise
                     sent.again()
 
     def _to_topic(self, replay: Replay) -> None:
         letter = replay.letter
-        producer = _producer_for(letter.cluster)
         stored = StoredMessage(letter)
-        headers = [pair for pair in stored.headers() if pair[0] != LETTER_HEADER]
+        # A message of ours keeps what others wrote on it; an imported one has it from its dead-letter topic.
+        headers = without(stored.headers(), letter.imported_as)
         headers.append((LETTER_HEADER, str(letter.pk).encode()))
-        wire = (letter.topic, stored.value(), stored.key(), -1, headers, 0)
-        delivery = _acknowledged(send_now(producer, wire))
+        route = producers[producer_for(letter.cluster).name].route_to(importing.home(letter))
+        delivery = _acknowledged(send_now(route, (stored.value(), stored.key(), -1, headers, 0)))
         self._resolve(replay, f"{delivery.topic}[{delivery.partition}]@{delivery.offset}")
 
     def _resolve(self, replay: Replay, result: str = "") -> None:
@@ -239,9 +262,11 @@ class Executor:
             )  # fmt: skip
 
     def _failed(self, replay: Replay, error: Exception, path: str) -> None:
-        match retries.decide(error):
+        match retries.decide(error, replay.letter.attempts + 1, self._policy(replay), self._message):
+            case retries.Skip(reason):
+                self._resolve(replay, f"Skipped: {reason}")
             case retries.DeadLetter(category):
-                failure = Failure.of(error, category=category, handler=path)
+                failure = Failure.of(retries.blamed(error), category=category, handler=path)
                 with transaction.atomic(using=self._database):
                     self._finish(replay, Replay.State.FAILED, f"{failure.error_type}: {failure.error_message}")
                     add_attempt(self._database, replay.letter, failure, DeadLetterAttempt.Origin.REPLAY)
@@ -249,16 +274,27 @@ class Executor:
                 self._release(replay)
                 raise error
 
+    def _policy(self, replay: Replay) -> retries.Policy:
+        """Return what decides about a replay that failed: it is one attempt, and can be asked for again."""
+        try:
+            if self._message is None:
+                return retries.once()
+            consumer = conf.consumer(replay.letter.consumer)
+            return replace(retries.policy_for(consumer, replay.letter.topic), max_retries=0)
+        except ConfigurationError as wrong:
+            log.warning("replay=%s %s", replay.pk, wrong)
+            return retries.ONCE
+
     def _finish(self, replay: Replay, state: str, result: str) -> None:
         mine = replays().filter(pk=replay.pk, state=Replay.State.RUNNING, claim=self._claim)
         if not mine.update(state=state, result=result, finished_at=timezone.now()):
             raise ClaimLost(f"Replay {replay.pk} was taken over or cancelled.")
 
-    def _release(self, replay: Replay) -> None:
+    def _release(self, replay: Replay, deaths: int = 0) -> None:
         """Ask for the replay again; when even that fails, its claim runs out by itself."""
         mine = replays().filter(pk=replay.pk, state=Replay.State.RUNNING, claim=self._claim)
         try:
-            mine.update(state=Replay.State.REQUESTED, claim="", claimed_at=None)
+            mine.update(state=Replay.State.REQUESTED, claim="", claimed_at=None, deaths=F("deaths") + deaths)
         except Exception as error:  # noqa: BLE001
             log.warning("replay=%s not released: %s; it is taken over in %g s", replay.pk, type(error).__name__, LEASE)
             connections[self._database].close()
@@ -274,11 +310,3 @@ def _acknowledged(delivery: Delivery) -> Delivery:
             return delivery.result()
         except DeliveryTimeout:
             continue
-
-
-def _producer_for(cluster: str) -> Producer:
-    settings = conf.kafka()
-    names = [one.name for one in settings.producers.values() if one.enabled and one.cluster == cluster]
-    if not names:
-        raise ConfigurationError(f'No enabled producer in KAFKA["producers"] sends to cluster {cluster!r}.')
-    return producers[settings.default_producer if settings.default_producer in names else names[0]]
