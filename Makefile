@@ -1,6 +1,6 @@
 # Two commands for newcomers, `make demo` and `make test`; the scripts that they start say the rest.
 
-.PHONY: demo test bench lint environment
+.PHONY: demo test bench chaos lint environment
 .DEFAULT_GOAL := help
 
 # Python 3.11 or newer: PYTHON, else on the PATH, else among pyenv's versions.
@@ -16,6 +16,7 @@ help:
 	@echo 'make demo   a year of flights through Kafka, Django and the admin (FLIGHTS=all, SERVE=0)'
 	@echo 'make test   everything: servers, journeys, every Python and Django, lint, types'
 	@echo 'make bench  ratios against the raw client on a real broker (BENCH=name for one)'
+	@echo 'make chaos  workers, brokers and the database broken on purpose (SEED=1 MINUTES=3)'
 	@echo 'make lint   ruff and mypy'
 
 demo:
@@ -26,6 +27,10 @@ test:
 
 bench:
 	@$(find_python); $$python -m tests.run prepare && exec .venv/bin/python -m benchmarks $(BENCH)
+
+chaos:
+	@$(find_python); $$python -m tests.run prepare && exec .venv/bin/python -m tests.chaos \
+		$(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE))
 
 lint:
 	@$(find_python); exec $$python -m tests.run lint

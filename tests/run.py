@@ -4,6 +4,8 @@
     python -m tests.run lint      ruff and mypy only
     python -m tests.run prepare   the environment .venv and the Debian packages only
 
+The whole run holds a short chaos run of a fixed seed; `make chaos` makes long ones of any seed.
+
 Standard library only, because it runs before anything is installed.
 """
 
@@ -44,6 +46,19 @@ class Stage:
     """What tox is told."""
     database: str = "sqlite"
     """The database of the tests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chaos:
+    """The chaos run that is part of every whole run."""
+
+    seed: int
+    """What its faults follow from."""
+    minutes: float
+    """How long they strike."""
+
+
+CHAOS = Chaos(seed=4, minutes=0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +168,7 @@ def stages(found: Iterable[str]) -> list[Stage]:
             name=f"everything, {newest}", arguments=["run", "-e", newest, "--", *TWO_AT_A_TIME], database="postgresql"
         ),
         *lint_stages(),
+        chaos_stage(newest),
         Stage(name=f"fast part, {len(others) or 1} more environments", arguments=fast),
     ]
 
@@ -164,6 +180,13 @@ def environment(version: str, django: str) -> str:
 
 def lint_stages() -> list[Stage]:
     return [Stage(name="lint and types", arguments=["run", "-e", "lint,types"])]
+
+
+def chaos_stage(environment: str) -> Stage:
+    """A short chaos run, alone on the machine, in an environment that an earlier stage has made."""
+    command = ["python", "-m", "tests.chaos", "--seed", str(CHAOS.seed), "--minutes", str(CHAOS.minutes)]
+    command.append("--optional")
+    return Stage(name=f"chaos, seed {CHAOS.seed}", arguments=["exec", "-e", environment, "--", *command])
 
 
 def carry_out(stage: Stage, found: dict[str, str]) -> Outcome:

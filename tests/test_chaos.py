@@ -1,0 +1,585 @@
+"""The chaos suite itself: its plan follows from the seed, and its verdict notices each thing that may go wrong."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import run
+from tests.chaos import records, sending, verdict
+from tests.chaos.books import Books, Effect, End, Leave, Letter, Sample, deaths
+from tests.chaos.plan import PROTOCOLS, Kind, Plan, Subject
+from tests.chaos.records import Mixture, Sort
+from tests.chaos.sending import Sent
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTITIONS = 2
+MIXTURE = Mixture(seed=1, poison=40, failing=30, flaky=25, echo=5)
+START = 1_000_000.0
+LETTER = {
+    Sort.POISON: ("serialization", "django_kafka.exceptions.DecodeError"),
+    Sort.FAILING: ("handler", "tests.chaos.handlers.PlannedFailure"),
+}
+
+
+def sound(count: int = 200) -> Books:
+    """Books in which everything is as it should be: one record each hundredth of a second, settled a bit later."""
+    sent, effects, letters = [], [], []
+    offsets = [0] * PARTITIONS
+    for record in itertools.islice(records.stream(MIXTURE), count):
+        partition = int(record.key.removeprefix("key-")) % PARTITIONS
+        place = {"partition": partition, "offset": offsets[partition]}
+        named = {"key": record.key, "sequence": record.sequence}
+        settled = START + record.number / 100
+        sent.append(Sent(number=record.number, sort=record.sort, **named, **place))
+        if record.sort.lettered:
+            category, error = LETTER[record.sort]
+            raw = record.value
+            letters.append(
+                Letter(
+                    id=record.number,
+                    **place,
+                    key=record.key.encode(),
+                    value=raw if isinstance(raw, bytes) else json.dumps(raw).encode(),
+                    category=category,
+                    error_type=error,
+                    error_message="",
+                    stored_at=settled,
+                )
+            )
+        else:
+            who = {"worker": "1.1", "tenure": 1, "whole": True, "ran": 0.01}
+            effects.append(Effect(id=record.number, **place, **named, **who, committed_at=settled))
+        offsets[partition] += 1
+    ends = dict(enumerate(offsets))
+    return Books(
+        sent=tuple(sent),
+        effects=tuple(effects),
+        letters=tuple(letters),
+        samples=(Sample(at=START, committed=dict.fromkeys(ends, 0)), Sample(at=START + 60, committed=ends)),
+        log_ends=ends,
+        echoes={(one.key, one.sequence): START + one.number / 100 for one in sent if one.sort is Sort.ECHO},
+        deaths={},
+        leaves=tuple(
+            Leave(worker="1.1", partition=partition, tenure=1, at=START + 50, lost=False) for partition in ends
+        ),
+        ends=(End(name="sender", asked="SIGTERM", code=0), End(name="worker 1.1", asked="SIGKILL", code=-9)),
+    )
+
+
+def broken(books: Books) -> dict[str, tuple[str, ...]]:
+    """What the verdict finds broken."""
+    return {finding.promise: finding.broken for finding in verdict.judge(books) if not finding.kept}
+
+
+def without(books: Books, place: tuple[int, int]) -> Books:
+    """The same books, without what came of one message."""
+    return replace(
+        books,
+        effects=tuple(one for one in books.effects if one.place != place),
+        letters=tuple(one for one in books.letters if one.place != place),
+    )
+
+
+def the(books: Books, sort: Sort, turn: int = 1) -> Sent:
+    """One record of a sort that is not at the edge of the books."""
+    return [one for one in books.sent if one.sort is sort][turn]
+
+
+def effect_of(books: Books, one: Sent) -> Effect:
+    return next(effect for effect in books.effects if effect.place == one.place)
+
+
+def letter_of(books: Books, one: Sent) -> Letter:
+    return next(letter for letter in books.letters if letter.place == one.place)
+
+
+def with_effects(books: Books, *more: Effect) -> Books:
+    """The same books with more effects, all in the order of their commits."""
+    return replace(books, effects=tuple(sorted((*books.effects, *more), key=lambda one: one.committed_at)))
+
+
+def with_letter(books: Books, one: Sent, **changes: Any) -> Books:
+    """The same books with another letter of a record instead of its own."""
+    old = letter_of(books, one)
+    return replace(books, letters=tuple(replace(old, **changes) if each is old else each for each in books.letters))
+
+
+def test_sound_books_break_nothing() -> None:
+    assert broken(sound()) == {}
+
+
+def test_a_record_that_was_committed_and_never_handled_is_lost() -> None:
+    books = sound()
+    one = the(books, Sort.PLAIN)
+    assert one.place is not None
+
+    assert broken(without(books, one.place))["what is committed is handled or a dead letter"] == (str(one),)
+
+
+def test_a_planned_dead_letter_that_is_missing_is_lost() -> None:
+    books = sound()
+    one = the(books, Sort.FAILING)
+    assert one.place is not None
+
+    assert broken(without(books, one.place))["what is committed is handled or a dead letter"] == (str(one),)
+
+
+def test_what_is_neither_handled_nor_committed_is_not_lost_but_unfinished() -> None:
+    books = sound()
+    last = max((one for one in books.sent if one.partition == 0), key=lambda one: one.offset or 0)
+    assert last.place is not None
+    assert last.offset is not None
+    samples = (*books.samples[:-1], replace(books.samples[-1], committed={**books.log_ends, 0: last.offset}))
+    found = broken(replace(without(books, last.place), samples=samples, echoes=books.echoes))
+
+    assert list(found) == ["in the end everything is committed"]
+
+
+def test_a_commit_that_came_before_its_effect_is_early() -> None:
+    books = sound()
+    one = the(books, Sort.PLAIN)
+    assert one.partition is not None
+    assert one.offset is not None
+    moment = effect_of(books, one).committed_at - 0.001
+    sample = Sample(at=moment, committed={one.partition: one.offset + 1})
+
+    found = broken(replace(books, samples=(books.samples[0], sample, books.samples[-1])))
+
+    assert list(found) == ["nothing is committed before it is settled"]
+    assert "settled 0.001 s later" in found["nothing is committed before it is settled"][0]
+
+
+def test_a_commit_that_came_before_its_dead_letter_is_early() -> None:
+    books = sound()
+    one = the(books, Sort.FAILING)
+    found = broken(with_letter(books, one, stored_at=START + 61))
+
+    assert list(found) == ["nothing is committed before it is settled"]
+
+
+def test_a_commit_that_came_before_the_record_of_the_handler_is_early() -> None:
+    books = sound()
+    one = the(books, Sort.ECHO)
+    found = broken(replace(books, echoes={**books.echoes, (one.key, one.sequence): START + 61}))
+
+    assert list(found) == ["nothing is committed before it is settled"]
+
+
+def test_a_commit_that_repeats_what_a_former_owner_said_is_a_rewind() -> None:
+    books = sound()
+    handover = START + 1.0
+    effects = tuple(replace(one, worker="2.1") if one.committed_at > handover else one for one in books.effects)
+    later = effects[-1].committed_at
+    ahead = Sample(at=later, committed=books.log_ends)
+    samples = (books.samples[0], ahead, Sample(at=later + 1, committed={0: 3, 1: 3}), books.samples[-1])
+    promise = "commits do not go back to those of a former owner"
+
+    found = broken(replace(books, effects=effects, samples=samples))
+    assert promise in found
+
+    # The owner's own commits overtook each other: the client sent one again.
+    samples = (books.samples[0], ahead, replace(ahead, at=later + 1, committed={0: 60, 1: 60}), books.samples[-1])
+    assert promise not in broken(replace(books, effects=effects, samples=samples))
+
+
+def test_a_first_effect_before_that_of_an_earlier_message_of_its_key_is_an_overtaking() -> None:
+    books = replace(sound(), by_partition=False)
+    first, second = (one for one in books.effects if one.key == "key-3" and one.sequence in (0, 1))
+    swapped = {
+        first: replace(first, committed_at=second.committed_at, worker="2.1"),
+        second: replace(second, committed_at=first.committed_at),
+    }
+    effects = sorted((swapped.get(one, one) for one in books.effects), key=lambda one: one.committed_at)
+    found = broken(replace(books, effects=tuple(effects)))
+
+    assert list(found) == ["a key and a partition are handled in order"]
+
+
+def test_a_partition_has_an_order_too_unless_only_keys_were_promised_one() -> None:
+    books = sound()
+    first, second = (one for one in books.effects if one.partition == 0 and one.offset in (1, 2))
+    assert first.key != second.key
+    swapped = {first: replace(first, committed_at=second.committed_at + 0.001, worker="2.1")}
+    effects = sorted((swapped.get(one, one) for one in books.effects), key=lambda one: one.committed_at)
+    books = replace(books, effects=tuple(effects))
+
+    assert list(broken(books)) == ["a key and a partition are handled in order"]
+    assert broken(replace(books, by_partition=False)) == {}
+
+
+def test_what_another_worker_repeats_in_order_is_no_overtaking() -> None:
+    books = sound()
+    again = [
+        replace(one, id=one.id + 1000, worker="2.1", committed_at=START + 30 + one.offset / 100)
+        for one in books.effects
+        if one.partition == 0 and 10 <= one.offset < 40
+    ]
+
+    assert broken(with_effects(books, *again)) == {}
+
+
+def test_a_worker_that_goes_back_without_an_assignment_is_noticed() -> None:
+    books = sound()
+    one = effect_of(books, the(books, Sort.PLAIN))
+    found = broken(with_effects(books, replace(one, id=1000, committed_at=START + 30)))
+
+    assert list(found) == ["what is handled again begins with an assignment"]
+
+    late = replace(one, id=1000, committed_at=START + 30, tenure=2)
+    assert broken(with_effects(books, late)) == {}
+
+
+def test_a_message_whose_commit_was_not_answered_may_come_twice() -> None:
+    books = sound()
+    one = effect_of(books, the(books, Sort.PLAIN))
+
+    assert broken(with_effects(books, replace(one, id=1000, committed_at=one.committed_at + 0.0001))) == {}
+
+
+@pytest.mark.parametrize(("ran", "lost", "wrong"), [(0.5, False, True), (5.0, False, False), (0.5, True, False)])
+def test_an_effect_that_a_worker_did_not_wait_for_is_noticed(ran: float, lost: bool, wrong: bool) -> None:
+    books = sound()
+    one = effect_of(books, the(books, Sort.PLAIN))
+    late = replace(one, ran=ran, committed_at=one.committed_at + 0.005)
+    effects = tuple(late if each is one else each for each in books.effects)
+    leave = Leave(worker="1.1", partition=one.partition, tenure=1, at=one.committed_at - 0.009, lost=lost)
+    later = tuple(replace(each, tenure=2) if each.committed_at > late.committed_at else each for each in effects)
+    found = broken(replace(books, effects=later, leaves=(leave,)))
+
+    assert list(found) == (["a partition leaves when its handler has ended"] if wrong else [])
+
+
+def test_half_an_effect_is_noticed() -> None:
+    books = sound()
+    one = effect_of(books, the(books, Sort.PLAIN))
+    effects = tuple(replace(each, whole=False) if each is one else each for each in books.effects)
+
+    assert list(broken(replace(books, effects=effects))) == ["effects are committed whole"]
+
+
+def test_an_effect_of_a_handler_that_failed_is_noticed() -> None:
+    books = sound()
+    one = the(books, Sort.FAILING)
+    template = next(each for each in books.effects if each.partition == one.partition)
+    assert one.offset is not None
+    left = replace(
+        template,
+        id=1000,
+        offset=one.offset,
+        key=one.key,
+        sequence=one.sequence,
+        committed_at=letter_of(books, one).stored_at,
+    )
+
+    assert list(broken(with_effects(books, left))) == ["effects of a failed handler are rolled back"]
+
+
+def test_an_effect_that_nobody_sent_is_made_up() -> None:
+    books = sound()
+    one = books.effects[-1]
+    strange = replace(one, id=1000, offset=one.offset + 100, key="nobody", committed_at=START + 30)
+
+    assert list(broken(with_effects(books, strange))) == ["effects and letters are of what was sent"]
+
+
+def test_a_record_that_was_not_acknowledged_may_be_there_all_the_same() -> None:
+    books = sound()
+    one = the(books, Sort.ECHO)
+    unknown = replace(one, partition=None, offset=None)
+    books = replace(books, sent=tuple(unknown if each is one else each for each in books.sent))
+
+    assert broken(books) == {}
+
+
+def test_what_the_client_stored_twice_is_counted_and_breaks_nothing() -> None:
+    books = sound()
+    second = next(each for each in books.effects if each.sequence == 1 and each.id > 50)
+    first = next(each for each in books.effects if (each.key, each.sequence) == (second.key, 0))
+    end = books.log_ends[second.partition]
+    twice = [
+        replace(each, id=1000 + number, offset=end + number, committed_at=START + 30 + number)
+        for number, each in enumerate([first, second])
+    ]
+    poison = letter_of(books, the(books, Sort.POISON))
+    more = replace(poison, id=1003, offset=books.log_ends[poison.partition] + 5, stored_at=START + 30)
+    books = with_effects(replace(books, letters=(*books.letters, more)), *twice)
+
+    assert (broken(books), books.stored_twice) == ({}, 2)
+
+
+def test_a_record_of_a_handler_that_is_missing_is_noticed() -> None:
+    books = sound()
+    one = the(books, Sort.ECHO)
+    without_echo = {name: at for name, at in books.echoes.items() if name != (one.key, one.sequence)}
+    found = broken(replace(books, echoes=without_echo))
+
+    assert list(found) == ["nothing is committed before it is settled", "what a handler produced is there"]
+
+
+def test_a_record_of_a_handler_that_failed_is_noticed() -> None:
+    books = sound()
+    one = the(books, Sort.FAILING)
+    found = broken(replace(books, echoes={**books.echoes, (one.key, one.sequence): START}))
+
+    assert list(found) == ["what a failed handler produced is not there"]
+
+
+def test_a_dead_letter_of_a_sound_message_is_noticed_even_when_it_was_handled_as_well() -> None:
+    books = sound()
+    one = the(books, Sort.PLAIN)
+    assert one.partition is not None
+    assert one.offset is not None
+    outage = replace(
+        books.letters[0],
+        id=1000,
+        partition=one.partition,
+        offset=one.offset,
+        key=one.key.encode(),
+        error_type="django.db.utils.OperationalError",
+    )
+    found = broken(replace(books, letters=(*books.letters, outage)))
+
+    assert list(found) == ["no dead letter is caused by an outage"]
+    assert "OperationalError" in found["no dead letter is caused by an outage"][0]
+
+
+@pytest.mark.parametrize(("count", "wrong"), [(3, False), (2, True)])
+def test_a_message_that_was_there_at_three_deaths_may_be_given_up(count: int, wrong: bool) -> None:
+    books = sound()
+    one = the(books, Sort.PLAIN)
+    assert one.place is not None
+    partition, offset = one.place
+    given_up = replace(
+        books.letters[0],
+        id=1000,
+        partition=partition,
+        offset=offset,
+        key=one.key.encode(),
+        error_type=verdict.WORKER_KILLED,
+        stored_at=effect_of(books, one).committed_at,
+    )
+    books = replace(without(books, one.place), deaths={one.place: count})
+    found = broken(replace(books, letters=(*books.letters, given_up)))
+
+    assert list(found) == (["no dead letter is caused by an outage"] if wrong else [])
+
+
+def test_what_a_killed_worker_had_begun_and_not_committed_was_in_its_hands(tmp_path: Path) -> None:
+    books = sound()
+    first, second, third = books.effects[:3]
+    file = tmp_path / "begun.jsonl"
+    lines = [("1.1", 1, first), ("1.1", 1, second), ("1.1", 2, third), ("2.1", 1, third), ("3.1", 1, third)]
+    text = [
+        {"worker": worker, "thread": thread, "partition": effect.partition, "offset": effect.offset}
+        for worker, thread, effect in lines
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in text))
+    ends = [
+        End(name="1.1", asked="SIGKILL", code=-9),
+        End(name="2.1", asked="two SIGTERM", code=143),
+        End(name="3.1", asked="SIGTERM", code=0),
+    ]
+    committed = [replace(second, worker="1.1")]
+
+    assert deaths(file, ends, committed) == {third.place: 2}
+
+
+@pytest.mark.parametrize("sort", [Sort.POISON, Sort.FAILING])
+def test_a_dead_letter_with_another_reason_than_the_planned_one_is_noticed(sort: Sort) -> None:
+    books = sound()
+    one = the(books, sort)
+
+    found = broken(with_letter(books, one, error_type="django.db.utils.OperationalError"))
+
+    assert list(found) == ["dead letters say what was wrong"]
+
+
+def test_two_dead_letters_of_one_message_are_noticed() -> None:
+    books = sound()
+    found = broken(replace(books, letters=(*books.letters, replace(books.letters[0], id=1000))))
+
+    assert list(found) == ["a message has one dead letter"]
+
+
+def test_a_dead_letter_with_other_bytes_is_noticed() -> None:
+    books = sound()
+    one = the(books, Sort.POISON)
+    assert one.sort is Sort.POISON
+
+    assert list(broken(with_letter(books, one, value=b"\xef\xbf\xbd"))) == [
+        "dead letters hold the bytes that were sent"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("end", "wrong"),
+    [
+        (End(name="worker", asked="SIGKILL", code=-9), False),
+        (End(name="worker", asked="SIGTERM", code=0), False),
+        (End(name="worker", asked="two SIGTERM", code=143), False),
+        (End(name="worker", asked="two SIGTERM", code=-15), False),
+        (End(name="worker", asked="SIGTERM", code=-15, working=False), False),
+        (End(name="worker", asked="SIGTERM", code=-15), True),
+        (End(name="worker", asked="SIGTERM", code=1), True),
+        (End(name="worker", asked="SIGTERM", code=None), True),
+        (End(name="worker", asked="two SIGTERM", code=-11), True),
+        (End(name="worker", code=0), True),
+        (End(name="worker", code=1), True),
+        (End(name="worker", code=-9), True),
+    ],
+)
+def test_a_process_that_ends_otherwise_than_it_was_ended_is_noticed(end: End, wrong: bool) -> None:
+    found = broken(replace(sound(), ends=(end,)))
+
+    assert list(found) == (["processes end only when they are ended"] if wrong else [])
+
+
+def test_a_worker_that_did_not_poll_is_noticed() -> None:
+    end = End(name="worker", asked="SIGTERM", code=0, unpolled=True)
+
+    assert list(broken(replace(sound(), ends=(end,)))) == ["workers poll whatever their handlers do"]
+
+
+def test_records_that_stand_in_another_order_than_they_were_sent_in_are_noticed() -> None:
+    books = sound()
+    key = books.sent[0].key
+    first, second, *_ = (one for one in books.sent if one.key == key)
+    swapped = {
+        first: replace(first, offset=second.offset),
+        second: replace(second, offset=first.offset),
+    }
+    found = broken(replace(books, sent=tuple(swapped.get(one, one) for one in books.sent)))
+
+    assert "records of a key stand in the order in which they were sent" in found
+
+
+@pytest.mark.parametrize(
+    "thin",
+    [
+        lambda books: sound(50),
+        lambda books: replace(books, samples=books.samples[-1:]),
+        lambda books: replace(books, sent=tuple(one for one in books.sent if one.sort is not Sort.POISON)),
+    ],
+    ids=["few records", "few samples", "no poison"],
+)
+def test_a_run_that_had_little_to_judge_does_not_pass(thin: Callable[[Books], Books]) -> None:
+    assert "the run had something to judge" in broken(thin(sound()))
+
+
+def test_the_same_seed_makes_the_same_plan() -> None:
+    assert Plan.draw(7, 180) == Plan.draw(7, 180)
+    assert Plan.draw(7, 180).faults != Plan.draw(8, 180).faults
+
+
+def test_three_seeds_in_a_row_share_partitions_out_in_every_way() -> None:
+    assert {Plan.draw(seed, 1).scenario.protocol for seed in (1, 2, 3)} == set(PROTOCOLS)
+
+
+def test_the_plan_does_not_depend_on_the_process() -> None:
+    program = "from tests.chaos.plan import Plan; print(Plan.draw(3, 60))"
+    plans = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert plans == {f"{Plan.draw(3, 60)}\n"}
+
+
+def test_a_longer_plan_begins_like_a_shorter_one() -> None:
+    short, long = Plan.draw(5, 60), Plan.draw(5, 240)
+
+    assert long.scenario == short.scenario
+    assert [fault for fault in long.faults if fault.at < 60] == list(short.faults)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_three_minutes_hold_every_kind_of_fault(seed: int) -> None:
+    assert {fault.kind for fault in Plan.draw(seed, 180).faults} == set(Kind)
+
+
+def test_the_short_run_strikes_every_subject() -> None:
+    plan = Plan.draw(run.CHAOS.seed, run.CHAOS.minutes * 60)
+
+    assert {fault.subject for fault in plan.faults} == set(Subject)
+
+
+def test_records_are_counted_by_key_and_each_sort_has_its_turn() -> None:
+    some = list(itertools.islice(records.stream(MIXTURE), 300))
+    sequences: dict[str, list[int]] = {}
+    for record in some:
+        sequences.setdefault(record.key, []).append(record.sequence)
+
+    assert all(numbers == list(range(len(numbers))) for numbers in sequences.values())
+    assert [record.number for record in some if record.sort is Sort.POISON] == [39, 79, 119, 159, 199, 239, 279]
+    assert {record.sort for record in some} == set(Sort)
+    assert some == list(itertools.islice(records.stream(MIXTURE), 300))
+
+
+def test_the_book_of_the_sender_survives_a_crash_between_two_lines(tmp_path: Path) -> None:
+    file = tmp_path / "sent.jsonl"
+    book = sending.Book(file)
+    book.note(number=0, key="key-1", sequence=0, sort=Sort.PLAIN)
+    book.note(number=1, key="key-2", sequence=0, sort=Sort.ECHO)
+    book.note(number=0, partition=3, offset=12)
+    book.note(number=1, failed="DeliveryFailed()")
+
+    assert sending.read(file) == [
+        Sent(number=0, key="key-1", sequence=0, sort=Sort.PLAIN, partition=3, offset=12),
+        Sent(number=1, key="key-2", sequence=0, sort=Sort.ECHO),
+    ]
+
+
+def test_a_stepped_clock_is_seen_by_everything_but_log_lines_and_monotonic_clocks(tmp_path: Path) -> None:
+    program = """
+        import logging, sys, time
+        from pathlib import Path
+        from django.conf import settings
+        settings.configure(USE_TZ=True)
+        from django.utils import timezone
+        from tests.chaos.clock import SteppedClock, TrueTime
+        before, monotonic = time.time(), time.monotonic()
+        clock = SteppedClock(Path(sys.argv[1]))
+        clock.install()
+        assert abs(time.time() - before) < 60
+        Path(sys.argv[1]).write_text("86400")
+        time.sleep(0.25)
+        assert abs(time.time() - before - 86400) < 60
+        assert abs(time.time_ns() / 1e9 - before - 86400) < 60
+        assert abs(timezone.now().timestamp() - before - 86400) < 60
+        assert time.monotonic() - monotonic < 60
+        record = logging.makeLogRecord({"msg": "x"})
+        assert abs(record.created - before - 86400) < 60
+        print(TrueTime().formatTime(record))
+    """
+    before = datetime.now(UTC)
+    said = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "clock")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert said.returncode == 0, said.stderr
+    told = datetime.strptime(f"{before:%Y-%m-%d} {said.stdout.strip()} +0000", "%Y-%m-%d %H:%M:%S.%f %z")
+    # A day more when midnight passed in between.
+    assert min(abs((told - before).total_seconds()), abs((told - before).total_seconds() + 86400)) < 60
