@@ -18,6 +18,7 @@ from . import conf, handlers
 from .clients import properties
 from .conf.secrets import is_secret
 from .consuming.crew import database_connections
+from .dead_letters import publishing
 from .exceptions import ConfigurationError
 
 KAFKA = "kafka"
@@ -98,7 +99,7 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
     if any(not problem.warning for problem in conf.problems()):
         # What settings do not say cannot be compared with what is registered.
         return []
-    found = [_message(*problem) for problem in handlers.problems()]
+    found = [_message(*problem) for problem in (*handlers.problems(), *publishing.problems(), *publishing.doubled())]
     for consumer in conf.kafka().consumers.values():
         found += _unfinished(consumer)
     return found
@@ -164,6 +165,7 @@ def _unfinished(consumer: conf.Consumer) -> Iterator[checks.CheckMessage]:
     if not consumer.enabled:
         return
     handled = {registration.topic for registration in handlers.registrations(consumer.name)}
+    handled |= {topic.name for topic in consumer.topics.values() if topic.imports}
     without = [topic for topic in handlers.topics(consumer.name) if topic not in handled]
     way_out = "Name one in settings, or register one with @kafka_handler."
     if not handled and not consumer.handler:
@@ -189,6 +191,9 @@ def _paths(whole: conf.Kafka) -> Iterator[tuple[str, str, str]]:
         yield from _retry_paths(consumer.retry, f'{place}["retry"]')
         for name, topic in consumer.topics.items():
             yield from _topic_paths(topic, f'{place}["topics"]["{name}"]')
+    for category, paths in whole.error_categories.items():
+        for path in paths:
+            yield f'KAFKA["error_categories"]["{category}"]', path, "exception"
 
 
 def _topic_paths(topic: conf.ConsumerTopic, place: str) -> Iterator[tuple[str, str, str]]:

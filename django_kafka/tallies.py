@@ -36,8 +36,20 @@ class ConsumerTally:
     """Messages whose handler came back without an error."""
     dead_lettered: int = 0
     """Messages stored as dead letters."""
+    unpublished: int = 0
+    """Dead letters that are too large for their topic."""
+    imported: int = 0
+    """Messages of dead-letter topics of other systems, stored as they came."""
+    skipped: int = 0
+    """Messages that their handler, or the project's own decision, left as they were."""
     failures: Counter[str] = field(default_factory=Counter)
     """Failed attempts, by category."""
+    outages: Counter[str] = field(default_factory=Counter)
+    """Attempts that met an outage, by category; they use up none."""
+    retries: int = 0
+    """Failed attempts that were followed, or are to be followed, by another."""
+    overruns: int = 0
+    """Times a handler was seen to go on after its time limit."""
     waits: int = 0
     """Times a lane waited for an outage to end, or for a dead letter to be written."""
     contentions: int = 0

@@ -107,7 +107,10 @@ KAFKA = {
             "group_id": "operations",
             "topics": ["flights"],
             "enable_auto_commit": False,
+            # A line that cannot be read stays so: another attempt would only keep the others waiting.
             "retry": {"max_retries": 0},
+            # Cancelled flights come by the hundred when it snows: a surge that no waiting ends.
+            "circuit_breaker": {"enabled": False},
         },
     },
 }

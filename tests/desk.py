@@ -88,6 +88,7 @@ class Desk:
         consumer = {
             "group_id": "ops",
             "topics": {self.topic: {"handler": "desk_handlers.handle"}},
+            "retry": {"max_retries": 0},
             # The embedded cluster waits that long for a member that left before it lets the next one in.
             "session_timeout": "6s",
             "heartbeat_interval": "1s",

@@ -165,6 +165,57 @@ def test_the_list_shows_where_a_letter_comes_from_and_why_it_failed(
     assert "second line" not in shown
 
 
+def imported(letter: Any, **fields: Any) -> DeadLetter:
+    """Make a letter as an import leaves it."""
+    defaults = {
+        "topic": "orders.DLT", "imported_as": "spring", "origin_topic": "orders", "origin_partition": 2,
+        "origin_offset": 1099, "origin_timestamp_ms": 1_700_000_000_123, "origin_group": "billing",
+        "unread": f"kafka_dlt-original-topic is not UTF-8.\n{ALERT}",
+    }  # fmt: skip
+    made: DeadLetter = letter(**{**defaults, **fields})
+    return made
+
+
+def test_an_imported_letter_shows_where_it_failed_and_what_could_not_be_read(
+    client: Client, operator: User, letter: Any
+) -> None:
+    one = imported(letter)
+
+    assert "orders[2]@1099" in client.get(reverse(LIST)).content.decode()
+    shown = page_of(client, one)
+    for told in ("spring", "billing", "1099", "2023-11-14 22:13:20.123", "kafka_dlt-original-topic is not UTF-8."):
+        assert told in shown
+    assert ALERT not in shown
+    assert "Replayed to" not in shown
+
+
+def test_what_an_import_does_not_know_is_left_out(client: Client, operator: User, letter: Any) -> None:
+    nothing = {"origin_topic": "", "origin_partition": None, "origin_offset": None, "origin_group": "", "unread": ""}
+    one = imported(letter, imported_as="plain", origin_timestamp_ms=2**62, **nothing)
+    shown = page_of(client, one)
+    assert "Original timestamp" in shown
+    assert "Original topic" not in shown
+    assert "Original offset" not in shown
+    assert "Not read" not in shown
+
+
+def test_the_page_says_where_settings_send_an_imported_letter(
+    client: Client, operator: User, letter: Any, settings: Any
+) -> None:
+    topics = {"orders.DLT": {"import": "auto", "original": "orders-v2"}}
+    settings.KAFKA = {"consumers": {"ops": {"group_id": "ops", "topics": topics}}}
+    assert "orders-v2" in page_of(client, imported(letter))
+
+
+def test_an_imported_letter_has_no_handler_to_be_replayed_to(client: Client, operator: User, letter: Any) -> None:
+    one = imported(letter)
+    shown = page_of(client, one)
+    assert verb_url("replay-to-topic", one) in shown
+    assert verb_url("replay", one) not in shown
+    act(client, "replay", [one])
+    assert not Replay.objects.exists()
+
+
 def test_the_list_shows_open_letters_unless_asked_otherwise(client: Client, operator: User, letter: Any) -> None:
     waits, done, dropped = letter(), letter(state="resolved"), letter(state="discarded")
 
@@ -598,9 +649,15 @@ def test_a_verb_asks_before_it_does_anything(client: Client, operator: User, let
     assert not Replay.objects.exists()
 
 
-@pytest.mark.parametrize(("verb", "target"), [("replay", "handler"), ("replay-to-topic", "topic")])
+@pytest.mark.parametrize(
+    ("verb", "target", "why"),
+    [
+        ("replay", "handler", "resolved, discarded, being replayed already, or was imported"),
+        ("replay-to-topic", "topic", "resolved, discarded or being replayed already"),
+    ],
+)
 def test_a_confirmed_replay_is_asked_for_and_entered_into_the_history(
-    client: Client, operator: User, letter: Any, verb: str, target: str
+    client: Client, operator: User, letter: Any, verb: str, target: str, why: str
 ) -> None:
     chosen = [letter(), letter()]
     settled = letter(state="resolved")
@@ -613,7 +670,7 @@ def test_a_confirmed_replay_is_asked_for_and_entered_into_the_history(
     ]
     assert said(answer)[:2] == [
         "Replays of 2 dead letters were asked for.",
-        "1 dead letter was left alone: it is resolved, discarded or being replayed already.",
+        f"1 dead letter was left alone: it is {why}.",
     ]
     entries = LogEntry.objects.filter(content_type=ContentType.objects.get_for_model(DeadLetter))
     assert {(each.user, each.object_id, each.object_repr) for each in entries} == {

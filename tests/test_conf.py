@@ -17,6 +17,7 @@ from pytest_django import Settings
 
 from django_kafka import conf
 from django_kafka.conf import availability, consumers, parsing, producers, typed
+from django_kafka.conf.schema import CATEGORIES
 from django_kafka.exceptions import ConfigurationError, UnknownName
 
 # What yaml.safe_load makes of the YAML blocks of the Lynx plugin's documentation.
@@ -254,17 +255,22 @@ def test_the_default_is_the_one_called_default_else_the_first_enabled_one() -> N
 
 def test_every_block_knows_the_keys_that_its_type_for_users_names() -> None:
     pairs: list[tuple[type, set[str]]] = [
-        (typed.ProducerSettings, {"name", "topic", "topics", "options", "retries", *producers.PRODUCER}),
+        (
+            typed.ProducerSettings,
+            {"name", "topic", "topics", "options", "retries", "circuit_breaker", *producers.PRODUCER},
+        ),
+        (typed.ProducerCircuitSettings, set(producers.CIRCUIT_BREAKER)),
         (typed.ProducerTopicSettings, set(producers.PRODUCER_TOPIC)),
         (
             typed.ConsumerSettings,
             {"name", "topics", "options", "retry", "circuit_breaker", *consumers.CONSUMER},
         ),
-        (typed.ConsumerTopicSettings, {"retry", "dispatch", *consumers.CONSUMER_TOPIC}),
+        (typed.ConsumerTopicSettings, {"retry", "dispatch", "original", *consumers.CONSUMER_TOPIC}),
         (typed.RetrySettings, {"retries", *consumers.RETRY}),
         (typed.CircuitBreakerSettings, set(consumers.CIRCUIT_BREAKER)),
         (typed.DeadLettersSettings, {"topic", *parsing.DEAD_LETTERS}),
         (typed.HeartbeatsSettings, set(parsing.HEARTBEATS)),
+        (typed.ErrorCategoriesSettings, set(CATEGORIES)),
         (typed.LoggingSettings, set(parsing.LOGGING)),
     ]
 
@@ -275,7 +281,11 @@ def test_every_block_knows_the_keys_that_its_type_for_users_names() -> None:
 @pytest.mark.parametrize(
     ("value", "keys"),
     [
-        (conf.Producer, {"name", "client_id", "topic", "topics", "options", *producers.PRODUCER}),
+        (
+            conf.Producer,
+            {"name", "client_id", "topic", "topics", "options", "circuit_breaker", *producers.PRODUCER},
+        ),
+        (conf.ProducerCircuit, set(producers.CIRCUIT_BREAKER)),
         (
             conf.Consumer,
             {"name", "client_id", "topics", "options", "retry", "circuit_breaker", *consumers.CONSUMER},
@@ -443,6 +453,13 @@ WRONG_VALUES: list[tuple[dict[str, Any], str]] = [
     (consumer(handler="handle"), "is 'handle'; allowed: a dotted path such as \"flights.handlers.flight_landed\"."),
     (consumer(retry={"jitter": 2}), '["retry"]["jitter"] is 2; allowed: a number from 0, up to 1.'),
     (consumer(retry={"retry_on": "a.B"}), '["retry"]["retry_on"] is \'a.B\'; allowed: a list of dotted paths.'),
+    (consumer(retry={"backoff": "-1s"}), '["retry"]["backoff"] is \'-1s\'; allowed: a duration from 0 to 7d'),
+    (consumer(retry={"max_backoff": "8d"}), '["retry"]["max_backoff"] is \'8d\'; allowed: a duration from 0 to 7d'),
+    (consumer(retry={"multiplier": 0.5}), '["retry"]["multiplier"] is 0.5; allowed: a number from 1, up to 1000.'),
+    (consumer(retry={"max_retries": -1}), '["retry"]["max_retries"] is -1; allowed: a whole number from 0'),
+    (consumer(retry={"decide": "judge"}), '["retry"]["decide"] is \'judge\'; allowed: a dotted path'),
+    ({"error_categories": []}, 'KAFKA["error_categories"] is of type list; allowed: a dict.'),
+    ({"error_categories": {"outage": "a.B"}}, '["error_categories"]["outage"] is \'a.B\'; allowed: a list of dotted'),
     (consumer(circuit_breaker={"failure_ratio": 0}), '["failure_ratio"] is 0; allowed: a number above 0, up to 1.'),
     (consumer(topics={"flights": {"dispatch": {}}}), '["dispatch"] is of type dict; allowed: a list of dicts.'),
     (consumer(options={"ordering": "none"}), '["flights"]["options"]["ordering"] is \'none\'; allowed: "partition"'),
@@ -683,6 +700,7 @@ def test_a_reserved_property_is_refused_with_its_reason(client: Any, name: str, 
         (consumer(heartbeat_interval="1m"), "heartbeat_interval (60 s) is not below session_timeout (45 s)"),
         (consumer(session_timeout="2s"), "heartbeat_interval (3 s) is not below session_timeout (2 s)"),
         (consumer(session_timeout="10m"), "session_timeout (600 s) is above max.poll.interval.ms (300000)"),
+        ({"error_categories": {"outage": ["a.B"], "timeout": ["a.B"]}}, "has 'a.B' in 'outage' and in 'timeout'"),
         (consumer(retry={"backoff": "2m"}), "backoff (120 s) is longer than max_backoff (60 s)"),
         (consumer(guarantee="effect_once", transaction="none"), 'guarantee "effect_once" and transaction "none"'),
         (consumer(guarantee="effect_once", retry={"mode": "topics"}), 'retry mode "topics"'),
@@ -1035,16 +1053,12 @@ LACKING: list[Mapping[str, Any]] = [
     consumer(transaction="batch"),
     consumer(guarantee="effect_once"),
     consumer(guarantee="at_most_once"),
-    consumer(timeout="5s"),
-    consumer(retry={"max_retries": 5}),
     consumer(retry={"mode": "topics"}),
-    consumer(topics={"a": {"retry": {"backoff": "2s"}}}),
+    consumer(topics={"a": {"retry": {"mode": "topics"}}}),
     consumer(on_dead_letter="hold_key"),
     consumer(deduplicate="id"),
-    consumer(circuit_breaker={"window": 5}),
     consumer(serializer="avro"),
     consumer(topics={"a": {"serializer": "avro"}}),
-    {**consumer(), "dead_letters": {"topic": "dead"}},
     {**consumer(), "dead_letters": {"mask": ["card"]}},
     {**consumer(), "bridges": [{"from": "a"}]},
 ]
@@ -1065,7 +1079,7 @@ def test_a_setting_whose_behaviour_is_lacking_says_so_when_its_client_starts(
 
 def test_what_is_switched_off_is_not_lacking() -> None:
     kafka = read(
-        consumer(retry={"max_retries": 0, "backoff": "5s"}, serializer="a.b", concurrency=4, transaction="none")
+        consumer(retry={"max_retries": 5, "decide": "a.b"}, serializer="a.b", concurrency=4, transaction="none")
     )
 
     assert availability.lacking(kafka.consumers["flights"], kafka) == []

@@ -23,8 +23,8 @@ LEVELS = (
     ("exceptions", "signals", "tallies", "deliveries", "messages"),
     ("conf",),
     ("clients", "serializers", "partitioning", "tracing", "models"),
-    ("gathering", "producers", "handlers", "retries", "execution"),
-    ("records", "outbox", "producing", "bridges", "dead_letters"),
+    ("gathering", "reachability", "producers", "deadlines", "handlers", "categories", "retries", "execution"),
+    ("records", "outbox", "producing", "batches", "bridges", "dead_letters"),
     ("monitoring", "consuming"),
     ("services", "testing", "health", "checks", "tasks", "admin", "management", "apps"),
 )

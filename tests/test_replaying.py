@@ -23,7 +23,7 @@ from django_kafka.dead_letters.carrying import carry_out
 from django_kafka.dead_letters.executing import ClaimLost, Executor
 from django_kafka.dead_letters.recording import Failure, add_attempt
 from django_kafka.dead_letters.replaying import LEASE
-from django_kafka.exceptions import BrokersUnreachable, DeliveryFailed
+from django_kafka.exceptions import BrokersUnreachable, DeliveryFailed, Reject, Retry, Skip
 from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.models import DeadLetter, DeadLetterAttempt, Replay
 from django_kafka.producing import send_now
@@ -40,6 +40,7 @@ ASK = "from django_kafka.dead_letters import replaying as r; r.request(r.letters
 
 broken = threading.Event()
 unreachable: list[bool] = []
+raised: list[BaseException] = []
 
 
 def handle(message: Message) -> None:
@@ -52,6 +53,8 @@ def handle(message: Message) -> None:
     if unreachable:
         unreachable.pop()
         raise BrokersUnreachable("no broker answers")
+    if raised:
+        raise raised.pop()
     if broken.is_set():
         raise ValueError("still broken")
 
@@ -63,6 +66,7 @@ def kafka(topic: str, *brokers: str) -> dict[str, Any]:
             "ops": {
                 "group_id": "ops",
                 "topics": {topic: {"handler": "tests.test_replaying.handle"}},
+                "retry": {"max_retries": 0},
                 "options": {"queued.min.messages": 1000},
             }
         },
@@ -74,6 +78,7 @@ def mended(settings: Any) -> Iterator[None]:
     settings.KAFKA = kafka("flights")
     broken.clear()
     unreachable.clear()
+    raised.clear()
     yield
     broken.clear()
 
@@ -207,6 +212,68 @@ def test_an_outage_leaves_the_replay_asked_for_and_uses_no_attempt(executor: Exe
     letter.refresh_from_db()
     replay.refresh_from_db()
     assert (replay.state, replay.claim, letter.attempts, letter.state) == ("requested", "", 1, "open")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ExceptionGroup("several", [ValueError(), MemoryError()]), SystemExit()]
+)
+def test_what_is_about_the_process_releases_the_replay_and_is_no_attempt(
+    executor: Executor, error: BaseException
+) -> None:
+    letter = dead_letter({"n": 1})
+    replay = ask(letter)
+    raised.append(error)
+
+    with pytest.raises(type(error)):
+        executor.run_next()
+
+    letter.refresh_from_db()
+    replay.refresh_from_db()
+    assert (replay.state, replay.claim, letter.attempts) == (Replay.State.REQUESTED, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "attempts"),
+    [
+        (Skip("nobody needs it"), DeadLetter.State.RESOLVED, 2),
+        (Reject("never"), DeadLetter.State.OPEN, 2),
+        (Retry(after=3600), DeadLetter.State.OPEN, 2),
+    ],
+)
+def test_what_a_handler_rules_holds_for_a_replay_too_which_is_one_attempt(
+    executor: Executor, error: Exception, state: str, attempts: int
+) -> None:
+    letter = dead_letter({"n": 1})
+    ask(letter)
+    raised.append(error)
+
+    replay = executor.run_next()
+
+    letter.refresh_from_db()
+    assert replay is not None
+    assert (letter.state, letter.attempts) == (state, attempts)
+    assert replay.state == ("succeeded" if state == DeadLetter.State.RESOLVED else "failed")
+    assert not Effect.objects.exists(), "what it did before is rolled back"
+
+
+class BankDown(Exception):
+    """What a project calls an outage of its own."""
+
+
+def test_an_outage_of_the_projects_own_leaves_the_replay_asked_for(executor: Executor, settings: Any) -> None:
+    settings.KAFKA = {**kafka("flights"), "error_categories": {"outage": ["tests.test_replaying.BankDown"]}}
+    letter = dead_letter({"n": 1})
+    ask(letter)
+    raised.append(BankDown())
+    waits: list[str] = []
+
+    def note(error: Exception, _seconds: float) -> None:
+        waits.append(type(error).__name__)
+
+    done = [replay.state for replay in carry_out(executor, stop=threading.Event(), waiting=note)]
+
+    letter.refresh_from_db()
+    assert (waits, done, letter.state) == (["BankDown"], ["succeeded"], DeadLetter.State.RESOLVED)
 
 
 def test_the_loop_waits_for_an_outage_to_end_and_goes_on(executor: Executor) -> None:
@@ -621,3 +688,43 @@ def test_a_running_worker_carries_out_what_was_asked_for(flights: Desk) -> None:
     worker.send_signal(signal.SIGTERM)
     assert worker.finish() == 0, worker.output()
     assert len(flights.runs()) == 2
+
+
+# Letters that end whoever replays them
+
+
+def test_a_replay_that_ends_three_processes_is_not_carried_out_again(executor: Executor) -> None:
+    letter = dead_letter({})
+    ask(letter)
+    for _ in range(3):
+        raised.append(SystemExit())
+        with pytest.raises(SystemExit):
+            executor.run_next()
+
+    replay = executor.run_next()
+
+    assert replay is not None
+    assert (replay.state, replay.deaths) == ("failed", 3)
+    assert replay.result == "3 processes ended while they carried it out; it was not tried again."
+    assert not Effect.objects.exists()
+    letter.refresh_from_db()
+    assert (letter.state, letter.attempts) == ("open", 1)
+    ask(letter)
+    second = executor.run_next()
+    assert second is not None
+    assert second.state == "succeeded", "Who asks again gets another chance."
+
+
+def test_claims_that_were_not_given_back_count_as_deaths_and_a_ctrl_c_does_not(executor: Executor) -> None:
+    replay = ask(dead_letter({}))
+    for deaths in (1, 2):
+        raised.append(KeyboardInterrupt())
+        Replay.objects.update(state="running", claim="killed", claimed_at=timezone.now() - timedelta(seconds=LEASE + 1))
+        with pytest.raises(KeyboardInterrupt):
+            executor.run_next()
+        replay.refresh_from_db()
+        assert (replay.state, replay.deaths) == ("requested", deaths)
+    Replay.objects.update(state="running", claim="killed", claimed_at=timezone.now() - timedelta(seconds=LEASE + 1))
+    done = executor.run_next()
+    assert done is not None
+    assert (done.state, done.deaths) == ("failed", 3)

@@ -89,8 +89,14 @@ class DeadLetterAdmin(Confirming, ReadOnly):
 
     @admin.display(description=_("message"), ordering="topic")
     def coordinates(self, letter: DeadLetter) -> str:
-        """Show topic[partition]@offset."""
-        return showing.line(str(letter), 300)
+        """Show topic[partition]@offset, and below it where an imported letter failed."""
+        place = showing.line(str(letter), 300)
+        if not letter.origin_topic:
+            return place
+        parts = f"[{letter.origin_partition}]" if letter.origin_partition is not None else ""
+        parts += f"@{letter.origin_offset}" if letter.origin_offset is not None else ""
+        origin = showing.line(letter.origin_topic + parts, 300)
+        return format_html('{}<br><span class="lynx-kafka-quiet">{}</span>', place, origin)
 
     @admin.display(description=_("consumer"), ordering="consumer")
     def consumer_shown(self, letter: DeadLetter) -> str:

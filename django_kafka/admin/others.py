@@ -16,6 +16,7 @@ from ..dead_letters import replaying
 from ..models import Replay, Worker
 from ..monitoring import heartbeats
 from . import showing
+from .closing import Closing
 from .letters import badge
 from .reading import ReadOnly
 
@@ -99,11 +100,24 @@ class ReplayAdmin(ReadOnly):
 
 
 @admin.register(Worker)
-class WorkerAdmin(ReadOnly):
-    """Which workers were heard of, and when."""
+class WorkerAdmin(Closing):
+    """Which workers were heard of, and how they are."""
 
-    list_display = ("consumer_shown", "host_shown", "pid", "version_shown", "started_at", "seen_at", "is_alive")
-    list_filter = (("consumer", admin.AllValuesFieldListFilter),)
+    list_display = (
+        "consumer_shown",
+        "host_shown",
+        "pid",
+        "version_shown",
+        "started_at",
+        "seen_at",
+        "is_alive",
+        "handled",
+        "dead_lettered",
+        "waiting_shown",
+        "hangs_shown",
+        "circuit_shown",
+    )
+    list_filter = (("consumer", admin.AllValuesFieldListFilter), "circuit")
     fields = (
         "consumer_shown",
         "cluster",
@@ -114,6 +128,15 @@ class WorkerAdmin(ReadOnly):
         "started_at",
         "seen_at",
         "is_alive",
+        "handled",
+        "dead_lettered",
+        "waiting_shown",
+        "waits_for_shown",
+        "hangs_shown",
+        "circuit_shown",
+        "circuit_opened_at",
+        "circuit_reason_shown",
+        "circuit_verbs",
     )
     readonly_fields = fields
     show_full_result_count = False
@@ -137,7 +160,28 @@ class WorkerAdmin(ReadOnly):
         """Show the version of this package that it runs."""
         return showing.line(worker.version)
 
+    @admin.display(description=_("waiting partitions"))
+    def waiting_shown(self, worker: Worker) -> str:
+        """Show how many of its partitions wait for an outage to end."""
+        return f"{worker.waiting}/{worker.partitions}"
+
+    @admin.display(description=_("waits for"))
+    def waits_for_shown(self, worker: Worker) -> str:
+        """Show what the first of these waits for."""
+        return showing.line(worker.waits_for, 300)
+
+    @admin.display(description=_("past their time limit"))
+    def hangs_shown(self, worker: Worker) -> str:
+        """Show which handlers run although their time is over, and on what."""
+        return showing.lines("\n".join(_hanging(one) for one in worker.hangs))
+
     @admin.display(description=_("alive"), boolean=True)
     def is_alive(self, worker: Any) -> bool:
         """Tell whether it was heard of lately."""
         return bool(worker.seen_at >= heartbeats.alive_since())
+
+
+def _hanging(one: dict[str, Any]) -> str:
+    place = f"{one['topic']}[{one['partition']}]@{one['offset']}"
+    sentence = _("%(place)s in %(handler)s for %(seconds)s s, limit %(limit)s s")
+    return sentence % {"place": place, "handler": one["handler"], "seconds": one["seconds"], "limit": one["limit"]}

@@ -13,7 +13,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import conf, handlers
-from ..dead_letters import replaying
+from ..dead_letters import importing, replaying
 from ..dead_letters.executing import StoredMessage
 from ..exceptions import ConfigurationError, DecodeError
 from ..messages import Message
@@ -137,8 +137,26 @@ def _facts(letter: DeadLetter) -> list[tuple[Any, str]]:
         (_("Error type"), letter.error_type),
         (_("Category"), letter.category),
         (_("Attempts"), str(letter.attempts)),
+        *(_origin(letter) if letter.imported_as else ()),
     ]
     return [(name, showing.line(value, 600)) for name, value in shown]
+
+
+def _origin(letter: DeadLetter) -> list[tuple[Any, str]]:
+    """Return what an imported letter tells of where it failed, and of what it does not tell."""
+    at = letter.origin_timestamp_ms
+    home = importing.home(letter)
+    told = [
+        (_("Imported as"), letter.imported_as),
+        (_("Original topic"), letter.origin_topic),
+        (_("Original partition"), letter.origin_partition),
+        (_("Original offset"), letter.origin_offset),
+        (_("Original timestamp"), None if at is None else _timestamp(DeadLetter(timestamp_ms=at))),
+        (_("Original group"), letter.origin_group),
+        (_("Replayed to"), home if home != letter.origin_topic else None),
+        (_("Not read"), letter.unread.replace("\n", " ")),
+    ]
+    return [(name, str(value)) for name, value in told if value not in (None, "")]
 
 
 def _timestamp(letter: DeadLetter) -> str:

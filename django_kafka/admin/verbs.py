@@ -106,6 +106,11 @@ def _open_and_idle(letters: Letters) -> Letters:
     return letters.filter(state=DeadLetter.State.OPEN).exclude(replaying.outstanding())
 
 
+def _own_and_idle(letters: Letters) -> Letters:
+    # What failed on an imported letter runs elsewhere.
+    return _open_and_idle(letters).filter(imported_as="")
+
+
 def _discarded(letters: Letters) -> Letters:
     return letters.filter(state=DeadLetter.State.DISCARDED).exclude(replaying.outstanding())
 
@@ -128,6 +133,10 @@ _NOT_OPEN = ngettext_lazy(
     "%d dead letter was left alone: it is resolved, discarded or being replayed already.",
     "%d dead letters were left alone: they are resolved, discarded or being replayed already.",
 )
+_NOT_OPEN_OR_IMPORTED = ngettext_lazy(
+    "%d dead letter was left alone: it is resolved, discarded, being replayed already, or was imported.",
+    "%d dead letters were left alone: they are resolved, discarded, being replayed already, or were imported.",
+)
 
 VERBS = (
     Verb(
@@ -141,9 +150,9 @@ VERBS = (
             _("A letter is resolved when its handler succeeds; a new failure comes back to the same letter."),
         ),
         done=_ASKED,
-        refused=_NOT_OPEN,
+        refused=_NOT_OPEN_OR_IMPORTED,
         logged="Asked for a replay to the handler.",
-        fits=_open_and_idle,
+        fits=_own_and_idle,
         act=_to_handler,
         asks_for_replay=True,
     ),
@@ -158,6 +167,7 @@ VERBS = (
             _("Every consumer group of the topic reads it again, also those that handled the message already."),
             _("It comes after all that was sent since: the order within its key is not kept."),
             _("A letter is resolved when Kafka has the record; a new failure comes back to the same letter."),
+            _("An imported letter goes to its original topic, without the headers of the dead-letter topic."),
         ),
         done=_ASKED,
         refused=_NOT_OPEN,
@@ -171,7 +181,9 @@ VERBS = (
         name="cancel-replay",
         label=_("Cancel the replay"),
         question=ngettext_lazy("Cancel the replay of %d dead letter?", "Cancel the replays of %d dead letters?"),
-        hints=(_("Only replays that nobody has begun can be cancelled. The letters stay open."),),
+        hints=(
+            _("Only replays that nobody has begun, or whose worker died, can be cancelled. The letters stay open."),
+        ),
         done=ngettext_lazy(
             "The replay of %d dead letter was cancelled.", "The replays of %d dead letters were cancelled."
         ),

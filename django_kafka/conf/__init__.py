@@ -24,6 +24,7 @@ from .schema import (
     Kafka,
     Logging,
     Producer,
+    ProducerCircuit,
     ProducerTopic,
     Retry,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Options",
     "Problem",
     "Producer",
+    "ProducerCircuit",
     "ProducerTopic",
     "Reading",
     "Retry",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .schema import CircuitBreaker, Consumer, Kafka, Producer, Retry
+from .schema import Consumer, Kafka, Producer, Retry
 
 _Line = tuple[str, Callable[[Any], bool], str]
 
@@ -14,9 +14,8 @@ def _registry(serializer: str | None) -> bool:
     return serializer in ("avro", "jsonschema", "protobuf")
 
 
-def _retries(retry: Retry | None) -> bool:
-    """Tell whether it asks for more than the one attempt that there is, and is not just the default."""
-    return retry is not None and retry != Retry() and (retry.max_retries > 0 or retry.decide is not None)
+def _retry_topics(retry: Retry | None) -> bool:
+    return retry is not None and retry.mode == "topics"
 
 
 CONSUMER: tuple[_Line, ...] = (
@@ -24,16 +23,14 @@ CONSUMER: tuple[_Line, ...] = (
     ("processes", lambda value: value > 1, "only 1; start `kafka_consume` several times instead"),
     ("transaction", lambda value: value == "batch", 'only "message" and "none"'),
     ("guarantee", lambda value: value != "at_least_once", 'only "at_least_once"'),
-    ("timeout", lambda value: value is not None, "only None"),
-    ("retry", _retries, "no retries: leave it out, or set max_retries to 0"),
+    ("retry.mode", lambda value: value == "topics", 'only "blocking"'),
     ("on_dead_letter", lambda value: value == "hold_key", 'only "continue"'),
     ("deduplicate", lambda value: value is not None, "only None"),
-    ("circuit_breaker", lambda value: value != CircuitBreaker(), "no circuit breaker: leave it out"),
     ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
     ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
 )
 CONSUMER_TOPIC: tuple[_Line, ...] = (
-    ("retry", _retries, "no retries: leave it out, or set max_retries to 0"),
+    ("retry", _retry_topics, 'only its mode "blocking"'),
     ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
     ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
 )
@@ -49,7 +46,6 @@ PRODUCER_TOPIC: tuple[_Line, ...] = (
     ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
 )
 WITH_CONSUMERS: tuple[_Line, ...] = (
-    ("dead_letters.topic", lambda value: value is not None, "only None"),
     ("dead_letters.mask", bool, "only an empty list"),
     ("bridges", bool, "only an empty list"),
 )

@@ -27,11 +27,13 @@ from .values import (
     whole,
 )
 
+LONGEST_WAIT = 7 * 86400.0
+"""Seconds between two attempts: no message is there for longer by default."""
 RETRY: Mapping[str, Rule] = {
     "max_retries": whole(),
-    "backoff": duration(),
+    "backoff": duration(0.0, LONGEST_WAIT),
     "multiplier": number(1.0, 1000.0),
-    "max_backoff": duration(),
+    "max_backoff": duration(0.0, LONGEST_WAIT),
     "jitter": number(0.0, 1.0),
     "mode": choice("blocking", "topics"),
     "retry_on": listed(dotted_path, "dotted paths"),
@@ -39,9 +41,10 @@ RETRY: Mapping[str, Rule] = {
     "decide": optional(dotted_path),
 }
 CIRCUIT_BREAKER: Mapping[str, Rule] = {
+    "enabled": flag,
     "failure_ratio": number(0.0, 1.0, above=True),
     "window": whole(1),
-    "cooldown": duration(),
+    "cooldown": duration(0.1),
 }
 CONSUMER: Mapping[str, Rule] = {
     "enabled": flag,
@@ -73,10 +76,14 @@ CONSUMER: Mapping[str, Rule] = {
 }
 LONGEST_GROUP = 255
 """Characters of a group's name with its prefix: what rows keep. Kafka itself takes more."""
+IMPORTS = ("auto", "lynx", "spring", "connect", "regiohelden", "karafka", "plain")
+"""Formats of dead letters that can be imported."""
 CONSUMER_TOPIC: Mapping[str, Rule] = {
     "handler": optional(dotted_path),
+    "timeout": optional(duration(0.001)),
     "serializer": optional(SERIALIZER),
     "key_serializer": optional(SERIALIZER),
+    "import": optional(choice(*IMPORTS)),
 }
 
 
@@ -92,7 +99,7 @@ def read_consumer(
     found["circuit_breaker"] = CircuitBreaker(**breaker.read(CIRCUIT_BREAKER))
     breaker.close()
     topics = {
-        topic_name: _read_topic(topic_name, inner, retry)
+        topic_name: _read_topic(topic_name, inner, retry, prefix)
         for topic_name, inner in block.entries("topics", "topic", topic(prefix))
     }
     refuse_reserved(block)
@@ -118,9 +125,10 @@ def _read_retry(block: Block, base: Retry) -> Retry:
     return retry
 
 
-def _read_topic(name: str, block: Block, retry: Retry) -> ConsumerTopic:
+def _read_topic(name: str, block: Block, retry: Retry, prefix: str) -> ConsumerTopic:
     own_retry = block.block("retry")
-    found = block.read(CONSUMER_TOPIC)
+    found = block.read({**CONSUMER_TOPIC, "original": optional(topic(prefix))})
+    found["imports"] = found.pop("import", None)
     found["retry"] = _read_retry(own_retry, retry) if own_retry.values else None
     path = block.path_to("dispatch")
     value = block.take("dispatch")
@@ -129,7 +137,21 @@ def _read_topic(name: str, block: Block, retry: Retry) -> ConsumerTopic:
         value = None
     read = [_read_dispatch(Block.of(rule, f"{path}[{i}]", block.problems)) for i, rule in enumerate(value or ())]
     block.close()
+    _find_contradictions_of_imports(found, block)
     return ConsumerTopic(name=name, dispatch=tuple(rule for rule in read if rule), **found)
+
+
+def _find_contradictions_of_imports(found: Mapping[str, object], block: Block) -> None:
+    if found["imports"]:
+        for key in ("handler", "dispatch", "retry"):
+            if key in block.given:
+                sentence = (
+                    f"{block.path_to(key)} stands beside `import`, which stores messages instead of handling them."
+                )
+                block.problem(CONTRADICTION, sentence, "Keep one of the two.", path=block.path_to(key))
+    elif "original" in block.given and "import" not in block.given:
+        path = block.path_to("original")
+        block.problem(CONTRADICTION, f"{path} stands there without `import`.", 'Add "import": "auto".', path=path)
 
 
 def _read_dispatch(block: Block) -> Dispatch | None:

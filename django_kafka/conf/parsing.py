@@ -7,23 +7,38 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from .blocks import DUPLICATE_NAME, UNKNOWN_CLUSTER, WRONG_VALUE, Block, Problem
+from .blocks import CONTRADICTION, DUPLICATE_NAME, UNKNOWN_CLUSTER, WRONG_VALUE, Block, Problem
 from .clusters import Cluster, read_cluster
 from .consumers import read_consumer
 from .librdkafka import reason_against
 from .producers import read_producer
-from .schema import Consumer, DeadLetters, Heartbeats, Kafka, Logging, Producer
+from .schema import CATEGORIES, Consumer, DeadLetters, Heartbeats, Kafka, Logging, Producer
 from .secrets import Options
-from .values import Rule, choice, duration, flag, label, listed, optional, size, text, topic, topic_prefix
+from .values import (
+    Rule,
+    choice,
+    dotted_path,
+    duration,
+    flag,
+    label,
+    listed,
+    optional,
+    size,
+    text,
+    topic_prefix,
+    topic_template,
+)
 
 TOP: Mapping[str, Rule] = {"client_id": text, "group_id": text, "topic_prefix": topic_prefix}
 DEAD_LETTERS: Mapping[str, Rule] = {
     "database": label,
     "retention": optional(duration()),
+    "producer": optional(label),
     "max_shown": size(0),
     "mask": listed(label, "names"),
 }
 HEARTBEATS: Mapping[str, Rule] = {"enabled": flag, "interval": duration(0.1, 3600.0)}
+ERROR_CATEGORIES: Mapping[str, Rule] = dict.fromkeys(CATEGORIES, listed(dotted_path, "dotted paths"))
 LOGGING: Mapping[str, Rule] = {
     "level": choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True),
     "enable_sarama_logger": flag,
@@ -92,10 +107,11 @@ def _read_producers(block: Block, common: Mapping[str, Any]) -> dict[str, Produc
 def _read_the_rest(block: Block, prefix: str) -> dict[str, Any]:
     letters, heartbeats, logging = (block.block(key) for key in ("dead_letters", "heartbeats", "logging"))
     rest = {
-        "dead_letters": DeadLetters(**letters.read({**DEAD_LETTERS, "topic": optional(topic(prefix))})),
+        "dead_letters": DeadLetters(**letters.read({**DEAD_LETTERS, "topic": optional(topic_template(prefix))})),
         "heartbeats": Heartbeats(**heartbeats.read(HEARTBEATS)),
         "logging": Logging(**logging.read(LOGGING)),
         "bridges": _read_bridges(block),
+        "error_categories": _read_error_categories(block.block("error_categories")),
     }
     for inner in (letters, heartbeats, logging):
         inner.close()
@@ -108,6 +124,18 @@ def _read_bridges(block: Block) -> tuple[Options, ...]:
         block.problem(WRONG_VALUE, f"{path} is of type {type(value).__name__}; allowed: a list of dicts.", path=path)
         return ()
     return tuple(Options(Block.of(each, f"{path}[{i}]", block.problems).values) for i, each in enumerate(value or ()))
+
+
+def _read_error_categories(block: Block) -> Mapping[str, tuple[str, ...]]:
+    found = block.read(ERROR_CATEGORIES)
+    block.close()
+    seen: dict[str, str] = {}
+    for category, paths in found.items():
+        for path in paths:
+            if seen.setdefault(path, category) != category:
+                sentence = f"{block.path} has {path!r} in {seen[path]!r} and in {category!r}."
+                block.problem(CONTRADICTION, sentence, "An exception has one category.")
+    return MappingProxyType(found)
 
 
 def _advice(block: Block) -> dict[str, str]:

@@ -19,6 +19,12 @@ def _local() -> Mapping[str, Cluster]:
     return MappingProxyType({"default": Cluster(name="default")})
 
 
+CATEGORIES = (
+    "network", "configuration", "authentication", "authorization", "serialization", "handler", "outage", "timeout",
+)  # fmt: skip
+"""What errors are counted by."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerTopic:
     """What is different for one topic of a producer; None: as the producer has it."""
@@ -29,6 +35,18 @@ class ProducerTopic:
     """Of keys."""
     routing: str | None = None
     """Which partition a record goes to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerCircuit:
+    """When a producer refuses records because its brokers are out of reach."""
+
+    enabled: bool = True
+    """False: it never does; records fill the queue, and then each waits for room."""
+    threshold: float = 30.0
+    """How long they must have been out of reach."""
+    cooldown: float = 5.0
+    """How long it waits before it asks them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +87,8 @@ class Producer:
     """How long a record waits for others to go with it."""
     compression: str = "zstd"
     """none, gzip, snappy, lz4 or zstd."""
+    circuit_breaker: ProducerCircuit = field(default_factory=ProducerCircuit)
+    """When it refuses records because its brokers are out of reach."""
     routing: str = "key"
     """Which partition a record goes to: key (as Java clients do), round_robin, sticky, or a dotted path."""
     options: Mapping[str, Any] = field(default_factory=Options)
@@ -137,20 +157,28 @@ class ConsumerTopic:
     """Of values."""
     key_serializer: str | None = None
     """Of keys."""
+    timeout: float | None = None
+    """How long a handler may run."""
     retry: Retry | None = None
     """The consumer's own, with what is different here."""
     dispatch: tuple[Dispatch, ...] = ()
     """Handlers by header; the first that matches has the message."""
+    imports: str | None = None
+    """The format of the dead letters of another system, which are stored here and not handled; None: it has none."""
+    original: str | None = None
+    """The topic that imported letters came from, without the prefix, whatever their headers say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitBreaker:
     """When a consumer pauses because its handlers fail too often."""
 
+    enabled: bool = True
+    """False: it never does; failed messages become dead letters, however many there are."""
     failure_ratio: float = 0.5
-    """Failed messages among the last ones, from 0 to 1."""
+    """It pauses when so much of the last `window` messages failed, from 0 to 1."""
     window: int = 100
-    """How many the last ones are."""
+    """How many messages it looks back on."""
     cooldown: float = 30.0
     """How long it pauses before it probes."""
 
@@ -202,7 +230,7 @@ class Consumer:
     guarantee: str = "at_least_once"
     """at_most_once, at_least_once or effect_once."""
     timeout: float | None = None
-    """How long a handler may run."""
+    """How long a handler may run that has no limit of its own; None: for ever."""
     retry: Retry = field(default_factory=Retry)
     """How often and when a failed message is handled again."""
     outage_patience: float = 900.0
@@ -234,7 +262,9 @@ class DeadLetters:
     retention: float | None = 2_592_000.0
     """How long those are kept that need nobody any more; None: for ever."""
     topic: str | None = None
-    """A topic that gets them too."""
+    """A topic that gets them too, without the prefix; {topic}, {group}, {consumer} in it are those of the message."""
+    producer: str | None = None
+    """The name of the producer that sends them there; None: the default one, or one of the same cluster."""
     max_shown: int = 524_288
     """Bytes of a payload that the admin shows."""
     mask: tuple[str, ...] = ()
@@ -283,6 +313,8 @@ class Kafka:
     """How workers tell that they live."""
     bridges: tuple[Mapping[str, Any], ...] = ()
     """From which topic to which."""
+    error_categories: Mapping[str, tuple[str, ...]] = field(default_factory=_nothing)
+    """Dotted paths of exceptions of the project, by the category they belong to."""
     logging: Logging = field(default_factory=Logging)
     """What is logged."""
     default_producer: str | None = None

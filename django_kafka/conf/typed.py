@@ -69,6 +69,14 @@ class ProducerTopicSettings(TypedDict, total=False):
     routing: str | None
 
 
+class ProducerCircuitSettings(TypedDict, total=False):
+    """KAFKA["producers"]["…"]["circuit_breaker"]"""
+
+    enabled: bool
+    threshold: Duration
+    cooldown: Duration
+
+
 class ProducerSettings(TypedDict, total=False):
     """KAFKA["producers"]["…"]"""
 
@@ -89,6 +97,7 @@ class ProducerSettings(TypedDict, total=False):
     batch_size: Size
     batch_timeout: Duration
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"]
+    circuit_breaker: ProducerCircuitSettings
     routing: str
     options: Mapping[str, Any]
 
@@ -115,19 +124,29 @@ class DispatchSettings(TypedDict):
     handler: str
 
 
-class ConsumerTopicSettings(TypedDict, total=False):
+_ImportSettings = TypedDict(
+    "_ImportSettings",
+    {"import": Literal["auto", "lynx", "spring", "connect", "regiohelden", "karafka", "plain"] | None},
+    total=False,
+)
+
+
+class ConsumerTopicSettings(_ImportSettings, total=False):
     """KAFKA["consumers"]["…"]["topics"]["…"]"""
 
     handler: str | None
     serializer: str | None
     key_serializer: str | None
+    timeout: Duration | None
     retry: RetrySettings
     dispatch: Sequence[DispatchSettings]
+    original: str | None
 
 
 class CircuitBreakerSettings(TypedDict, total=False):
     """KAFKA["consumers"]["…"]["circuit_breaker"]"""
 
+    enabled: bool
     failure_ratio: float
     window: int
     cooldown: Duration
@@ -175,6 +194,7 @@ class DeadLettersSettings(TypedDict, total=False):
     database: str
     retention: Duration | None
     topic: str | None
+    producer: str | None
     max_shown: Size
     mask: Sequence[str]
 
@@ -184,6 +204,19 @@ class HeartbeatsSettings(TypedDict, total=False):
 
     enabled: bool
     interval: Duration
+
+
+class ErrorCategoriesSettings(TypedDict, total=False):
+    """KAFKA["error_categories"]"""
+
+    network: Sequence[str]
+    configuration: Sequence[str]
+    authentication: Sequence[str]
+    authorization: Sequence[str]
+    serialization: Sequence[str]
+    handler: Sequence[str]
+    outage: Sequence[str]
+    timeout: Sequence[str]
 
 
 class LoggingSettings(TypedDict, total=False):
@@ -205,4 +238,5 @@ class KafkaSettings(ClusterSettings, total=False):
     dead_letters: DeadLettersSettings
     heartbeats: HeartbeatsSettings
     bridges: Sequence[Mapping[str, Any]]
+    error_categories: ErrorCategoriesSettings
     logging: LoggingSettings

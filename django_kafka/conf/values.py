@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from difflib import get_close_matches
+from string import Formatter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,8 @@ LARGEST = 2**31 - 1
 """No whole number that librdkafka takes is larger."""
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 """What producers, consumers and clusters may be called: names are labels of metrics and arguments of commands."""
+TEMPLATE_PLACES = ("topic", "group", "consumer")
+"""What may stand between braces in the name of a dead-letter topic."""
 
 _UNITS = {
     "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0,
@@ -270,6 +273,26 @@ def topic(prefix: str) -> Rule:
         length = f"1 to {249 - len(prefix)}" if prefix else "1 to 249"
         hint = "A pattern is not a name: list the topics." if isinstance(value, str) and value.startswith("^") else ""
         raise Wrong(f'{length} of the characters a-z A-Z 0-9 . _ -, but not "." or ".."', hint)
+
+    return rule
+
+
+def topic_template(prefix: str) -> Rule:
+    """Return the rule for the name of a topic in which other names have their places."""
+    allowed = "the name of a topic, which may have {topic}, {group} and {consumer} in it"
+
+    def rule(value: object) -> str:
+        if not isinstance(value, str):
+            raise Wrong(allowed)
+        try:
+            parts = list(Formatter().parse(value))
+        except ValueError:
+            raise Wrong(allowed, "Each place is a word between { and }.") from None
+        for _text, place, kind, conversion in parts:
+            if place is not None and (place not in TEMPLATE_PLACES or kind or conversion):
+                raise Wrong(allowed, did_you_mean(place, TEMPLATE_PLACES))
+        topic(prefix)(value.format(**dict.fromkeys(TEMPLATE_PLACES, "x")))
+        return value
 
     return rule
 

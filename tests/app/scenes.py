@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +49,7 @@ def _play(value: dict[str, Any], message: Message) -> None:
 
 
 FAILURES: dict[str, type[BaseException]] = {
-    one.__name__: one for one in (ValueError, SystemExit, KeyboardInterrupt, MemoryError)
+    one.__name__: one for one in (ValueError, ConnectionRefusedError, SystemExit, KeyboardInterrupt, MemoryError)
 }
 
 
@@ -57,6 +59,15 @@ def _wait_for(gate: Path) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"Nobody made {gate}.")
         time.sleep(0.01)
+
+
+def deadly(message: Message) -> None:
+    """End the process there and then when the value has a "kill"; else take its "seconds" and leave one effect."""
+    value = message.value
+    if value.get("kill"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(value.get("seconds", 0))
+    record(message)
 
 
 def forward(message: Message) -> None:

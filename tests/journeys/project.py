@@ -114,7 +114,7 @@ class Project:
     ) -> None:
         """Add a consumer to the settings: every topic to one handler, in this journey's group.
 
-        It commits more often than by default, because journeys wait for what is committed.
+        It commits more often than by default, because journeys wait for what is committed, and makes one attempt.
         """
         names = [topics] if isinstance(topics, str) else list(topics)
         consumers = self.kafka.setdefault("consumers", {})
@@ -122,6 +122,7 @@ class Project:
             "group_id": self.group,
             "topics": {each: {"handler": handler} for each in names},
             "auto_commit_interval": "200ms",
+            "retry": {"max_retries": 0},
             **settings,
         }
 
