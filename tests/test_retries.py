@@ -216,7 +216,7 @@ def test_it_is_not_asked_about_what_was_decided_on_purpose_or_is_unknown() -> No
 
 
 @pytest.mark.parametrize(
-    "answer", [True, "retry", -1, float("nan"), object(), Retry, Retry(-5.0), ValueError(), 10**400, [5]], ids=repr
+    "answer", [True, "retry", -1, float("nan"), Ellipsis, Retry, Retry(-5.0), ValueError(), 10**400, [5]], ids=repr
 )
 def test_nonsense_leaves_the_decision_to_us_and_is_said(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     error = ValueError("its own")
