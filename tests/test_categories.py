@@ -240,6 +240,8 @@ def raised_by(work: Callable[[], object]) -> Exception:
 
 def test_what_urllib_really_raises_is_known(refusing_server: str) -> None:
     refused = raised_by(lambda: urllib.request.urlopen(refusing_server, timeout=10))
+    assert isinstance(refused, urllib.error.HTTPError)
+    refused.close()
     assert of(refused) == Nature("outage", UNAVAILABLE, "another service cannot answer now (HTTP 503)", 7.0)
     nobody = raised_by(lambda: urllib.request.urlopen(f"http://127.0.0.1:{free_port()}/", timeout=10))
     assert (of(nobody).category, of(nobody).kind) == ("network", UNAVAILABLE)

@@ -99,7 +99,7 @@ def test_no_secret_that_librdkafka_quotes_reaches_the_log_of_a_producer(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     told: list[str] = []
-    client = ProducerClient("default", {**LOGIN, **QUOTED[what]}, told.append)
+    client = ProducerClient("default", {**LOGIN, **QUOTED[what]}, told.append, lambda: None)
     try:
         wait_until(lambda: "Failed to" in caplog.text)
     finally:
@@ -127,7 +127,7 @@ def test_no_secret_that_librdkafka_quotes_reaches_what_a_consumer_tells(
 @pytest.mark.parametrize("kind", ["producer", "consumer"])
 def test_a_login_in_a_value_that_librdkafka_refuses_reaches_no_error(kind: str) -> None:
     make: dict[str, Any] = {
-        "producer": lambda: ProducerClient("default", REFUSED, print),
+        "producer": lambda: ProducerClient("default", REFUSED, print, lambda: None),
         "consumer": lambda: ConsumerClient("ops", {**REFUSED, "group.id": "g"}, Told()),
     }
     with pytest.raises(ConfigurationError, match=r"sasl\.oauthbearer\.method") as raised:
