@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from itertools import repeat
@@ -35,8 +34,6 @@ Report = Callable[[Any, Any], object]
 
 _UNKNOWN = -(2**63)
 """The offset of a record without a report; Kafka's own are above."""
-_NOT_TOLD = -1
-_OFFSETS, _PARTITIONS = array("q", [_UNKNOWN]), array("i", [-1])
 
 _ASK_AGAIN = 0.2
 """Seconds between two looks at whether brokers can be reached, once `connection.timeout` has passed."""
@@ -49,37 +46,35 @@ class Reports:
     cost more than sending the record.
     """
 
-    __slots__ = ("_errors", "_offsets", "_partitions", "_uncommitted", "_waiters", "origin", "topic")
+    # Lists, not arrays: for one thing that is stored and maybe read once an array takes twice as long.
+    __slots__ = ("_errors", "_offsets", "_partitions", "_tally", "_uncommitted", "_waiters", "origin", "topic")
 
     def __init__(self, topic: str, origin: Origin, size: int) -> None:
         self.topic = topic
         """The topic as Kafka knows it, prefix included."""
         self.origin = origin
         """The producer."""
-        self._partitions = _PARTITIONS * size
-        self._offsets = _OFFSETS * size
+        self._tally = origin.tally
+        self._partitions: list[int | None] = [None] * size
+        self._offsets: list[int | None] = [_UNKNOWN] * size
         self._errors: dict[int, BaseException] = {}
         self._uncommitted: set[int] = set()
         self._waiters: dict[int, list[Callable[[], object]]] = {}
 
     def take(self, place: int, error: Any, message: Any) -> None:
         """Take the client's delivery report for the record at `place`."""
-        origin = self.origin
         if error is not None:
-            origin.refused(self.delivery(place), error)
+            self.origin.refused(self.delivery(place), error)
             return
         self._partitions[place] = message.partition()
-        try:
-            self._offsets[place] = message.offset()
-        except TypeError:
-            self._offsets[place] = _NOT_TOLD
-        tally = origin.tally
+        self._offsets[place] = message.offset()
+        tally = self._tally
         tally.acknowledged += 1
         tally.bytes += len(message)
         if self._waiters:
             self._wake(place)
         if record_delivered.receivers:
-            origin.delivered(self.delivery(place))
+            self.origin.delivered(self.delivery(place))
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -105,11 +100,12 @@ class Reports:
 
     def partition(self, place: int) -> int | None:
         """Return the partition, once acknowledged."""
-        return None if self._partitions[place] < 0 else self._partitions[place]
+        return self._partitions[place]
 
     def offset(self, place: int) -> int | None:
         """Return the offset, once acknowledged and where Kafka names one."""
-        return None if self._offsets[place] < 0 else self._offsets[place]
+        offset = self._offsets[place]
+        return None if offset is None or offset < 0 else offset
 
     def error(self, place: int) -> BaseException | None:
         """Return why the record was given up."""

@@ -55,7 +55,10 @@ def hand_over(route: Route, wire: Wire) -> Delivery:
     """Send a prepared record when its transaction commits, or at once when there is none."""
     if outlet.current is not None:
         return outlet.current(route, wire)
-    now = here.now
+    try:
+        now = here.local.now
+    except AttributeError:
+        now = here.now
     if route.producer.on_commit:
         # As open_transaction() does, but without its second look at the thread.
         for connection in now.connections:
