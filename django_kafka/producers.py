@@ -294,9 +294,6 @@ class Producers:
 
     def forget_after_fork(self) -> None:
         """Begin anew in a child process, whose inherited clients have no threads."""
-        for producer in self:
-            if producer.connected:
-                producer.client.leak()
         self.__init__()  # type: ignore[misc]  # the lock may have been held by a thread that does not exist here
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -177,6 +178,18 @@ def test_a_forked_child_sends_with_a_producer_of_its_own(embedded: Cluster, name
     produce(name, None, "after").result(20)
     arrived = values(read(embedded, name, 4))
     assert sorted(arrived) == ["after", "before", "child", "parent while forking"]
+
+
+def test_a_child_may_collect_what_its_parent_closed(name: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            produce(name, None, 1).result()
+            producers.close("default")
+        in_child(lambda: gc.collect() and None)
+    finally:
+        gc.enable()
 
 
 def test_a_child_that_never_sends_ends_at_once(name: str) -> None:

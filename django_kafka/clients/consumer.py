@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -19,6 +20,9 @@ from .logs import ClientLog
 from .scrubbing import Scrubber
 
 log = logging.getLogger("django_kafka.client")
+
+_CLOSE_AT_MOST = 8.0
+"""Seconds that closing may take; with brokers it takes about one."""
 
 Place = tuple[str, int]
 # Mapped over whole batches in C; every message that was fetched has a topic and a partition.
@@ -189,8 +193,28 @@ class ConsumerClient:
         self._client.unsubscribe()
 
     def close(self) -> None:
-        """Leave the group, if that was not done, and free what the client holds."""
-        self._client.close()
+        """Leave the group, if that was not done, and free what the client holds.
+
+        Without brokers librdkafka takes from six seconds to half a minute over it: after `_CLOSE_AT_MOST` seconds it is
+        left to itself, since nobody is there to hear of it.
+        """
+        raised: list[BaseException] = []
+        closer = threading.Thread(target=self._close, args=(raised,), name=f"kafka-{self.name}-closer", daemon=True)
+        closer.start()
+        closer.join(_CLOSE_AT_MOST)
+        if closer.is_alive():
+            log.warning(
+                "consumer=%s no broker heard within %.0f s that it leaves; its group notices when the session is over",
+                self.name, _CLOSE_AT_MOST,
+            )  # fmt: skip
+        if raised:
+            raise raised[0]
+
+    def _close(self, raised: list[BaseException]) -> None:
+        try:
+            self._client.close()
+        except BaseException as error:  # noqa: BLE001  # raised again in the poller's thread
+            raised.append(error)
 
     def _on_assign(self, _client: object, partitions: list[TopicPartition]) -> None:
         self._guarded(lambda: self._events.assigned([(one.topic, one.partition) for one in partitions]))

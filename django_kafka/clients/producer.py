@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -46,6 +48,7 @@ class ProducerClient:
             reason = self._scrub(errors.sentence(error))
             raise ConfigurationError(f"Producer {name!r} cannot be made: {reason}") from None
         self.produce: Callable[..., Any] = self._client.produce
+        _made.add(self)
         self.serve = self._client.poll
         """Serve delivery reports in the calling thread: `serve(seconds)`."""
         self._waiting = 0
@@ -156,11 +159,22 @@ class ProducerClient:
         raise ProduceError(f"Producer {self.name!r} was closed before a record could be handed to it; send it again.")
 
     def leak(self) -> None:
-        """Keep the client of another process from being destroyed in this one.
-
-        librdkafka's threads do not survive `fork()`, so that destroying an inherited client waits a second for them.
-        """
+        """Keep the client of another process from being destroyed in this one."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
+
+
+_made: weakref.WeakSet[ProducerClient] = weakref.WeakSet()
+
+
+def _leak_inherited() -> None:
+    # librdkafka's threads do not survive `fork()`: destroying an inherited client waits a second for them, and one that
+    # was closed, and only waits for the garbage collector, takes the process along.
+    for client in list(_made):
+        client.leak()
+    _made.clear()
+
+
+os.register_at_fork(after_in_child=_leak_inherited)
 
 
 def failure(topic: str, error: Any) -> DeliveryFailed:
