@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import os
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -60,7 +60,7 @@ class Command(BaseCommand):
                 )
                 self.stdout.write(banner)
                 self.stdout.flush()
-                asked.wait()
+                asked()
         self.stdout.write("The embedded cluster is gone, and what it held with it.")
 
 
@@ -84,15 +84,22 @@ def _parse(text: str, partitions: int) -> tuple[str, int]:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    asked = threading.Event()
+def _asked_to_stop() -> Iterator[Callable[[], object]]:
+    """Give what waits for a signal.
+
+    Through a pipe: a handler that sets an event takes its lock, which the interrupted thread may hold as it begins to
+    wait.
+    """
+    heard, told = os.pipe()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        os.write(told, b"!")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield lambda: os.read(heard, 1)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(heard)
+        os.close(told)
