@@ -156,6 +156,16 @@ class _Stage:
         self.committed = True
 
 
+def leave_foreign_transaction(using: str) -> None:
+    """Close the connection of this thread when a handler left a transaction of its own open on it.
+
+    In that one atomic() would commit nothing.
+    """
+    connection = connections[using]
+    if not (connection.in_atomic_block or connection.get_autocommit()):
+        connection.close()
+
+
 _IDLE = 60.0
 """Seconds without messages after which a thread gives connections back that settings do not want kept."""
 

@@ -23,11 +23,12 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import F, Q
 
 from .. import conf
 from ..exceptions import WorkerKilled
+from ..execution import leave_foreign_transaction
 from ..models import Tenure, Worker
 from ..monitoring.heartbeats import STALE_AFTER, alive_since
 from .gate import Gate
@@ -129,9 +130,7 @@ class Tenures:
 
     def _rows(self) -> Any:
         using = self._database
-        connection = connections[using]
-        if not (connection.in_atomic_block or connection.get_autocommit()):
-            connection.close()  # a handler left a transaction of its own open
+        leave_foreign_transaction(using)
         return Tenure.objects.using(using)
 
     def begin(self, lane: Lane) -> None:

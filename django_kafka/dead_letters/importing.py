@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from .. import conf
 from ..exceptions import ReplayRefused
-from ..messages import LETTER_HEADER, Message
+from ..execution import leave_foreign_transaction
+from ..messages import Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
 from ..models.dead_letters import encode_headers, fingerprint
 from ..signals import message_dead_lettered
 from . import foreign
-from .recording import Failure, add_attempt, me
+from .recording import Failure, add_attempt, has_content_of, insert, named_letter, stored_before
 
 UNKNOWN_ERROR = "unknown"
 """The type of an error that a dead-letter topic does not tell."""
@@ -39,25 +40,17 @@ def store(
     """
     using = conf.kafka().dead_letters.database
     still_ours()
-    connection = connections[using]
-    if not (connection.in_atomic_block or connection.get_autocommit()):
-        connection.close()
+    leave_foreign_transaction(using)
     with transaction.atomic(using=using):
         letters = [_letter(consumer, group_id, message, format) for message in messages]
-        known = _known(using, letters)
+        known = stored_before(using, letters)
         new: list[tuple[Message, DeadLetter]] = []
         for message, letter in zip(messages, letters, strict=True):
             place = letter.offset, letter.fingerprint
             if place not in known and not _came_back(using, message, letter):
                 new.append((message, letter))
                 known.add(place)
-        if connection.features.can_return_rows_from_bulk_insert:
-            DeadLetter.objects.using(using).bulk_create([letter for _message, letter in new])
-        else:
-            for _message, letter in new:
-                letter.save(using=using, force_insert=True)
-        attempts = [_attempt(letter) for _message, letter in new]
-        DeadLetterAttempt.objects.using(using).bulk_create(attempts)
+        insert(using, [(letter, _failure(letter)) for _message, letter in new], DeadLetterAttempt.Origin.IMPORT)
         still_ours()
     if message_dead_lettered.receivers:
         for message, letter in new:
@@ -100,30 +93,18 @@ def _letter(consumer: conf.Consumer, group_id: str, message: Message, format: st
     )
 
 
-def _known(using: str, letters: Sequence[DeadLetter]) -> set[tuple[int, str]]:
-    """Return offset and fingerprint of those that are stored."""
-    if not letters:
-        return set()
-    one = letters[0]
-    place = {"cluster": one.cluster, "group_id": one.group_id, "topic": one.topic, "partition": one.partition}
-    offsets = [letter.offset for letter in letters]
-    stored = DeadLetter.objects.using(using).filter(**place, offset__gte=min(offsets), offset__lte=max(offsets))
-    return set(stored.values_list("offset", "fingerprint"))
-
-
 def _came_back(using: str, message: Message, letter: DeadLetter) -> bool:
     """Add an attempt to the letter whose replay failed again where it came from, if this message is one.
 
     The header that names it comes from outside: it counts only for a letter of this topic with the very same key and
     value, and each message only once.
     """
-    header = message.header(LETTER_HEADER)
-    if header is None or len(header) > 20 or not header.isdigit() or int(header) >= 1 << 63:
+    if (named := named_letter(message)) is None:
         return False
     known = DeadLetter.objects.using(using).select_for_update().exclude(imported_as="")
     same = {"cluster": letter.cluster, "group_id": letter.group_id, "topic": letter.topic}
-    first = known.filter(pk=int(header), **same).first()
-    if first is None or (_bytes(first.key), _bytes(first.value)) != (message.raw_key, message.raw_value):
+    first = known.filter(pk=named, **same).first()
+    if first is None or not has_content_of(first, message):
         return False
     reporter = f"{letter}/{letter.fingerprint[:16]}"
     if not first.attempt_set.filter(reported_by=reporter).exists():
@@ -141,23 +122,6 @@ def _failure(letter: DeadLetter) -> Failure:
         handler=letter.handler,
         at=letter.last_failed_at,
     )
-
-
-def _attempt(letter: DeadLetter) -> DeadLetterAttempt:
-    return DeadLetterAttempt(
-        letter=letter,
-        number=letter.attempts,
-        at=letter.last_failed_at,
-        origin=DeadLetterAttempt.Origin.IMPORT,
-        worker=me(),
-        error_type=letter.error_type,
-        error_message=letter.error_message,
-        traceback=letter.traceback,
-    )
-
-
-def _bytes(stored: bytes | memoryview | None) -> bytes | None:
-    return None if stored is None else bytes(stored)
 
 
 def home(letter: DeadLetter) -> str:

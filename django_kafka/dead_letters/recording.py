@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from .. import conf, retries
 from ..exceptions import PartitionLost
+from ..execution import leave_foreign_transaction
 from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt
 from ..models.dead_letters import encode_headers, fingerprint
@@ -112,20 +113,13 @@ def record(
     """
     using = conf.kafka().dead_letters.database
     still_ours()
-    _leave_foreign_transaction(using)
+    leave_foreign_transaction(using)
     with transaction.atomic(using=using):
         letter = _store(using, consumer, group_id, message, failure)
         still_ours()
     if message_dead_lettered.receivers:
         message_dead_lettered.send_robust(consumer.name, message=message, letter=letter, error=failure)
     return letter
-
-
-def _leave_foreign_transaction(using: str) -> None:
-    connection = connections[using]
-    if not (connection.in_atomic_block or connection.get_autocommit()):
-        # A handler left a transaction of its own open, in which atomic() would commit nothing.
-        connection.close()
 
 
 def _store(using: str, consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:
@@ -180,19 +174,18 @@ def _record_together(
 ) -> list[DeadLetter]:
     using = conf.kafka().dead_letters.database
     still_ours()
-    _leave_foreign_transaction(using)
+    leave_foreign_transaction(using)
     with transaction.atomic(using=using):
         letters = [_new(consumer, group_id, message, failure) for message, failure in failed]
-        known = _known_places(using, letters)
+        known = stored_before(using, letters)
         fresh = []
         for place, (letter, (message, failure)) in enumerate(zip(letters, failed, strict=True)):
-            if (letter.offset in known) or message.header(LETTER_HEADER) is not None:
+            if (letter.offset, letter.fingerprint) in known or message.header(LETTER_HEADER) is not None:
                 letters[place] = _store(using, consumer, group_id, message, failure)
             else:
                 letter.attempts = failure.attempt
                 fresh.append((letter, failure))
-        _insert(using, [letter for letter, _failure in fresh])
-        _insert(using, [one for pair in fresh for one in _attempts(*pair, DeadLetterAttempt.Origin.WORKER)])
+        insert(using, fresh, DeadLetterAttempt.Origin.WORKER)
         still_ours()
     if message_dead_lettered.receivers:
         for letter, (message, failure) in zip(letters, failed, strict=True):
@@ -200,10 +193,20 @@ def _record_together(
     return letters
 
 
+def insert(using: str, fresh: Sequence[tuple[DeadLetter, Failure]], origin: str) -> None:
+    """Insert letters that have no rows yet, and the attempts that made them."""
+    _insert(using, [letter for letter, _failure in fresh])
+    _insert(using, [one for letter, failure in fresh for one in _attempts(letter, failure, origin)])
+
+
 def _insert(using: str, rows: Sequence[DeadLetter] | Sequence[DeadLetterAttempt]) -> None:
     """Insert new rows and give them their ids."""
     connection = connections[using]
     if not rows:
+        return
+    if not connection.features.can_return_rows_from_bulk_insert:
+        for one in rows:
+            one.save(using=using, force_insert=True)
         return
     if connection.vendor != "postgresql":
         type(rows[0])._default_manager.using(using).bulk_create(rows)  # type: ignore[arg-type]
@@ -230,12 +233,14 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, models.Choices) else value
 
 
-def _known_places(using: str, letters: Sequence[DeadLetter]) -> set[int]:
-    """Return the offsets of those that may have a row already; they are messages of one partition."""
+def stored_before(using: str, letters: Sequence[DeadLetter]) -> set[tuple[int, str]]:
+    """Return offset and fingerprint of letters that have a row already; they are of messages of one partition."""
+    if not letters:
+        return set()
     one = letters[0]
     place = {"cluster": one.cluster, "group_id": one.group_id, "topic": one.topic, "partition": one.partition}
     rows = DeadLetter.objects.using(using).filter(**place, offset__in=[letter.offset for letter in letters])
-    return set(rows.values_list("offset", flat=True))
+    return set(rows.values_list("offset", "fingerprint"))
 
 
 def add_attempt(using: str, letter: DeadLetter, failure: Failure, origin: str) -> None:
@@ -329,15 +334,27 @@ def _replayed_letter(using: str, consumer: conf.Consumer, group_id: str, message
 
     The header comes from outside: it counts only for a letter of this group with the very same key and value.
     """
+    if (named := named_letter(message)) is None:
+        return None
+    letters = DeadLetter.objects.using(using).select_for_update()
+    letter = letters.filter(pk=named, cluster=consumer.cluster, group_id=group_id, topic=message.topic).first()
+    if letter is None:
+        return None
+    same = has_content_of(letter, message) and _own(letter.headers) == _own(message.headers)
+    return letter if same else None
+
+
+def named_letter(message: Message) -> int | None:
+    """Return the id of the letter that the header of a message names; the header may come from anybody."""
     header = message.header(LETTER_HEADER)
     if header is None or len(header) > 20 or not header.isdigit() or int(header) >= 1 << 63:
         return None
-    letters = DeadLetter.objects.using(using).select_for_update()
-    letter = letters.filter(pk=int(header), cluster=consumer.cluster, group_id=group_id, topic=message.topic).first()
-    if letter is None:
-        return None
-    stored = _bytes(letter.key), _bytes(letter.value), _own(letter.headers)
-    return letter if stored == (message.raw_key, message.raw_value, _own(message.headers)) else None
+    return int(header)
+
+
+def has_content_of(letter: DeadLetter, message: Message) -> bool:
+    """Tell whether a letter has the very same key and value."""
+    return (_bytes(letter.key), _bytes(letter.value)) == (message.raw_key, message.raw_value)
 
 
 def _own(headers: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
