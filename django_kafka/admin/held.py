@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
@@ -46,6 +47,11 @@ class HoldAdmin(Confirming):
     fields = ("place_shown", "key_shown", "parked_shown", "since", "head_shown", "consumer_shown", "group_shown")
     readonly_fields = fields
     show_full_result_count = False
+
+    def page_context(self, title: str) -> dict[str, Any]:
+        """Return what pages in between need, with the way back to this list."""
+        back = reverse("admin:lynx_kafka_hold_changelist", current_app=self.admin_site.name)
+        return {**super().page_context(title), "list_url": back}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Hold]:
         """Return held keys with the number of messages that wait, and the letter they wait for."""
