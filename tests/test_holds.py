@@ -29,7 +29,7 @@ from tests.letters import dead_letter
 from tests.refusing import refusing
 from tests.servers.processes import wait_until
 
-HOLD = {"on_dead_letter": "hold_key"}
+HOLD = {"on_dead_letter": "hold_key", "auto_commit_interval": "100ms"}
 
 
 class Troubled:
