@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connection, connections
@@ -437,6 +438,43 @@ def test_a_hold_outlives_an_executor_that_is_interrupted(consumer: conf.Consumer
     assert parking(consumer, 3) is Parking.PARKED
     carry_out_all()
     assert log == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def repeatable_reads(consumer: conf.Consumer) -> Iterator[None]:
+    """What transactions read stays as it was when they began, where the database knows levels of that."""
+    options = connection.settings_dict["OPTIONS"]
+    if connection.vendor == "postgresql":
+        connection.close()
+        options["isolation_level"] = psycopg.IsolationLevel.REPEATABLE_READ
+    yield
+    connection.close()
+    options.pop("isolation_level", None)
+
+
+def test_what_is_parked_while_its_key_is_released_is_seen_whatever_the_isolation(
+    consumer: conf.Consumer, repeatable_reads: None
+) -> None:
+    replaying.request([fail(consumer, 0).pk])
+    interlopers = [1]
+
+    def park_in_between() -> None:
+        assert parking(consumer, interlopers.pop()) is Parking.PARKED
+        connections.close_all()
+
+    def park_first(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        # SQLite lets nobody write while another transaction does.
+        if interlopers and (sql.startswith('UPDATE "lynx_kafka_hold"') or connection.vendor == "sqlite"):
+            thread = threading.Thread(target=park_in_between)
+            thread.start()
+            thread.join()
+        return execute(sql, *arguments)
+
+    with connection.execute_wrapper(park_first):
+        carry_out_all()
+
+    assert log == [0, 1], "each is handled once, and none is left behind"
+    assert not Hold.objects.exists()
 
 
 def test_held_keys_of_a_partition_are_counted(consumer: conf.Consumer) -> None:

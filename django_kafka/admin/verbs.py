@@ -72,7 +72,8 @@ def carry_out(verb: Verb, chosen: Letters, user: Any) -> Outcome:
     outcome = Outcome()
     for ids in _pieces(chosen):
         with transaction.atomic(using=using):
-            holds.lock_of(using, ids)
+            if verb.releases:
+                holds.lock_of(using, ids)
             fitting = verb.fits(replaying.letters().filter(pk__in=ids)).order_by("pk").select_for_update()
             found = list(fitting.only("topic", "partition", "offset", "consumer", "hold"))
             verb.act([letter.pk for letter in found], user)

@@ -40,6 +40,10 @@ _MOST_DEATHS = 3
 """So many processes may end while they carry out one replay."""
 
 
+_CONFLICTS = 10
+"""So many times in a row somebody may park behind a letter while it is resolved, under REPEATABLE READ."""
+
+
 class ClaimLost(KafkaError):
     """Somebody else has taken the replay over; what was done for it here is rolled back."""
 
@@ -207,7 +211,7 @@ class Executor:
         finally:
             here.end()
         if not resolved:
-            self._resolve(replay)
+            self._resolve_handled(replay)
         return found.match(message).path
 
     def _shares_its_row(self) -> bool:
@@ -250,6 +254,16 @@ class Executor:
         route = producers[producer_for(letter.cluster).name].route_to(importing.home(letter))
         delivery = _acknowledged(send_now(route, (stored.value(), stored.key(), -1, headers, 0)))
         self._resolve(replay, f"{delivery.topic}[{delivery.partition}]@{delivery.offset}")
+
+    def _resolve_handled(self, replay: Replay) -> None:
+        """Resolve a letter whose effects are committed: a database conflict must not have its handler run again."""
+        for _ in range(_CONFLICTS):
+            try:
+                return self._resolve(replay)
+            except Exception as error:
+                if not isinstance(retries.decide(error, policy=retries.once()), retries.Again):
+                    raise
+        return self._resolve(replay)
 
     def _resolve(self, replay: Replay, result: str = "") -> None:
         letter = replay.letter
