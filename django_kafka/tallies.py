@@ -36,6 +36,8 @@ class ConsumerTally:
     """Messages whose handler came back without an error."""
     dead_lettered: int = 0
     """Messages stored as dead letters."""
+    parked: int = 0
+    """Messages stored behind a dead letter of their key, to be handled after it."""
     unpublished: int = 0
     """Dead letters that are too large for their topic."""
     imported: int = 0

@@ -21,7 +21,7 @@ from django.utils import timezone
 from django_kafka.admin import showing
 from django_kafka.admin.verbs import VERBS
 from django_kafka.dead_letters import replaying
-from django_kafka.models import DeadLetter, DeadLetterAttempt, Replay, Worker
+from django_kafka.models import DeadLetter, DeadLetterAttempt, Hold, Replay, Worker
 from django_kafka.models.dead_letters import encode_headers
 
 pytestmark = pytest.mark.django_db
@@ -653,7 +653,7 @@ def test_a_verb_asks_before_it_does_anything(client: Client, operator: User, let
     ("verb", "target", "why"),
     [
         ("replay", "handler", "resolved, discarded, being replayed already, or was imported"),
-        ("replay-to-topic", "topic", "resolved, discarded or being replayed already"),
+        ("replay-to-topic", "topic", "resolved, discarded, being replayed already, or holds its key back"),
     ],
 )
 def test_a_confirmed_replay_is_asked_for_and_entered_into_the_history(
@@ -814,3 +814,110 @@ def test_the_desk_speaks_german(client: Client, operator: User, letter: Any) -> 
 
     assert "Handler erneut ausführen" in page_of(client, made)
     assert "zuletzt gescheitert" in client.get(reverse(LIST)).content.decode().lower()
+
+
+# Held keys
+
+
+HELD = "admin:lynx_kafka_hold_changelist"
+
+
+@pytest.fixture
+def held(letter: Callable[..., DeadLetter]) -> list[DeadLetter]:
+    """A letter that holds its key, and two messages behind it."""
+    hold = Hold.objects.create(
+        group_id="ops", consumer="ops", topic="flights", partition=0, key=b"UA \x1b[1m", key_hash="0" * 64,
+        since=timezone.now(),
+    )  # fmt: skip
+    parked = {"state": "parked", "attempts": 0, "error_type": "", "error_message": "", "category": "parked"}
+    return [letter(hold=hold), letter(hold=hold, **parked), letter(hold=hold, **parked)]
+
+
+def held_act(client: Client, verb: str, hold: Hold) -> Any:
+    data: dict[str, Any] = {"action": verb, "index": "0", "_selected_action": [str(hold.pk)]}
+    asked = client.post(reverse(HELD), data)
+    if asked.status_code != 200 or "hidden" not in (asked.context or {}):
+        return asked
+    again: dict[str, list[Any]] = {}
+    for name, value in asked.context["hidden"]:
+        again.setdefault(name, []).append(value)
+    return client.post(reverse(HELD), again, follow=True)
+
+
+@pytest.fixture
+def holder(person: Callable[..., User]) -> User:
+    return person("view_hold", "view_deadletter", "replay_deadletter")
+
+
+def test_held_keys_are_listed_with_what_waits_and_for_what(
+    client: Client, holder: User, held: list[DeadLetter]
+) -> None:
+    page = client.get(reverse(HELD)).content.decode()
+    assert f'<a href="{reverse("admin:lynx_kafka_deadletter_change", args=[held[0].pk])}">flights[0]@1</a>' in page
+    assert '<td class="field-parked_shown">2</td>' in page
+    assert "UA \\u001b[1m" in page
+    assert "\x1b" not in page
+    for term, count in (("UA \x1b[1m", 1), ("ops", 1), ("UA", 0)):
+        assert client.get(reverse(HELD), {"q": term}).context["cl"].result_count == count
+    detail = client.get(reverse("admin:lynx_kafka_hold_change", args=[Hold.objects.get().pk]))
+    assert detail.status_code == 200
+
+
+def test_a_held_key_is_released_by_the_replay_of_its_letter(
+    client: Client, holder: User, held: list[DeadLetter]
+) -> None:
+    answer = held_act(client, "replay", Hold.objects.get())
+    assert said(answer)[0] == "A replay of 1 dead letter was asked for."
+    assert list(Replay.objects.values_list("letter", "target", "requested_by")) == [(held[0].pk, "handler", holder.pk)]
+    assert states(*held) == ["open", "parked", "parked"]
+
+
+def test_a_letter_that_is_discarded_releases_what_is_parked(
+    client: Client, holder: User, held: list[DeadLetter]
+) -> None:
+    answer = held_act(client, "discard", Hold.objects.get())
+    assert said(answer)[:2] == ["1 dead letter was discarded.", "What is parked behind them is released."]
+    assert "python manage.py kafka_replay --requested" in said(answer)[2]
+    assert states(*held) == ["discarded", "open", "parked"]
+    assert list(Replay.objects.values_list("letter", "requested_by")) == [(held[1].pk, holder.pk)]
+
+
+@pytest.mark.parametrize("verb", ["replay", "discard"])
+def test_held_keys_are_released_only_by_those_who_may_replay(
+    client: Client, person: Callable[..., User], held: list[DeadLetter], verb: str
+) -> None:
+    person("view_hold", "view_deadletter")
+    held_act(client, verb, Hold.objects.get())
+    assert states(*held) == ["open", "parked", "parked"]
+    assert not Replay.objects.exists()
+    person("view_deadletter", "replay_deadletter")
+    assert client.get(reverse(HELD)).status_code == 403
+
+
+def test_the_page_of_a_letter_says_how_many_wait_behind_it(
+    client: Client, operator: User, held: list[DeadLetter]
+) -> None:
+    assert "It holds its key back: 2 later messages are parked behind it." in page_of(client, held[0])
+    page = page_of(client, held[1])
+    assert "it is parked behind a dead letter of its key" in page
+    assert f'<a href="{reverse("admin:lynx_kafka_deadletter_change", args=[held[0].pk])}">flights[0]@1</a>' in page
+    for verb in VERB_NAMES:
+        assert verb_url(verb, held[1]) not in page, "What is parked comes after its letter."
+
+
+def test_a_letter_that_holds_its_key_is_not_sent_to_its_topic(
+    client: Client, operator: User, held: list[DeadLetter]
+) -> None:
+    assert verb_url("replay", held[0]) in page_of(client, held[0])
+    assert verb_url("replay-to-topic", held[0]) not in page_of(client, held[0])
+    answer = client.post(verb_url("replay-to-topic", held[0]), follow=True)
+    assert said(answer) == [
+        "1 dead letter was left alone: it is resolved, discarded, being replayed already, or holds its key back."
+    ]
+    assert not Replay.objects.exists()
+
+
+def test_held_keys_speak_german(client: Client, holder: User, held: list[DeadLetter]) -> None:
+    client.cookies["django_language"] = "de"
+    assert "2 spätere Nachrichten sind dahinter geparkt" in page_of(client, held[0])
+    assert "zurückgehaltene Schlüssel" in client.get(reverse(HELD)).content.decode()

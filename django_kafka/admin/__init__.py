@@ -1,6 +1,7 @@
 """The desk for dead letters: looked at, replayed, discarded; everything else is for reading only."""
 
+from .held import HoldAdmin
 from .letters import DeadLetterAdmin
 from .others import ReplayAdmin, WorkerAdmin
 
-__all__ = ["DeadLetterAdmin", "ReplayAdmin", "WorkerAdmin"]
+__all__ = ["DeadLetterAdmin", "HoldAdmin", "ReplayAdmin", "WorkerAdmin"]

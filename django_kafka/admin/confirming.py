@@ -129,7 +129,9 @@ class Confirming(ReadOnly):
             messages.success(request, verb.done % outcome.done)
         if outcome.refused:
             messages.warning(request, verb.refused % outcome.refused)
-        if verb.asks_for_replay and outcome.done:
+        if outcome.released:
+            messages.info(request, _("What is parked behind them is released."))
+        if (verb.asks_for_replay and outcome.done) or outcome.released:
             _say_who_carries_out(request, outcome)
 
 

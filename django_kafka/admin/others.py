@@ -162,7 +162,7 @@ class WorkerAdmin(Closing):
 
     @admin.display(description=_("waiting partitions"))
     def waiting_shown(self, worker: Worker) -> str:
-        """Show how many of its partitions wait for an outage to end."""
+        """Show how many of its partitions wait for an outage to end, or for a place behind a held key."""
         return f"{worker.waiting}/{worker.partitions}"
 
     @admin.display(description=_("waits for"))

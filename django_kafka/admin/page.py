@@ -13,7 +13,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import conf, handlers
-from ..dead_letters import importing, replaying
+from ..dead_letters import holds, importing, replaying
 from ..dead_letters.executing import StoredMessage
 from ..exceptions import ConfigurationError, DecodeError
 from ..messages import Message
@@ -93,6 +93,10 @@ class Page:
     """The latest ones."""
     replays: list[dict[str, Any]]
     """The latest ones."""
+    behind: int | None
+    """How many messages of its key are parked; None when it holds none back."""
+    head: DeadLetter | None
+    """The letter that it is parked behind."""
 
 
 def letters_with_sizes() -> QuerySet[DeadLetter]:
@@ -106,6 +110,8 @@ def page_of(letter: Any) -> Page:
     limit = conf.kafka().dead_letters.max_shown
     headers_too_large = letter.headers_size > limit * 2
     headers = [] if headers_too_large else letter.headers
+    held, is_parked = letter.hold_id is not None, letter.state == DeadLetter.State.PARKED
+    using = conf.kafka().dead_letters.database
     return Page(
         letter=letter,
         title=showing.line(str(letter), 300),
@@ -121,6 +127,8 @@ def page_of(letter: Any) -> Page:
         headers_too_large=headers_too_large,
         attempts=[_attempt(each) for each in letter.attempt_set.order_by("-id")[:_ROWS]],
         replays=[_replay(each) for each in letter.replays.order_by("-id")[:_ROWS]],
+        behind=holds.parked(using, letter.hold_id) if held and not is_parked else None,
+        head=holds.head(using, letter.hold_id) if held and is_parked else None,
     )
 
 

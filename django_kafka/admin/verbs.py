@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
 from .. import conf
-from ..dead_letters import replaying
+from ..dead_letters import holds, replaying
 from ..models import DeadLetter, Replay
 
 Letters = QuerySet[DeadLetter]
@@ -46,6 +46,8 @@ class Verb:
     """Does it with the letters of these ids, for a person."""
     asks_for_replay: bool = False
     """Whether somebody has to carry it out afterwards."""
+    releases: bool = False
+    """Whether it is the end of a letter, so that what is parked behind it is released."""
     cautious: bool = field(default=False)
     """Whether its button is shown as one to think about."""
 
@@ -60,6 +62,8 @@ class Outcome:
     """Letters it does not fit (any more)."""
     consumers: set[str] = field(default_factory=set)
     """The consumers whose letters they are."""
+    released: bool = False
+    """Whether messages may have been parked behind a letter that was given up: replays of them are asked for."""
 
 
 def carry_out(verb: Verb, chosen: Letters, user: Any) -> Outcome:
@@ -68,12 +72,15 @@ def carry_out(verb: Verb, chosen: Letters, user: Any) -> Outcome:
     outcome = Outcome()
     for ids in _pieces(chosen):
         with transaction.atomic(using=using):
+            if verb.releases:
+                holds.lock_of(using, ids)
             fitting = verb.fits(replaying.letters().filter(pk__in=ids)).order_by("pk").select_for_update()
-            found = list(fitting.only("topic", "partition", "offset", "consumer"))
+            found = list(fitting.only("topic", "partition", "offset", "consumer", "hold"))
             verb.act([letter.pk for letter in found], user)
             _log(verb, found, user)
         outcome.done += len(found)
         outcome.refused += len(ids) - len(found)
+        outcome.released |= verb.releases and any(letter.hold_id is not None for letter in found)
         outcome.consumers.update(letter.consumer for letter in found)
     return outcome
 
@@ -111,6 +118,11 @@ def _own_and_idle(letters: Letters) -> Letters:
     return _open_and_idle(letters).filter(imported_as="")
 
 
+def _free_and_idle(letters: Letters) -> Letters:
+    # One that holds its key would come to its topic behind all that waits for it.
+    return _open_and_idle(letters).filter(hold__isnull=True)
+
+
 def _discarded(letters: Letters) -> Letters:
     return letters.filter(state=DeadLetter.State.DISCARDED).exclude(replaying.outstanding())
 
@@ -133,6 +145,10 @@ _NOT_OPEN = ngettext_lazy(
     "%d dead letter was left alone: it is resolved, discarded or being replayed already.",
     "%d dead letters were left alone: they are resolved, discarded or being replayed already.",
 )
+_NOT_OPEN_OR_HOLDING = ngettext_lazy(
+    "%d dead letter was left alone: it is resolved, discarded, being replayed already, or holds its key back.",
+    "%d dead letters were left alone: they are resolved, discarded, being replayed already, or hold their keys back.",
+)
 _NOT_OPEN_OR_IMPORTED = ngettext_lazy(
     "%d dead letter was left alone: it is resolved, discarded, being replayed already, or was imported.",
     "%d dead letters were left alone: they are resolved, discarded, being replayed already, or were imported.",
@@ -147,6 +163,7 @@ VERBS = (
             _("The handler that this consumer has now runs again on the stored message."),
             _("Nothing is sent to the topic: other consumer groups see nothing of it."),
             _("Later messages of the same key have been handled already: the handler must bear the old one."),
+            _("A letter that holds its key back is different: what is parked behind it is handled next, in order."),
             _("A letter is resolved when its handler succeeds; a new failure comes back to the same letter."),
         ),
         done=_ASKED,
@@ -170,9 +187,9 @@ VERBS = (
             _("An imported letter goes to its original topic, without the headers of the dead-letter topic."),
         ),
         done=_ASKED,
-        refused=_NOT_OPEN,
+        refused=_NOT_OPEN_OR_HOLDING,
         logged="Asked for a replay to the topic.",
-        fits=_open_and_idle,
+        fits=_free_and_idle,
         act=_to_topic,
         asks_for_replay=True,
         cautious=True,
@@ -201,12 +218,14 @@ VERBS = (
         question=ngettext_lazy("Discard %d dead letter?", "Discard %d dead letters?"),
         hints=(
             _("Their messages stay unhandled. They are kept, and can be opened again, until their retention is over."),
+            _("What is parked behind one of them is released: it is handled next, in order."),
         ),
         done=ngettext_lazy("%d dead letter was discarded.", "%d dead letters were discarded."),
         refused=_NOT_OPEN,
         logged="Discarded.",
         fits=_open_and_idle,
-        act=lambda ids, user: replaying.discard(ids),
+        act=lambda ids, user: replaying.discard(ids, user=user),
+        releases=True,
         cautious=True,
     ),
     Verb(

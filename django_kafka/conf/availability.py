@@ -24,7 +24,6 @@ CONSUMER: tuple[_Line, ...] = (
     ("transaction", lambda value: value == "batch", 'only "message" and "none"'),
     ("guarantee", lambda value: value != "at_least_once", 'only "at_least_once"'),
     ("retry.mode", lambda value: value == "topics", 'only "blocking"'),
-    ("on_dead_letter", lambda value: value == "hold_key", 'only "continue"'),
     ("deduplicate", lambda value: value is not None, "only None"),
     ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
     ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),

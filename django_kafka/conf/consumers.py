@@ -68,6 +68,7 @@ CONSUMER: Mapping[str, Rule] = {
     "timeout": optional(duration(0.001)),
     "outage_patience": duration(),
     "on_dead_letter": choice("continue", "hold_key"),
+    "hold_key_limit": whole(1, 10_000_000),
     "deduplicate": optional(text),
     "session_timeout": optional(duration(0.001, 3600.0)),
     "heartbeat_interval": optional(duration(0.001, 3600.0)),
@@ -108,6 +109,7 @@ def read_consumer(
     found["options"] = read_options(options, (CONSUMER_SAME, block.given), (CLUSTER_SAME, given))
     consumer = Consumer(name=name, client_id=client_id, topics=MappingProxyType(topics), **found)
     _find_contradictions(consumer, block)
+    _find_contradictions_of_holds(consumer, block)
     _find_contradictions_of_groups(consumer, block, options)
     if len(prefix) + len(consumer.group_id) > LONGEST_GROUP:
         sentence = f"{block.path} has a group_id of {len(consumer.group_id)} characters, besides topic_prefix."
@@ -181,6 +183,22 @@ def _find_contradictions(consumer: Consumer, block: Block) -> None:
                 sentence = f'{block.path} has guarantee "effect_once" and retry mode "topics".'
                 block.problem(CONTRADICTION, sentence, 'Retry topics leave the transaction: use mode "blocking".')
                 break
+
+
+def _find_contradictions_of_holds(consumer: Consumer, block: Block) -> None:
+    if consumer.on_dead_letter != "hold_key":
+        if "hold_key_limit" in block.given:
+            path = block.path_to("hold_key_limit")
+            sentence = f'{path} stands there without on_dead_letter "hold_key".'
+            block.problem(CONTRADICTION, sentence, 'Add "on_dead_letter": "hold_key", or leave it out.', path=path)
+        return
+    if consumer.ordering == "unordered":
+        sentence = f'{block.path} has on_dead_letter "hold_key" and ordering "unordered".'
+        block.problem(CONTRADICTION, sentence, "Where there is no order, none can be kept: leave one of them out.")
+    if any(retry.mode == "topics" for retry in (consumer.retry, *(one.retry for one in consumer.topics.values()
+                                                                  if one.retry))):  # fmt: skip
+        sentence = f'{block.path} has on_dead_letter "hold_key" and retry mode "topics".'
+        block.problem(CONTRADICTION, sentence, 'Later messages overtake those in retry topics: use mode "blocking".')
 
 
 def _find_contradictions_of_groups(consumer: Consumer, block: Block, options: Block) -> None:

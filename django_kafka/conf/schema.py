@@ -239,6 +239,8 @@ class Consumer:
     """When it pauses because its handlers fail too often."""
     on_dead_letter: str = "continue"
     """What becomes of later messages of the same key: continue or hold_key."""
+    hold_key_limit: int = 10_000
+    """Messages that are parked behind one dead letter at most; beyond that their partition waits."""
     deduplicate: str | None = None
     """The header that tells messages apart, or the dotted path of a callable that does."""
     session_timeout: float | None = None

@@ -180,6 +180,7 @@ class ConsumerSettings(TypedDict, total=False):
     outage_patience: Duration
     circuit_breaker: CircuitBreakerSettings
     on_dead_letter: Literal["continue", "hold_key"]
+    hold_key_limit: int
     deduplicate: str | None
     session_timeout: Duration | None
     heartbeat_interval: Duration | None

@@ -31,9 +31,9 @@ class Lane:
     """The messages of one partition that this worker has and has not settled."""
 
     __slots__ = (
-        "at_end", "bytes", "expected", "failing", "halted", "held", "in_flight", "interrupted", "lost", "outage",
-        "paused", "permit", "place", "reason", "running", "slices", "stored", "tenure", "until", "waits", "wary",
-        "watermark",
+        "at_end", "bytes", "expected", "failing", "full", "halted", "held", "held_keys", "in_flight", "interrupted",
+        "lost", "outage", "paused", "permit", "place", "reason", "running", "slices", "stored", "tenure", "until",
+        "waits", "wary", "watermark",
     )  # fmt: skip
 
     def __init__(self, place: Place) -> None:
@@ -79,6 +79,10 @@ class Lane:
         """What `deaths` knows of it; None when nobody watches for deaths."""
         self.wary = False
         """Whether `deaths` must be asked before the next message."""
+        self.held_keys: dict[bytes, int] | None = None
+        """Keys that are held, or were lately, and how many messages are parked behind each at most; None: not read."""
+        self.full = False
+        """Whether it waits because as many messages of a key are parked as may be."""
 
     def __repr__(self) -> str:
         return f"<Lane {self.place[0]}[{self.place[1]}]>"

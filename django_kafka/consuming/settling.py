@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from .. import categories, conf, retries
-from ..dead_letters import recording
+from ..dead_letters import holds, recording
 from ..dead_letters.publishing import Published, Publisher
 from ..dead_letters.recording import Failure
 from ..exceptions import DeliveryFailed, NoHandler, PartitionLost
@@ -43,7 +43,7 @@ class Settler:
         self._usual = retries.policy_for(consumer, "")
         topics = [conf.kafka().prefixed(one) for one in consumer.topics]
         self._policies = {topic: retries.policy_for(consumer, topic) for topic in topics}
-        self._together = consumer.on_dead_letter != "hold_key"
+        self._together = not holds.keeps(consumer)
 
     def failed(self, lane: Lane, piece: Slice, found: TopicHandlers, index: int, error: Exception) -> float | None:
         """Do what is decided about a failed attempt; return how many seconds its lane must wait, or None: go on."""
@@ -274,6 +274,8 @@ class Settler:
                 self.consumer.name, message.topic, message.partition, message.offset,
                 failure.error_type, failure.handler, failure.attempt,
             )  # fmt: skip
+        if lane.held_keys is not None:
+            lane.held_keys.update({message.raw_key: 0 for message, _failure in stored if message.raw_key is not None})
         # What receivers of the signal produced is no part of the next message.
         _forget_produced()
         for (index, _failure), (message, _same), letter in zip(piece.failed, stored, letters, strict=False):

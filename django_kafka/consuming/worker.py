@@ -11,8 +11,8 @@ from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
 from ..exceptions import ConfigurationError, NotAvailable
 from .circuits import Circuit
-from .handling import HandlerThread
 from .lanes import Lanes
+from .parking import thread_of
 from .polling import Poller, topics_and_group
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,9 @@ class Worker:
         self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)
         bounds: dict[str, Any] = {"worker": self, "limit": max_messages, "until_empty": until_empty}
         self._poller = Poller(self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds)
+        kind = thread_of(self.consumer)
         self._threads = [
-            HandlerThread(f"kafka-{name}-{number}", self.consumer, self.group_id, self.lanes, self.tally, self.fail)
+            kind(f"kafka-{name}-{number}", self.consumer, self.group_id, self.lanes, self.tally, self.fail)
             for number in range(self.consumer.concurrency)
         ]
         # The main thread stays free for signals, which must never reach the thread that polls.
@@ -99,7 +100,7 @@ class Worker:
     def report(self) -> dict[str, Any]:
         """Return what its row shows."""
         standing = self.circuit.standing()
-        waiting = [lane for lane in self.lanes if lane.outage is not None]
+        waiting = [lane for lane in self.lanes if lane.outage is not None or lane.full]
         return {
             # Counted up to this moment: a slice may take minutes.
             "handled": self.succeeded(),

@@ -23,7 +23,7 @@ from ..models import DeadLetter, DeadLetterAttempt, Replay
 from ..producers import producers
 from ..producing import send_now
 from ..signals import dead_letter_replayed
-from . import importing
+from . import holds, importing
 from .foreign import without
 from .publishing import producer_for
 from .recording import Failure, add_attempt, me
@@ -38,6 +38,10 @@ _COMMITTED_READS = (1, 2)
 
 _MOST_DEATHS = 3
 """So many processes may end while they carry out one replay."""
+
+
+_CONFLICTS = 10
+"""So many times in a row somebody may park behind a letter while it is resolved, under REPEATABLE READ."""
 
 
 class ClaimLost(KafkaError):
@@ -87,6 +91,10 @@ class Executor:
         """Take replays of letters of these consumers (None: of all), or only the replays with these ids."""
         self._consumers = consumers
         self._ids = ids
+        self.followed: list[int] = []
+        """The replays of messages that were parked behind a letter, in the order in which they were released here."""
+        self._due: set[int] = set()
+        """Those of them that have not come to their end here."""
         self._claim = uuid.uuid4().hex
         self._database = conf.kafka().dead_letters.database
         self._ended = threading.Event()
@@ -117,6 +125,7 @@ class Executor:
             self._carry_out(replay)
         finally:
             self._running = None
+        self._due.discard(replay.pk)
         replay.refresh_from_db(using=self._database)
         dead_letter_replayed.send_robust(replay.letter.consumer, letter=replay.letter, replay=replay)
         return replay
@@ -127,7 +136,7 @@ class Executor:
             if self._consumers is not None:
                 waiting = waiting.filter(letter__consumer__in=self._consumers)
             if self._ids is not None:
-                waiting = waiting.filter(pk__in=self._ids)
+                waiting = waiting.filter(pk__in=[*self._ids, *self._due])
             found = waiting.order_by("id").values("pk", "state", "claim", "claimed_at").first()
             if found is None:
                 return None
@@ -163,6 +172,7 @@ class Executor:
         self._message = None
         try:
             importing.refuse(letter, replay.target)
+            holds.refuse(letter, replay.target)
         except ReplayRefused as refusal:
             self._finish(replay, Replay.State.CANCELLED, str(refusal))
             return
@@ -201,7 +211,7 @@ class Executor:
         finally:
             here.end()
         if not resolved:
-            self._resolve(replay)
+            self._resolve_handled(replay)
         return found.match(message).path
 
     def _shares_its_row(self) -> bool:
@@ -245,6 +255,16 @@ class Executor:
         delivery = _acknowledged(send_now(route, (stored.value(), stored.key(), -1, headers, 0)))
         self._resolve(replay, f"{delivery.topic}[{delivery.partition}]@{delivery.offset}")
 
+    def _resolve_handled(self, replay: Replay) -> None:
+        """Resolve a letter whose effects are committed: a database conflict must not have its handler run again."""
+        for _ in range(_CONFLICTS):
+            try:
+                return self._resolve(replay)
+            except Exception as error:
+                if not isinstance(retries.decide(error, policy=retries.once()), retries.Again):
+                    raise
+        return self._resolve(replay)
+
     def _resolve(self, replay: Replay, result: str = "") -> None:
         letter = replay.letter
         with transaction.atomic(using=self._database):
@@ -255,11 +275,22 @@ class Executor:
                 # No run of a handler. A consumer may have read the record and failed already: then that stands.
                 row.filter(attempts=letter.attempts).update(**settled)
                 return
+            self._let_go(replay)
             row.update(attempts=F("attempts") + 1, **settled)
             DeadLetterAttempt.objects.using(self._database).create(
                 letter=letter, number=letter.attempts + 1, at=timezone.now(), origin=DeadLetterAttempt.Origin.REPLAY,
                 worker=me(), succeeded=True,
             )  # fmt: skip
+
+    def _let_go(self, replay: Replay) -> None:
+        # Read now: the letter may have begun to hold its key while its handler ran.
+        hold_id = letters().filter(pk=replay.letter_id).values_list("hold_id", flat=True).first()
+        if hold_id is None:
+            return
+        released = holds.let_go(self._database, replay.letter_id, hold_id, replay)
+        if released is not None:
+            self.followed.append(released.pk)
+            self._due.add(released.pk)
 
     def _failed(self, replay: Replay, error: Exception, path: str) -> None:
         match retries.decide(error, replay.letter.attempts + 1, self._policy(replay), self._message):

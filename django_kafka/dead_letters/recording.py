@@ -23,6 +23,7 @@ from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt
 from ..models.dead_letters import encode_headers, fingerprint
 from ..signals import message_dead_lettered
+from . import holds
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,14 @@ def record(
 
 
 def _store(using: str, consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:
+    held = holds.identity(consumer, group_id, message) if holds.keeps(consumer) else None
+    # The hold first, then its letters: so does whoever parks or releases.
+    hold_id = None if held is None else holds.begin(using, held, consumer.name, message.raw_key or b"")
     replayed = _replayed_letter(using, consumer, group_id, message)
     letter = replayed or _row(using, _new(consumer, group_id, message, failure))
+    if hold_id is not None and letter.hold_id != hold_id:
+        letter.hold_id = hold_id
+        letter.save(using=using, update_fields=["hold"])
     add_attempt(using, letter, failure, DeadLetterAttempt.Origin.WORKER)
     return letter
 
@@ -138,10 +145,11 @@ def record_all(
 ) -> list[DeadLetter]:
     """Store messages as dead letters, as `record` does; return the rows, which may be only those of the first ones.
 
-    They are stored in one transaction. When the database refuses one of them, the first one is stored by itself.
+    They are stored in one transaction. When the database refuses one of them, the first one is stored by itself; so it
+    is when keys are held.
     """
     some = _first(failed)
-    if len(some) > 1:
+    if len(some) > 1 and not holds.keeps(consumer):
         try:
             return _record_together(consumer, group_id, some, still_ours)
         except PartitionLost:
@@ -276,7 +284,7 @@ def me() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"[:200]
 
 
-def _new(consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:
+def new_letter(consumer: conf.Consumer, group_id: str, message: Message, **fields: Any) -> DeadLetter:
     """Return the row of a message that is not stored yet."""
     headers = encode_headers(message.headers)
     key, value, timestamp = message.raw_key, message.raw_value, message.timestamp_ms
@@ -292,9 +300,13 @@ def _new(consumer: conf.Consumer, group_id: str, message: Message, failure: Fail
         key=key,
         value=value,
         stored_headers=headers,
-        first_failed_at=(*failure.earlier, failure)[0].at,
-        **_latest(failure),
+        **fields,
     )
+
+
+def _new(consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:
+    first = (*failure.earlier, failure)[0].at
+    return new_letter(consumer, group_id, message, first_failed_at=first, **_latest(failure))
 
 
 def _latest(failure: Failure) -> dict[str, Any]:
@@ -309,21 +321,17 @@ def _latest(failure: Failure) -> dict[str, Any]:
     }
 
 
-_IDENTITY = ("cluster", "group_id", "topic", "partition", "offset", "fingerprint")
-
-
 def _row(using: str, new: DeadLetter) -> DeadLetter:
     """Return the row of a message, stored now unless it was before."""
-    identity = {name: getattr(new, name) for name in _IDENTITY}
-    letters = DeadLetter.objects.using(using)
-    if (known := letters.select_for_update().filter(**identity).first()) is not None:
+    same = new.same().using(using).select_for_update()
+    if (known := same.first()) is not None:
         return known
     try:
         with transaction.atomic(using=using):
             new.save(using=using, force_insert=True)
     except IntegrityError:
         # Another worker stored it in between, as may happen around a rebalance; or the database refuses it.
-        if (known := letters.select_for_update().filter(**identity).first()) is None:
+        if (known := same.first()) is None:
             raise
         return known
     return new

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from .. import conf
 from ..models import DeadLetter, Replay
+from . import holds
 
 LEASE = 60.0
 """Seconds after which a claim that was not renewed is taken over."""
@@ -61,7 +62,8 @@ def request(
     """Ask for a replay of the letters with these ids.
 
     Only open letters without an outstanding replay are taken. `user` is the person who asks, `name` who or what asks
-    where there is none. Nothing runs here.
+    where there is none. Nothing runs here. Raises `ReplayRefused` when one of them holds its key back and is to be sent
+    to its topic.
     """
     if target not in Replay.Target.values:
         raise ValueError(f"The target {target!r} is not one of: {', '.join(Replay.Target.values)}.")
@@ -69,6 +71,8 @@ def request(
     consumers: set[str] = set()
     for ids in _pieces(sorted(set(chosen))):
         with transaction.atomic(using=conf.kafka().dead_letters.database):
+            if target == Replay.Target.TOPIC:
+                _refuse_held(ids)
             ready = letters().filter(pk__in=ids, state=DeadLetter.State.OPEN).exclude(outstanding())
             found = dict(ready.select_for_update().values_list("pk", "consumer"))
             now = timezone.now()
@@ -103,13 +107,32 @@ def cancel(chosen: Iterable[int]) -> int:
     )
 
 
-def discard(chosen: Iterable[int]) -> int:
-    """Give up the open letters with these ids for good; return how many. Those that are being replayed stay."""
-    return _move(chosen, DeadLetter.State.OPEN, DeadLetter.State.DISCARDED)
+def _refuse_held(ids: Sequence[int]) -> None:
+    held = letters().filter(pk__in=ids, state=DeadLetter.State.OPEN, hold__isnull=False)
+    if (first := held.order_by("pk").first()) is not None:
+        holds.refuse(first, Replay.Target.TOPIC)
+
+
+def discard(chosen: Iterable[int], *, user: Any = None, name: str = "") -> int:
+    """Give up the open letters with these ids for good; return how many. Those that are being replayed stay.
+
+    What is parked behind one of them is released: replays of it are asked for, by `user` or `name` as in `request`.
+    """
+    using = conf.kafka().dead_letters.database
+    by = Replay(requested_by_id=None if user is None else user.pk, requested_by_name=name or _name(user))
+    count = 0
+    for ids in _pieces(sorted(set(chosen))):
+        with transaction.atomic(using=using):
+            holds.lock_of(using, ids)
+            count += _move(ids, DeadLetter.State.OPEN, DeadLetter.State.DISCARDED)
+            given_up = letters().filter(pk__in=ids, state=DeadLetter.State.DISCARDED, hold__isnull=False)
+            for letter_id, hold_id in given_up.order_by("pk").values_list("pk", "hold_id"):
+                holds.let_go(using, letter_id, hold_id, by)
+    return count
 
 
 def reopen(chosen: Iterable[int]) -> int:
-    """Open discarded letters again; return how many."""
+    """Open discarded letters again; return how many. They hold no key: later messages have been handled already."""
     return _move(chosen, DeadLetter.State.DISCARDED, DeadLetter.State.OPEN)
 
 

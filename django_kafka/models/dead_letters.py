@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .holds import Hold
+
 Pairs = Iterable[tuple[str, "bytes | None"]]
 
 
@@ -40,12 +42,13 @@ def fingerprint(timestamp: int | None, key: bytes | None, headers: bytes, value:
 
 
 class DeadLetter(models.Model):
-    """A message whose handling was given up, whole, with its latest error."""
+    """A message whose handling was given up, whole, with its latest error; or one that is parked behind such a one."""
 
     class State(models.TextChoices):
         """Where a letter stands."""
 
         OPEN = "open", _("open")
+        PARKED = "parked", _("parked")
         RESOLVED = "resolved", _("resolved")
         DISCARDED = "discarded", _("discarded")
 
@@ -83,6 +86,11 @@ class DeadLetter(models.Model):
     first_failed_at = models.DateTimeField(_("first failed"))
     last_failed_at = models.DateTimeField(_("last failed"))
     settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
+    hold = models.ForeignKey(
+        Hold, models.SET_NULL, null=True, editable=False, related_name="letters", verbose_name=_("held key"),
+        db_index=False,
+    )  # fmt: skip
+    """What holds its key back, until it is resolved or discarded. Those of one hold are in the order of their ids."""
 
     class Meta:
         app_label = "lynx_kafka"
@@ -100,11 +108,17 @@ class DeadLetter(models.Model):
             models.Index(fields=["consumer", "topic", "-id"], name="lynx_kafka_letter_topic"),
             models.Index(fields=["error_type", "-id"], name="lynx_kafka_letter_error"),
             models.Index(fields=["last_failed_at"], name="lynx_kafka_letter_failed"),
+            models.Index(fields=["hold", "id"], condition=models.Q(hold__isnull=False), name="lynx_kafka_letter_hold"),
         )
         permissions = (("replay_deadletter", _("Can replay and discard dead letters")),)
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}]@{self.offset}"
+
+    def same(self) -> models.QuerySet[DeadLetter]:
+        """Return the row of the same message, if it is stored."""
+        fields = ("cluster", "group_id", "topic", "partition", "offset", "fingerprint")
+        return DeadLetter.objects.filter(**{name: getattr(self, name) for name in fields})
 
     @property
     def headers(self) -> list[tuple[str, bytes | None]]:

@@ -32,7 +32,7 @@ class Worker(models.Model):
     dead_lettered = models.BigIntegerField(_("dead letters"), default=0)
     partitions = models.PositiveIntegerField(_("partitions"), default=0)
     waiting = models.PositiveIntegerField(_("waiting partitions"), default=0)
-    """How many of its partitions wait for an outage to end."""
+    """How many of its partitions wait for an outage to end, or for a place behind a held key."""
     waits_for = models.CharField(_("waits for"), max_length=300, blank=True)
 
     circuit = models.CharField(_("circuit"), max_length=10, choices=Circuit.choices, default=Circuit.CLOSED)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .. import conf, handlers, tallies
-from ..consuming.handling import HandlerThread
 from ..consuming.lanes import Lane, Lanes
+from ..consuming.parking import thread_of
 from ..dead_letters.replaying import letters
 from ..exceptions import ConfigurationError, KafkaError
 from ..messages import RawMessage
@@ -112,7 +112,7 @@ def _work(settings: conf.Consumer, group: str, arrived: RawMessage) -> None:
     lane: Lane = lanes.open(place)
     lanes.take(lane, [arrived], 0)
     failures: list[BaseException] = []
-    thread = HandlerThread("inline", settings, group, lanes, tallies.of_consumer(settings.name), failures.append)
+    thread = thread_of(settings)("inline", settings, group, lanes, tallies.of_consumer(settings.name), failures.append)
     while lane.slices:
         if (mine := lanes.next(1.0)) is None:
             continue

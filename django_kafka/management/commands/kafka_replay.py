@@ -68,9 +68,10 @@ class Command(BaseCommand):
         ending = _Ending(options["timeout"])
         try:
             with ending, progress(self.stdout, len(ids)) as shown:
+                followed: list[int] = []
                 for start in range(0, len(ids), _PIECE):
-                    self._carry_out(ids[start : start + _PIECE], ending, shown)
-            self._sum_up(ids, ending)
+                    followed += self._carry_out(ids[start : start + _PIECE], ending, shown)
+            self._sum_up(list(dict.fromkeys([*ids, *followed])), ending)
         except (OperationalError, InterfaceError) as error:
             raise CommandError(
                 f"{ending.reason} while the database is unavailable ({type(error).__name__}); what was not carried out "
@@ -105,6 +106,9 @@ class Command(BaseCommand):
         target = options["target"] or Replay.Target.HANDLER
         ids: list[int] = []
         refused = last = 0
+        if target == Replay.Target.TOPIC and (held := letters.filter(hold__isnull=False).count()):
+            letters = letters.filter(hold__isnull=True)
+            self.stderr.write(f"Left alone: {_letters(held)} that hold their keys back; replay them to the handler.")
         while piece := list(letters.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:_PIECE]):
             last = piece[-1]
             refused += replaying.request(piece, target=target, name=name).refused
@@ -114,7 +118,8 @@ class Command(BaseCommand):
             self.stderr.write(f"Left alone: {_letters(refused)}, whose replay was asked for already (see --requested).")
         return ids
 
-    def _carry_out(self, ids: list[int], ending: _Ending, shown: Progress) -> None:
+    def _carry_out(self, ids: list[int], ending: _Ending, shown: Progress) -> list[int]:
+        """Carry out these replays and those of messages that this releases; return the latter."""
         executor = Executor(ids=ids)
         seen: set[int] = set()
         try:
@@ -128,8 +133,9 @@ class Command(BaseCommand):
         finally:
             executor.close()
         ended = replaying.replays().filter(pk__in=ids).exclude(state__in=Replay.OUTSTANDING)
-        if others := ended.exclude(pk__in=seen).count():
+        if others := ended.exclude(pk__in=seen.intersection(ids)).count():
             shown.finished_elsewhere(others)
+        return executor.followed
 
     def _running_elsewhere(self, ids: list[int]) -> bool:
         """Tell whether a worker has taken one of ours; it ends there, or its claim runs out and comes to us."""

@@ -1,0 +1,98 @@
+"""Held keys in the lanes: messages whose key is held are parked instead of run.
+
+The lane's owner is the only one that begins holds of its partition, so what it knows of held keys is never too little:
+it reads them before its first message, and adds those of letters that it stores. Holds end elsewhere, when a replay
+settles the last letter; that is seen when the next message of such a key comes, under the lock of its hold.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .. import conf
+from ..dead_letters import holds
+from ..dead_letters.parking import Parking, park
+from ..exceptions import PartitionLost
+from ..handlers import TopicHandlers
+from ..messages import Message
+from .handling import HandlerThread
+from .lanes import Lane
+from .settling import still_ours
+from .slices import Slice
+
+log = logging.getLogger(__name__)
+
+
+class HoldingThread(HandlerThread):
+    """Works on lanes whose keys may be held. Without held keys it looks at nothing, once for each slice."""
+
+    def _execute(
+        self,
+        lane: Lane,
+        piece: Slice,
+        found: TopicHandlers,
+        call: Callable[[Message], Any],
+        end: int | None = None,
+    ) -> float | None:
+        """Run messages as far as their keys are free, or park those that come next."""
+        if lane.held_keys is None:
+            try:
+                lane.held_keys = holds.of_partition(self.consumer, self.group_id, *lane.place)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever it is: without them nothing may be begun
+                return self.settler.held(lane, f"its held keys cannot be read ({type(error).__name__})")
+        if lane.held_keys:
+            last = min(one for one in (end, lane.until, len(piece.messages)) if one is not None)
+            place = next(self._held(lane.held_keys, piece, last), None)
+            if place == piece.done:
+                return self._park(lane, piece, found)
+            end = last if place is None else place
+        return super()._execute(lane, piece, found, call, end)
+
+    @staticmethod
+    def _held(keys: dict[bytes, int], piece: Slice, end: int) -> Iterator[int]:
+        messages = piece.messages
+        return (index for index in range(piece.done, end) if messages[index].key() in keys)
+
+    def _park(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
+        """Park the next message; return how many seconds the lane must wait, or None: go on."""
+        message = Message(piece.messages[piece.done], found.decoder)
+        key, keys = message.raw_key, lane.held_keys
+        assert key is not None
+        assert keys is not None
+        limit = self.consumer.hold_key_limit
+        try:
+            parking = park(
+                self.consumer, self.group_id, message,
+                count=keys[key] >= limit, still_ours=lambda: still_ours(lane),
+            )  # fmt: skip
+        except PartitionLost:
+            return None
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever kept it from being written: the message is not settled
+            return self.settler.held(lane, f"a message could not be parked ({type(error).__name__})")
+        if parking is Parking.FULL:
+            lane.full = True
+            return self.settler.held(lane, f"{limit} messages of one key are parked already (hold_key_limit)")
+        lane.full, lane.outage = False, None
+        lane.waits = lane.failing = 0
+        if parking is Parking.FREE:
+            del keys[key]
+            return None
+        keys[key] = min(keys[key] + 1, limit)
+        piece.done += 1
+        self.tally.parked += 1
+        log.info(
+            "consumer=%s topic=%s partition=%s offset=%s parked: its key is held",
+            self.consumer.name, message.topic, message.partition, message.offset,
+        )  # fmt: skip
+        return None
+
+
+def thread_of(consumer: conf.Consumer) -> type[HandlerThread]:
+    """Return the kind of handler threads that a consumer needs."""
+    return HoldingThread if holds.keeps(consumer) else HandlerThread
