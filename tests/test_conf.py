@@ -704,6 +704,8 @@ def test_a_reserved_property_is_refused_with_its_reason(client: Any, name: str, 
         (consumer(retry={"backoff": "2m"}), "backoff (120 s) is longer than max_backoff (60 s)"),
         (consumer(guarantee="effect_once", transaction="none"), 'guarantee "effect_once" and transaction "none"'),
         (consumer(guarantee="effect_once", retry={"mode": "topics"}), 'retry mode "topics"'),
+        (consumer(on_dead_letter="hold_key", topics={"a": {"retry": {"mode": "topics"}}}), 'retry mode "topics"'),
+        (consumer(retry={"mode": "topics", "max_retries": 51}), "each retry has a topic of its own"),
         ({"security": {"sasl": {"enabled": True, "password": "x"}}}, '["username"] is empty, but PLAIN needs it'),
         ({"security": {"tls": {"enabled": True, "cert_file": "x"}}}, "has `cert_file` but no `key_file`"),
     ],
@@ -1053,8 +1055,6 @@ LACKING: list[Mapping[str, Any]] = [
     consumer(transaction="batch"),
     consumer(guarantee="effect_once"),
     consumer(guarantee="at_most_once"),
-    consumer(retry={"mode": "topics"}),
-    consumer(topics={"a": {"retry": {"mode": "topics"}}}),
     consumer(on_dead_letter="hold_key"),
     consumer(deduplicate="id"),
     consumer(serializer="avro"),
@@ -1079,7 +1079,12 @@ def test_a_setting_whose_behaviour_is_lacking_says_so_when_its_client_starts(
 
 def test_what_is_switched_off_is_not_lacking() -> None:
     kafka = read(
-        consumer(retry={"max_retries": 5, "decide": "a.b"}, serializer="a.b", concurrency=4, transaction="none")
+        consumer(
+            retry={"max_retries": 5, "decide": "a.b", "mode": "topics"},
+            serializer="a.b",
+            concurrency=4,
+            transaction="none",
+        )
     )
 
     assert availability.lacking(kafka.consumers["flights"], kafka) == []

@@ -29,6 +29,8 @@ from .values import (
 
 LONGEST_WAIT = 7 * 86400.0
 """Seconds between two attempts: no message is there for longer by default."""
+MOST_RETRY_TOPICS = 50
+"""Of one topic."""
 RETRY: Mapping[str, Rule] = {
     "max_retries": whole(),
     "backoff": duration(0.0, LONGEST_WAIT),
@@ -170,6 +172,7 @@ def _read_dispatch(block: Block) -> Dispatch | None:
 
 
 def _find_contradictions(consumer: Consumer, block: Block) -> None:
+    _find_contradictions_of_retry_topics(consumer, block)
     if consumer.guarantee == "effect_once":
         if consumer.transaction == "none":
             sentence = f'{block.path} has guarantee "effect_once" and transaction "none".'
@@ -181,6 +184,18 @@ def _find_contradictions(consumer: Consumer, block: Block) -> None:
                 sentence = f'{block.path} has guarantee "effect_once" and retry mode "topics".'
                 block.problem(CONTRADICTION, sentence, 'Retry topics leave the transaction: use mode "blocking".')
                 break
+
+
+def _find_contradictions_of_retry_topics(consumer: Consumer, block: Block) -> None:
+    own = (topic.retry for topic in consumer.topics.values())
+    through = [retry for retry in (consumer.retry, *own) if retry is not None and retry.mode == "topics"]
+    if through and consumer.on_dead_letter == "hold_key":
+        sentence = f'{block.path} has on_dead_letter "hold_key" and retry mode "topics".'
+        block.problem(CONTRADICTION, sentence, 'Retry topics do not keep the order of a key: use mode "blocking".')
+    most = max((retry.max_retries for retry in through), default=0)
+    if most > MOST_RETRY_TOPICS:
+        sentence = f'{block.path} has retry mode "topics" and max_retries {most}: each retry has a topic of its own.'
+        block.problem(CONTRADICTION, sentence, f'{MOST_RETRY_TOPICS} at most, or mode "blocking".')
 
 
 def _find_contradictions_of_groups(consumer: Consumer, block: Block, options: Block) -> None:
