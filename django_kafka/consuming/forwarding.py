@@ -43,7 +43,7 @@ class Forwarder(Courier):
         Nothing is raised: what cannot be sent yet is a delivery that failed, to be sent again.
         """
         topic = origin.removeprefix(conf.kafka().topic_prefix)
-        said = [_written(one) for one in (*failure.earlier, failure)][-MOST_EARLIER:]
+        said = [written(one) for one in (*failure.earlier, failure)][-MOST_EARLIER:]
         due = int((time.time() + after) * 1000)
         headers = retry_topics.headers_of(message, attempts=message.attempt, due_ms=due, failures=said)
         # With the time of sending: a topic deletes by it what is old.
@@ -53,7 +53,7 @@ class Forwarder(Courier):
         return Forwarded(delivery, send, failure)
 
 
-def _written(failure: Failure) -> bytes:
+def written(failure: Failure) -> bytes:
     facts = {
         "at": int(failure.at.timestamp() * 1000),
         "category": failure.category,

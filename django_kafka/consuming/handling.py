@@ -135,7 +135,7 @@ class HandlerThread(threading.Thread):
                 return wait
             if lane.interrupted or piece.done in (len(piece.messages), lane.until):
                 break
-            if found.retry is not None and (left := _until_due(lane, piece, found.retry)) is not None:
+            if found.retry is not None and (left := until_due(lane, piece, found.retry)) is not None:
                 # Nothing that is done with has to wait until then for being settled.
                 if piece.failed and (held := self.settler.store(lane, piece, found)) is not None:
                     return held
@@ -255,7 +255,7 @@ class HandlerThread(threading.Thread):
         return None
 
 
-def _until_due(lane: Lane, piece: Slice, retry: RetryTopic) -> float | None:
+def until_due(lane: Lane, piece: Slice, retry: RetryTopic) -> float | None:
     """Return how many seconds the next message of a retry topic has to wait; None: it is due."""
     index = piece.done
     if piece.due is None or piece.due[0] != index:
