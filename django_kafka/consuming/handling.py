@@ -247,8 +247,7 @@ class HandlerThread(threading.Thread):
                     return wait
             else:
                 if isinstance(sent, Forwarded):
-                    delivery = sent.delivery
-                    self.lanes.expect((delivery.topic, delivery.partition or 0), delivery.offset or 0)
+                    self.settler.expect(sent)
                 piece.acknowledge()
                 lane.waits = 0
                 lane.outage = None

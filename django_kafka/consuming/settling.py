@@ -181,6 +181,19 @@ class Settler:
             failure.error_type, failure.handler, forwarded.delivery.topic, after,
         )  # fmt: skip
 
+    def _settle_arrived(self, piece: Slice) -> None:
+        """Settle what is in its retry topic by now: a crash would repeat all that is unsettled in the slice."""
+        while (
+            piece.sent and isinstance(first := piece.sent[0][1], Forwarded) and first.delivery.state == "acknowledged"
+        ):
+            self.expect(first)
+            piece.acknowledge()
+
+    def expect(self, arrived: Forwarded) -> None:
+        """Note that a message is in its retry topic, from where it may come back to this worker."""
+        delivery = arrived.delivery
+        self.lanes.expect((delivery.topic, delivery.partition or 0), delivery.offset or 0)
+
     def not_forwarded(self, lane: Lane, piece: Slice, index: int, record: Forwarded, error: Exception) -> float | None:
         """Let a lane wait because its message cannot be sent to a retry topic; give it up when it never can be."""
         name = record.delivery.topic

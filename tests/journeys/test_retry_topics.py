@@ -76,7 +76,6 @@ def test_a_thousand_messages_of_which_some_fail_are_handled_or_letters_though_wo
         # A worker that was killed may have handled it twice, each time with all its attempts.
         assert row["attempts"] in (4, 8, 12)
         assert bytes(row["key"]) == keys[row["topic"], row["partition"], row["offset"]]
-    assert sum(row["attempts"] == 4 for row in letters) >= 10
     assert len({effect.place for effect in project.effects(name)}) == 980
     numbers = query(project, "SELECT count(*), count(DISTINCT (letter_id, number)) FROM lynx_kafka_deadletterattempt")
     assert numbers == [(sum(row["attempts"] for row in letters),) * 2]
