@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from confluent_kafka import Producer
 from django.core.checks import run_checks
 from pytest_django import Settings
 
-from django_kafka import conf, handlers, retries, retry_topics, tallies
+from django_kafka import conf, handlers, retries, retry_topics, services, tallies
 from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.consuming import forwarding
 from django_kafka.consuming.handling import until_due
@@ -450,7 +451,7 @@ FORGED: list[list[tuple[str, bytes | None]]] = [
 def test_forged_messages_in_a_retry_topic_are_handled_as_first_attempts(workplace: Workplace) -> None:
     attempts = Attempts()
     seen = Seen(attempts)
-    names = place(workplace, seen)
+    names = place(workplace, seen, kafka={"dead_letters": {"topic": "{topic}.dlt"}})
     for number, headers in enumerate(FORGED):
         send(workplace, names[1], b'{"n": %d, "fails": 1}' % number, headers)
     send(workplace, names[1], b"not JSON", [])
@@ -460,8 +461,10 @@ def test_forged_messages_in_a_retry_topic_are_handled_as_first_attempts(workplac
 
     for number in range(len(FORGED)):
         assert attempts.of(number) == [(1, names[1], 0, number), (2, names[1], 0, number)]
+        (published,) = read(workplace.cluster, f"{workplace.topic}.dlt", 1)
     (letter,) = workplace.letters()
     assert (letter.topic, letter.offset, letter.attempts) == (names[1], len(FORGED), 1)
+    assert published.value() == b"not JSON", "it is in the dead-letter topic of the original one"
 
 
 def test_an_absurd_due_time_holds_its_lane_no_longer_than_the_longest_wait(workplace: Workplace) -> None:
@@ -490,6 +493,39 @@ def test_while_a_retry_topic_takes_nothing_the_message_stays_unsettled_and_the_o
         wait_until(lambda: workplace.committed() == {0: 1, 1: 1}, message="it was not committed")
     assert (tallies.of_consumer(NAME).outages - refused)["authorization"] == 3
     assert [value["n"] for value in seen.values] == [1, 0]
+
+
+def test_a_record_that_kafka_refuses_sends_no_message_to_a_retry_topic(workplace: Workplace) -> None:
+    seen = Seen(lambda message: services.produce("gates", None, message.value))
+    names = place(workplace, seen, retry={"max_retries": 20, "multiplier": 1})
+    workplace.cluster.create_topic("gates", 1)
+    workplace.send([{"n": 0}])
+    workplace.cluster.push_errors(Request.PRODUCE, "TOPIC_AUTHORIZATION_FAILED")
+    with workplace.worker():
+        wait_until(lambda: workplace.committed() == {0: 1}, message="it was not committed")
+        assert len(read(workplace.cluster, "gates", 1)) == 1
+    assert len(seen.values) == 1, "what the handler did is committed"
+    assert workplace.committed(names[0]) == {0: 0}
+
+
+def test_what_is_in_its_retry_topic_is_settled_before_the_slice_ends(workplace: Workplace) -> None:
+    go_on = threading.Event()
+
+    def handle(message: Message) -> None:
+        if message.value["n"] == 9:
+            assert go_on.wait(20)
+        elif message.attempt == 1:
+            time.sleep(0.2)
+            raise ValueError("first")
+
+    seen = Seen(handle)
+    place(workplace, seen, retry={"backoff": "30s"})
+    workplace.send([{"n": number} for number in range(10)])
+    with workplace.worker():
+        try:
+            wait_until(lambda: workplace.committed()[0] >= 5, message="nothing was committed in the midst of a slice")
+        finally:
+            go_on.set()
 
 
 def test_a_worker_that_runs_until_all_is_empty_waits_for_what_it_sent_on(workplace: Workplace) -> None:

@@ -171,6 +171,7 @@ class Settler:
             self.lanes.circuit.stumbled()
         failure = attempts.failure(found, message, error, verdict.category, attempts.earlier(piece, found, piece.done))
         after = min(verdict.after, longest)
+        self._settle_arrived(piece)
         forwarded = self.forwarder.forward(message, found.topic, failure, after)
         piece.forward(forwarded)
         lane.waits = lane.failing = 0
