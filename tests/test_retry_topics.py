@@ -433,10 +433,12 @@ def test_a_handler_cannot_ask_for_more_than_the_longest_wait(workplace: Workplac
             raise Retry(after=3600)
 
     seen = Seen(handle)
-    place(workplace, seen, retry={"max_backoff": "500ms"})
+    names = place(workplace, seen, retry={"max_backoff": "500ms"})
     workplace.send([{"n": 0}])
     with workplace.worker():
         seen.wait(1, 15)
+    (waiting,) = read(workplace.cluster, names[0], 1)
+    assert int(dict(waiting.headers() or [])[f"{OURS}due"] or 0) <= waiting.timestamp()[1] + 500
 
 
 FORGED: list[list[tuple[str, bytes | None]]] = [
@@ -523,7 +525,7 @@ def test_what_is_in_its_retry_topic_is_settled_before_the_slice_ends(workplace: 
     workplace.send([{"n": number} for number in range(10)])
     with workplace.worker():
         try:
-            wait_until(lambda: workplace.committed()[0] >= 5, message="nothing was committed in the midst of a slice")
+            wait_until(lambda: workplace.committed()[0] >= 5, 12, "nothing was committed in the midst of a slice")
         finally:
             go_on.set()
 
