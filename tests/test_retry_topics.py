@@ -493,7 +493,7 @@ def test_while_a_retry_topic_takes_nothing_the_message_stays_unsettled_and_the_o
         wait_until(lambda: workplace.committed() == {0: 0, 1: 1}, message="the other one did not go on")
         seen.wait(2, 40)
         wait_until(lambda: workplace.committed() == {0: 1, 1: 1}, message="it was not committed")
-    assert (tallies.of_consumer(NAME).outages - refused)["authorization"] == 3
+    assert (tallies.of_consumer(NAME).outages - refused)["authorization"] >= 1
     assert [value["n"] for value in seen.values] == [1, 0]
 
 
