@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from confluent_kafka.admin import NewTopic
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
-from django_kafka.clients.embedded import Cluster
+from django_kafka.clients.embedded import Cluster, announced
 from django_kafka.needed_topics import Needed, needed
 from tests.servers import Kafka
 from tests.servers.processes import wait_until
@@ -138,6 +139,14 @@ def test_a_wrong_number_is_refused(settings: Settings, count: str) -> None:
     use(settings)
     with pytest.raises(CommandError, match="is not a number from 1 to 100000"):
         call_command("kafka_topics", "--create", f"--partitions={count}")
+
+
+def test_the_embedded_cluster_makes_topics_as_it_does(settings: Settings, embedded: Cluster, tmp_path: Path) -> None:
+    settings.BASE_DIR = tmp_path
+    use(settings, brokers="embedded")
+    with announced(embedded):
+        assert set(told("--create").values()) == {("created", 4, 1)}
+        assert run()[1] == ""
 
 
 def test_retry_topics_are_made_like_their_origin_and_the_rest_as_it_says(
