@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -15,7 +15,8 @@ from django.utils.module_loading import import_string
 
 from . import conf, deadlines, serializers
 from .exceptions import ConfigurationError, NoHandler, NotAvailable
-from .messages import Message
+from .messages import Message, RawMessage
+from .retry_topics import RetryTopic, of_topic
 
 HandlerFunction = Callable[..., Any]
 F = TypeVar("F", bound=HandlerFunction)
@@ -77,6 +78,12 @@ class TopicHandlers:
     """Takes what no condition matches."""
     imports: str | None = None
     """The format of its messages when they are imported as dead letters; None: they are handled."""
+    retry: RetryTopic | None = None
+    """The retry topic whose messages these are, of the topic named above; None: they are read from that itself."""
+
+    def original(self, raw: RawMessage) -> RawMessage:
+        """Return what a message was when it first came."""
+        return raw if self.retry is None else self.retry.returned(raw)
 
     def match(self, message: Message) -> Handler:
         """Return the handler for `message`; raise `NoHandler`."""
@@ -195,11 +202,26 @@ def topics(consumer: str) -> list[str]:
     return named + [one for one in dict.fromkeys(entry.topic for entry in registrations(consumer)) if one not in named]
 
 
+def retry_topics(consumer: str) -> dict[str, RetryTopic]:
+    """Return the retry topics that a consumer subscribes to, by name, with prefix."""
+    settings = conf.consumer(consumer)
+    if not _uses_retry_topics(settings):
+        return {}
+    return {one.name: one for topic in topics(consumer) for one in of_topic(settings, topic)}
+
+
+def _uses_retry_topics(settings: conf.Consumer) -> bool:
+    own = (one.retry for one in settings.topics.values())
+    return any(retry is not None and retry.mode == "topics" for retry in (settings.retry, *own))
+
+
 _made: dict[tuple[str, str], TopicHandlers] = {}
 
 
 def for_topic(consumer: str, topic: str) -> TopicHandlers:
     """Return the resolved handlers of `consumer` for `topic`, named with its prefix; resolved once.
+
+    A retry topic has those of the topic whose messages wait in it.
 
     Raises `ConfigurationError` for a handler that cannot be used.
     """
@@ -221,10 +243,14 @@ def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
 
 def _settings_of(consumer: str, topic: str) -> tuple[conf.Consumer, conf.ConsumerTopic | None]:
     settings = conf.consumer(consumer)
-    return settings, next((one for one in settings.topics.values() if conf.kafka().prefixed(one.name) == topic), None)
+    retry = retry_topics(consumer).get(topic)
+    origin = topic if retry is None else retry.origin
+    return settings, next((one for one in settings.topics.values() if conf.kafka().prefixed(one.name) == origin), None)
 
 
 def _resolve(consumer: str, topic: str) -> TopicHandlers:
+    if (retry := retry_topics(consumer).get(topic)) is not None:
+        return replace(for_topic(consumer, retry.origin), retry=retry)
     settings, own = _settings_of(consumer, topic)
     if own is not None and own.imports:
         return TopicHandlers(topic, decoder_for(consumer, topic), (), None, own.imports)

@@ -97,6 +97,8 @@ class Policy:
     """The project's own decision."""
     judge_path: str = ""
     """Where that was imported from."""
+    topics: bool = False
+    """Whether a message waits for another attempt in a retry topic."""
     error_categories: categories.Own = field(default_factory=dict)
     """Exceptions of the project, and the category that each belongs to."""
 
@@ -138,11 +140,13 @@ def policy(retry: conf.Retry, place: str) -> Policy:
         backoff=retry.backoff,
         multiplier=retry.multiplier,
         max_backoff=retry.max_backoff,
-        jitter=retry.jitter,
+        # In a retry topic those behind wait for the first one: only waits of one length end in their order.
+        jitter=0.0 if retry.mode == "topics" else retry.jitter,
         retry_on=classes("retry_on"),
         give_up_on=classes("give_up_on"),
         judge=_judge(retry.decide, f'{place}["decide"]') if retry.decide else None,
         judge_path=retry.decide or "",
+        topics=retry.mode == "topics",
         error_categories=categories.own(),
     )
 

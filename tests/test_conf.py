@@ -713,6 +713,7 @@ def test_a_reserved_property_is_refused_with_its_reason(client: Any, name: str, 
         ),
         (consumer(on_dead_letter="hold_key", ordering="unordered"), '"hold_key" and ordering "unordered"'),
         (consumer(hold_key_limit=5), '["hold_key_limit"] stands there without on_dead_letter "hold_key"'),
+        (consumer(retry={"mode": "topics", "max_retries": 51}), "each retry has a topic of its own"),
         ({"security": {"sasl": {"enabled": True, "password": "x"}}}, '["username"] is empty, but PLAIN needs it'),
         ({"security": {"tls": {"enabled": True, "cert_file": "x"}}}, "has `cert_file` but no `key_file`"),
     ],
@@ -1062,8 +1063,6 @@ LACKING: list[Mapping[str, Any]] = [
     consumer(transaction="batch"),
     consumer(guarantee="effect_once"),
     consumer(guarantee="at_most_once"),
-    consumer(retry={"mode": "topics"}),
-    consumer(topics={"a": {"retry": {"mode": "topics"}}}),
     consumer(deduplicate="id"),
     consumer(serializer="avro"),
     consumer(topics={"a": {"serializer": "avro"}}),
@@ -1087,7 +1086,12 @@ def test_a_setting_whose_behaviour_is_lacking_says_so_when_its_client_starts(
 
 def test_what_is_switched_off_is_not_lacking() -> None:
     kafka = read(
-        consumer(retry={"max_retries": 5, "decide": "a.b"}, serializer="a.b", concurrency=4, transaction="none")
+        consumer(
+            retry={"max_retries": 5, "decide": "a.b", "mode": "topics"},
+            serializer="a.b",
+            concurrency=4,
+            transaction="none",
+        )
     )
 
     assert availability.lacking(kafka.consumers["flights"], kafka) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .schema import Consumer, Kafka, Producer, Retry
+from .schema import Consumer, Kafka, Producer
 
 _Line = tuple[str, Callable[[Any], bool], str]
 
@@ -14,22 +14,16 @@ def _registry(serializer: str | None) -> bool:
     return serializer in ("avro", "jsonschema", "protobuf")
 
 
-def _retry_topics(retry: Retry | None) -> bool:
-    return retry is not None and retry.mode == "topics"
-
-
 CONSUMER: tuple[_Line, ...] = (
     ("ordering", lambda value: value != "partition", 'only "partition"'),
     ("processes", lambda value: value > 1, "only 1; start `kafka_consume` several times instead"),
     ("transaction", lambda value: value == "batch", 'only "message" and "none"'),
     ("guarantee", lambda value: value != "at_least_once", 'only "at_least_once"'),
-    ("retry.mode", lambda value: value == "topics", 'only "blocking"'),
     ("deduplicate", lambda value: value is not None, "only None"),
     ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
     ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
 )
 CONSUMER_TOPIC: tuple[_Line, ...] = (
-    ("retry", _retry_topics, 'only its mode "blocking"'),
     ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
     ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
 )

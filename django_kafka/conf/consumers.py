@@ -29,6 +29,8 @@ from .values import (
 
 LONGEST_WAIT = 7 * 86400.0
 """Seconds between two attempts: no message is there for longer by default."""
+MOST_RETRY_TOPICS = 50
+"""Of one topic."""
 RETRY: Mapping[str, Rule] = {
     "max_retries": whole(),
     "backoff": duration(0.0, LONGEST_WAIT),
@@ -172,6 +174,7 @@ def _read_dispatch(block: Block) -> Dispatch | None:
 
 
 def _find_contradictions(consumer: Consumer, block: Block) -> None:
+    _find_contradictions_of_retry_topics(consumer, block)
     if consumer.guarantee == "effect_once":
         if consumer.transaction == "none":
             sentence = f'{block.path} has guarantee "effect_once" and transaction "none".'
@@ -185,6 +188,11 @@ def _find_contradictions(consumer: Consumer, block: Block) -> None:
                 break
 
 
+def _through_topics(consumer: Consumer) -> list[Retry]:
+    own = (topic.retry for topic in consumer.topics.values())
+    return [retry for retry in (consumer.retry, *own) if retry is not None and retry.mode == "topics"]
+
+
 def _find_contradictions_of_holds(consumer: Consumer, block: Block) -> None:
     if consumer.on_dead_letter != "hold_key":
         if "hold_key_limit" in block.given:
@@ -195,10 +203,16 @@ def _find_contradictions_of_holds(consumer: Consumer, block: Block) -> None:
     if consumer.ordering == "unordered":
         sentence = f'{block.path} has on_dead_letter "hold_key" and ordering "unordered".'
         block.problem(CONTRADICTION, sentence, "Where there is no order, none can be kept: leave one of them out.")
-    if any(retry.mode == "topics" for retry in (consumer.retry, *(one.retry for one in consumer.topics.values()
-                                                                  if one.retry))):  # fmt: skip
+    if _through_topics(consumer):
         sentence = f'{block.path} has on_dead_letter "hold_key" and retry mode "topics".'
         block.problem(CONTRADICTION, sentence, 'Later messages overtake those in retry topics: use mode "blocking".')
+
+
+def _find_contradictions_of_retry_topics(consumer: Consumer, block: Block) -> None:
+    most = max((retry.max_retries for retry in _through_topics(consumer)), default=0)
+    if most > MOST_RETRY_TOPICS:
+        sentence = f'{block.path} has retry mode "topics" and max_retries {most}: each retry has a topic of its own.'
+        block.problem(CONTRADICTION, sentence, f'{MOST_RETRY_TOPICS} at most, or mode "blocking".')
 
 
 def _find_contradictions_of_groups(consumer: Consumer, block: Block, options: Block) -> None:

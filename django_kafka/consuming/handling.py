@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -14,9 +14,11 @@ from ..exceptions import DeliveryTimeout
 from ..execution import Connections, Execution
 from ..gathering import here
 from ..handlers import TopicHandlers
-from ..messages import Message
+from ..messages import Message, RawMessage
+from ..retry_topics import RetryTopic
 from ..tallies import ConsumerTally
 from .deaths import Hold
+from .forwarding import Forwarded
 from .lanes import Lane, Lanes
 from .settling import Settler
 from .slices import Slice
@@ -26,6 +28,10 @@ _SHORT_WAIT = 1.0
 """Seconds a thread stays with a lane whose records are not acknowledged yet, before it looks at other lanes."""
 _LAST_WAIT = 5.0
 """Seconds for the same when the lane is about to leave; what is still open then is handled again by the next owner."""
+
+
+_LONG_REST = 1.0
+"""Seconds until a message is due from which on no more is fetched behind it."""
 
 
 class HandlerThread(threading.Thread):
@@ -129,6 +135,13 @@ class HandlerThread(threading.Thread):
                 return wait
             if lane.interrupted or piece.done in (len(piece.messages), lane.until):
                 break
+            if found.retry is not None and (left := until_due(lane, piece, found.retry)) is not None:
+                # Nothing that is done with has to wait until then for being settled.
+                if piece.failed and (held := self.settler.store(lane, piece, found)) is not None:
+                    return held
+                if piece.sent:
+                    break
+                return left
             execute = self._execute_warily if lane.wary else self._execute
             wait = execute(lane, piece, found, call)
         return self._confirm(lane, piece, found) if piece.sent else None
@@ -170,10 +183,15 @@ class HandlerThread(threading.Thread):
             end, attempt = start + 1, tried.attempts + 1 if tried else 1
         if lane.until is not None:
             end = lane.until if end is None else min(end, lane.until)
+        messages: Iterable[RawMessage] = islice(piece.messages, start, end)
+        if found.retry is not None:
+            # One by one: each has to be due.
+            returned = found.retry.returned(piece.messages[start])
+            messages, attempt = (returned,), attempt + returned.attempts
         failed: Exception | None = None
         self._slice = piece, start
         try:
-            for raw in islice(piece.messages, start, end):
+            for raw in messages:
                 if lane.interrupted:
                     break
                 call(Message(raw, decoder, attempt))
@@ -216,6 +234,8 @@ class HandlerThread(threading.Thread):
             except Exception as error:  # noqa: BLE001  # decided just below, as for any failed attempt
                 if isinstance(sent, Published):
                     wait = self.settler.unpublished(lane, piece, sent, error)
+                elif isinstance(sent, Forwarded):
+                    wait = self.settler.not_forwarded(lane, piece, index, sent, error)
                 else:
                     wait = self.settler.failed(lane, piece, found, index, error)
                 if wait is not None:
@@ -226,7 +246,23 @@ class HandlerThread(threading.Thread):
                 if wait is not None:
                     return wait
             else:
+                if isinstance(sent, Forwarded):
+                    self.settler.expect(sent)
                 piece.acknowledge()
                 lane.waits = 0
                 lane.outage = None
         return None
+
+
+def until_due(lane: Lane, piece: Slice, retry: RetryTopic) -> float | None:
+    """Return how many seconds the next message of a retry topic has to wait; None: it is due."""
+    index = piece.done
+    if piece.due is None or piece.due[0] != index:
+        piece.due = index, time.monotonic() + retry.returned(piece.messages[index]).seconds_left(time.time())
+    left = piece.due[1] - time.monotonic()
+    if left <= 0:
+        lane.resting = False
+        return None
+    lane.resting = left >= _LONG_REST
+    lane.reason = "its next message is not due yet"
+    return left

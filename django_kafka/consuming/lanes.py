@@ -31,8 +31,9 @@ class Lane:
     """The messages of one partition that this worker has and has not settled."""
 
     __slots__ = (
-        "at_end", "bytes", "expected", "failing", "full", "halted", "held", "held_keys", "in_flight", "interrupted",
-        "lost", "outage", "paused", "permit", "place", "reason", "running", "slices", "stored", "tenure", "until",
+        "at_end", "awaits", "bytes", "expected", "failing", "full", "halted", "held", "held_keys", "in_flight",
+        "interrupted", "lost", "outage", "paused", "permit", "place", "reason", "resting", "running", "slices",
+        "stored", "tenure", "until",
         "waits", "wary", "watermark",
     )  # fmt: skip
 
@@ -75,6 +76,10 @@ class Lane:
         """Whether fetching for it is paused."""
         self.at_end = False
         """Whether the broker said that there is nothing more for now."""
+        self.awaits = -1
+        """The offset up to which this worker itself has sent messages here, so that there is more before that."""
+        self.resting = False
+        """Whether its next message is not due for long enough to fetch no more."""
         self.tenure: Holding | None = None
         """What `deaths` knows of it; None when nobody watches for deaths."""
         self.wary = False
@@ -133,6 +138,11 @@ class Lanes:
     def get(self, place: Place) -> Lane | None:
         """Return the lane of a partition, if it is ours."""
         return self._lanes.get(place)
+
+    def expect(self, place: Place, offset: int) -> None:
+        """Note that this worker sent a message to a partition, which may be its own."""
+        if (lane := self._lanes.get(place)) is not None:
+            lane.awaits = max(lane.awaits, offset)
 
     def open(self, place: Place) -> Lane:
         """Begin the lane of a partition that was assigned."""

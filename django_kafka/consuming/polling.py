@@ -96,7 +96,9 @@ class Poller(Events):
             return False
         if self._has_enough():
             return True
-        return self._until_empty and all(lane.at_end for lane in self.lanes) and time.monotonic() >= self._quiet_from
+        if not self._until_empty or time.monotonic() < self._quiet_from:
+            return False
+        return all(lane.at_end and (lane.expected or 0) > lane.awaits for lane in self.lanes)
 
     def _expect_more(self) -> None:
         """Note that partitions are on their way from one worker to another, and may come here with what is left."""
@@ -213,7 +215,8 @@ class Poller(Events):
         pause: list[Place] = []
         resume: list[Place] = []
         for lane in self.lanes:
-            wanted = lane.waits >= _WAITS_BEFORE_PAUSE or self._has_enough() or (self._full and self._fills(lane))
+            waits = lane.resting or lane.waits >= _WAITS_BEFORE_PAUSE
+            wanted = waits or self._has_enough() or (self._full and self._fills(lane))
             if wanted != lane.paused:
                 lane.paused = wanted
                 (pause if wanted else resume).append(lane.place)
@@ -329,7 +332,7 @@ class Poller(Events):
 
 _ADVICE = {
     "_ALL_BROKERS_DOWN": "; trying again until one answers",
-    "UNKNOWN_TOPIC_OR_PART": "; create the topic, it is looked for again every few seconds",
+    "UNKNOWN_TOPIC_OR_PART": "; create it, as `kafka_topics --create` does: it is looked for again every few seconds",
     "_MAX_POLL_EXCEEDED": "; the partitions are lost and asked for again",
 }
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .. import categories, conf, retries
 from ..dead_letters import holds, recording
-from ..dead_letters.publishing import Published, Publisher
+from ..dead_letters.publishing import Published, Publisher, is_hopeless
 from ..dead_letters.recording import Failure
-from ..exceptions import DeliveryFailed, NoHandler, PartitionLost
+from ..exceptions import DeliveryFailed, PartitionLost
 from ..gathering import here
 from ..handlers import TopicHandlers
 from ..messages import Message
 from ..models import DeadLetter as Letter
 from ..retries import Again, DeadLetter, Retry, Skip, Wait
 from ..tallies import ConsumerTally
+from . import attempts
+from .forwarding import Forwarded, Forwarder
 from .lanes import Lane, Lanes
 from .patience import Neighbours, Outage, is_of_database
 from .slices import Slice, Tried
@@ -40,6 +43,8 @@ class Settler:
         self.tally = tally
         self.lanes = lanes
         self._publisher = Publisher(consumer, group_id)
+        self.forwarder: Forwarder | None = Forwarder(consumer)
+        """What sends messages to retry topics; None: they are tried again where they are."""
         self._usual = retries.policy_for(consumer, "")
         topics = [conf.kafka().prefixed(one) for one in consumer.topics]
         self._policies = {topic: retries.policy_for(consumer, topic) for topic in topics}
@@ -47,20 +52,21 @@ class Settler:
 
     def failed(self, lane: Lane, piece: Slice, found: TopicHandlers, index: int, error: Exception) -> float | None:
         """Do what is decided about a failed attempt; return how many seconds its lane must wait, or None: go on."""
-        tried = piece.tried_at(index)
-        attempt = tried.attempts + 1 if tried else 1
-        message = Message(piece.messages[index], found.decoder, attempt)
+        message = attempts.message_at(piece, found, index)
         policy = self._policies.get(found.topic, self._usual)
-        verdict = retries.decide(error, attempt, policy, message)
+        verdict = retries.decide(error, message.attempt, policy, message)
         if not isinstance(verdict, Skip):
             _forget_produced()
         match verdict:
             case Again():
                 return self._meet_again(lane)
-            case Wait() if self._is_its_own_fault(lane, message, error):
+            case Wait() if self._is_its_own_fault(lane, piece.messages[index].offset() or 0, error):
                 self._give_up(lane, piece, found, index, message, error, DeadLetter("outage", expected=True))
             case Wait():
                 return self._wait_out(lane, verdict)
+            # A record of a message whose effects are committed is no attempt at it.
+            case Retry() if policy.topics and self.forwarder is not None and index == piece.done:
+                self._forward(lane, piece, found, message, error, verdict, policy.max_backoff)
             case Retry():
                 return self._try_again(lane, piece, found, index, message, error, verdict)
             case Skip():
@@ -71,14 +77,14 @@ class Settler:
                 self._give_up(lane, piece, found, index, message, error, verdict)
         return None
 
-    def _is_its_own_fault(self, lane: Lane, message: Message, error: Exception) -> bool:
+    def _is_its_own_fault(self, lane: Lane, offset: int, error: Exception) -> bool:
         """Tell whether a message has met an outage for so long, while its neighbours succeeded, that it is to blame."""
         now, elsewhere = time.monotonic(), self.lanes.elsewhere.neighbours
         own = 0 if self.lanes.circuit is None else self.lanes.circuit.succeeded()
         succeeded = own + elsewhere.succeeded
         outage = lane.outage
-        if outage is None or outage.offset != message.offset:
-            lane.outage = Outage(message.offset, now, succeeded)
+        if outage is None or outage.offset != offset:
+            lane.outage = Outage(offset, now, succeeded)
             return False
         outage.met_again(now, succeeded)
         patience = self.consumer.outage_patience
@@ -138,14 +144,69 @@ class Settler:
         self.tally.retries += 1
         if self.lanes.circuit is not None:
             self.lanes.circuit.stumbled()
-        tried, failure = self._remember(lane, piece, found, index, message, error, verdict.category)
-        lane.reason = f"attempt {tried.attempts} at its message failed ({failure.error_type})"
+        _tried, failure = self._remember(lane, piece, found, index, message, error, verdict.category)
+        lane.reason = f"attempt {message.attempt} at its message failed ({failure.error_type})"
         log.info(
             "consumer=%s topic=%s partition=%s offset=%s attempt=%s failed error=%s handler=%s; again in %.1f s",
-            self.consumer.name, message.topic, message.partition, message.offset, tried.attempts,
+            self.consumer.name, message.topic, message.partition, message.offset, message.attempt,
             failure.error_type, failure.handler, verdict.after,
         )  # fmt: skip
         return verdict.after
+
+    def _forward(
+        self,
+        lane: Lane,
+        piece: Slice,
+        found: TopicHandlers,
+        message: Message,
+        error: Exception,
+        verdict: Retry,
+        longest: float,
+    ) -> None:
+        """Send a message to its next retry topic, so that its lane goes on; until it is there it stays unsettled."""
+        assert self.forwarder is not None
+        self.tally.retries += 1
+        self.tally.failures[verdict.category] += 1
+        if self.lanes.circuit is not None:
+            self.lanes.circuit.stumbled()
+        failure = attempts.failure(found, message, error, verdict.category, attempts.earlier(piece, found, piece.done))
+        after = min(verdict.after, longest)
+        self._settle_arrived(piece)
+        forwarded = self.forwarder.forward(message, found.topic, failure, after)
+        piece.forward(forwarded)
+        lane.waits = lane.failing = 0
+        lane.outage = None
+        log.info(
+            "consumer=%s topic=%s partition=%s offset=%s attempt=%s failed error=%s handler=%s; to %s, due in %.1f s",
+            self.consumer.name, message.topic, message.partition, message.offset, message.attempt,
+            failure.error_type, failure.handler, forwarded.delivery.topic, after,
+        )  # fmt: skip
+
+    def _settle_arrived(self, piece: Slice) -> None:
+        """Settle what is in its retry topic by now: a crash would repeat all that is unsettled in the slice."""
+        while (
+            piece.sent and isinstance(first := piece.sent[0][1], Forwarded) and first.delivery.state == "acknowledged"
+        ):
+            self.expect(first)
+            piece.acknowledge()
+
+    def expect(self, arrived: Forwarded) -> None:
+        """Note that a message is in its retry topic, from where it may come back to this worker."""
+        delivery = arrived.delivery
+        self.lanes.expect((delivery.topic, delivery.partition or 0), delivery.offset or 0)
+
+    def not_forwarded(self, lane: Lane, piece: Slice, index: int, record: Forwarded, error: Exception) -> float | None:
+        """Let a lane wait because its message cannot be sent to a retry topic; give it up when it never can be."""
+        name = record.delivery.topic
+        if is_hopeless(error):
+            failure, note = record.failure, f"There was no other attempt: it is too large for {name}."
+            piece.fail(index, replace(failure, traceback=f"{failure.traceback}{note}\n"))
+            lane.failing += 1
+            return None
+        nature = categories.of(error)
+        self.tally.outages[nature.category] += 1
+        advice = "; `python manage.py kafka_topics --create` makes it" if nature.category == "configuration" else ""
+        return self._wait(lane, f"{name} does not take its message ({_code(error)}{advice})")
 
     def _hold(
         self,
@@ -179,7 +240,7 @@ class Settler:
         if tried is None:
             tried = piece.tried = Tried(index)
         tried.attempts += 1
-        failure = _failure(found, message, error, category)
+        failure = attempts.failure(found, message, error, category)
         tried.failures.append(failure)
         # An attempt that fails by itself met no outage.
         lane.waits = 0
@@ -217,14 +278,14 @@ class Settler:
     ) -> None:
         """Keep a dead letter to be stored; until it is, its message stays unsettled."""
         self.tally.failures[verdict.category] += 1
-        tried = piece.tried_at(index)
-        piece.fail(index, _failure(found, message, error, verdict.category, tried))
+        before = attempts.earlier(piece, found, index)
+        piece.fail(index, attempts.failure(found, message, error, verdict.category, before))
         lane.failing += 1
         lane.outage = None
 
     def condemn(self, lane: Lane, piece: Slice, found: TopicHandlers, error: Exception) -> None:
         """Give the next message up without running it."""
-        message = Message(piece.messages[piece.done], found.decoder)
+        message = attempts.message_at(piece, found, piece.done)
         self._give_up(lane, piece, found, piece.done, message, error, DeadLetter("handler", expected=True))
 
     def held(self, lane: Lane, reason: str) -> float:
@@ -250,7 +311,7 @@ class Settler:
         """Store the dead letters of a slice; only then may the watermark pass their messages."""
         while piece.failed:
             some = [
-                (Message(piece.messages[index], found.decoder, failure.attempt), failure)
+                (Message(found.original(piece.messages[index]), found.decoder, failure.attempt), failure)
                 for index, failure in piece.failed
             ]
             try:
@@ -261,11 +322,16 @@ class Settler:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever kept it from being written: the message is not settled
                 return self._wait(lane, f"its dead letter could not be written ({type(error).__name__})")
-            self._stored(lane, piece, some[: len(stored)], stored)
+            self._stored(lane, piece, found, some[: len(stored)], stored)
         return None
 
     def _stored(
-        self, lane: Lane, piece: Slice, stored: list[tuple[Message, Failure]], letters: Sequence[Letter]
+        self,
+        lane: Lane,
+        piece: Slice,
+        found: TopicHandlers,
+        stored: list[tuple[Message, Failure]],
+        letters: Sequence[Letter],
     ) -> None:
         self.tally.dead_lettered += len(stored)
         for message, failure in stored:
@@ -279,7 +345,7 @@ class Settler:
         # What receivers of the signal produced is no part of the next message.
         _forget_produced()
         for (index, _failure), (message, _same), letter in zip(piece.failed, stored, letters, strict=False):
-            if (published := self._publisher.publish(letter, message)) is not None:
+            if (published := self._publisher.publish(letter, message, found.topic)) is not None:
                 piece.await_record(index, published)
         piece.forget_failed(len(stored))
         lane.waits = 0
@@ -299,18 +365,6 @@ class Settler:
         return self._wait(lane, f"{record.delivery.topic} does not take its dead letter ({_code(error)})")
 
 
-def _failure(
-    found: TopicHandlers, message: Message, error: BaseException, category: str, tried: Tried | None = None
-) -> Failure:
-    return Failure.of(
-        retries.blamed(error),
-        category=category,
-        handler=_path(found, message),
-        attempt=message.attempt,
-        earlier=tried.failures if tried else (),
-    )
-
-
 def _code(error: BaseException) -> str:
     return error.code if isinstance(error, DeliveryFailed) else type(error).__name__
 
@@ -325,10 +379,3 @@ def still_ours(lane: Lane) -> None:
     """Raise `PartitionLost` when the partition of a lane has a new owner."""
     if lane.lost:
         raise PartitionLost(f"{lane.place[0]}[{lane.place[1]}] has a new owner; its messages are handled there.")
-
-
-def _path(found: TopicHandlers, message: Message) -> str:
-    try:
-        return found.match(message).path
-    except (NoHandler, UnicodeError):
-        return ""

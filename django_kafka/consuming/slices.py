@@ -47,6 +47,8 @@ class Slice:
     """Whether the first record to wait for failed and is to be sent again."""
     tried: Tried | None = None
     """The failed attempts of the message that is tried again, or was last."""
+    due: tuple[int, float] | None = None
+    """In a retry topic: the index of its next message, and when that is due, by the monotonic clock."""
 
     def tried_at(self, index: int) -> Tried | None:
         """Return the failed attempts of one message; None before its first one."""
@@ -65,6 +67,13 @@ class Slice:
         self.sent.insert(place, (index, sent))
         if place == 0:
             self.resend = False
+
+    def forward(self, sent: Sent) -> None:
+        """Be done with the next message, and keep it unsettled until its retry topic has it."""
+        if self.unsettled is None:
+            self.unsettled = self.done
+        self.await_record(self.done, sent)
+        self.done += 1
 
     def fail(self, index: int, failure: Failure) -> None:
         """Be done with a message, and keep it unsettled until its letter is stored."""

@@ -10,6 +10,7 @@ from typing import Any
 from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
 from ..exceptions import ConfigurationError, NotAvailable
+from . import forwarding
 from .circuits import Circuit
 from .lanes import Lanes
 from .parking import thread_of
@@ -32,9 +33,10 @@ class Worker:
         if missing := conf.unavailable(self.consumer):
             raise NotAvailable(" ".join(missing))
         handlers.resolve_all(name)
-        if problems := publishing.problems(name):
+        if problems := publishing.problems(name) + forwarding.problems(name):
             raise ConfigurationError(" ".join(f"{sentence} {hint}" for _check, sentence, hint in problems))
         self.topics, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
+        self.topics += handlers.retry_topics(name)
         self.tally = tallies.of_consumer(name)
         self.lanes = Lanes()
         self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .. import conf, handlers
@@ -62,30 +62,29 @@ class Published(Sent):
 
     def hopeless(self, error: BaseException) -> bool:
         """Tell whether this record can never be sent: it is too large. The letter itself is stored whole."""
-        return isinstance(error, RecordTooLarge) or (
-            isinstance(error, DeliveryFailed) and error.category == "serialization"
-        )
+        return is_hopeless(error)
 
 
-class Publisher:
-    """Sends the dead letters of one consumer to their topics; used by one thread."""
+def is_hopeless(error: BaseException) -> bool:
+    """Tell whether a record that failed can never be sent as it is."""
+    return isinstance(error, RecordTooLarge) or (
+        isinstance(error, DeliveryFailed) and error.category == "serialization"
+    )
 
-    def __init__(self, consumer: conf.Consumer, group_id: str) -> None:
-        self.consumer = consumer
-        self.group_id = group_id
+
+class Courier:
+    """Sends records that are about messages, so that they can be waited for and sent again; used by one thread."""
+
+    def __init__(self) -> None:
         self._counts: dict[str, tuple[int, float]] = {}
         self._refused: tuple[Exception | None, float] = None, 0.0
 
-    def publish(self, letter: DeadLetter, message: Message) -> Published | None:
-        """Send the letter of `message`, which is stored already, and return what to wait for; None: nothing.
+    def carry(self, name: str, topic: str, record: Wire) -> tuple[Delivery, Callable[[], Delivery]]:
+        """Send a record with the producer called `name`; return its delivery, and what sends it again.
 
-        Nothing is raised: what cannot be sent yet is a delivery that failed, to be sent again.
+        Nothing is raised: what cannot be sent yet is a delivery that failed. The partition of the record is that of its
+        message.
         """
-        topic = topic_for(self.consumer, message.topic)
-        if topic is None or _came_back(letter, message):
-            return None
-        record = _record_of(self.consumer, self.group_id, letter, message)
-        name = _chosen(self.consumer).name
         producer = producers[name]
 
         def send() -> Delivery:
@@ -94,15 +93,15 @@ class Publisher:
         refusal, until = self._refused
         if refusal is None or time.monotonic() >= until:
             try:
-                return Published(send(), send)
+                return send(), send
             except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001  # the delivery says it to whoever waits for it
-                # The other letters that are stored together need not wait as long as this one.
+                # The others that go out together need not wait as long as this one.
                 refusal, self._refused = error, (error, time.monotonic() + _REFUSED_FOR)
         delivery = producer.route_to(topic).promise()
         delivery.fail(refusal)
-        return Published(delivery, send)
+        return delivery, send
 
     def _send(self, route: Route, record: Wire) -> Delivery:
         value, key, origin, headers, timestamp = record
@@ -120,6 +119,27 @@ class Publisher:
         if origin < count:
             return origin
         return -1 if key is not None else origin % max(1, count)
+
+
+class Publisher(Courier):
+    """Sends the dead letters of one consumer to their topics; used by one thread."""
+
+    def __init__(self, consumer: conf.Consumer, group_id: str) -> None:
+        super().__init__()
+        self.consumer = consumer
+        self.group_id = group_id
+
+    def publish(self, letter: DeadLetter, message: Message, origin: str | None = None) -> Published | None:
+        """Send the letter of `message`, which is stored already, and return what to wait for; None: nothing.
+
+        Nothing is raised: what cannot be sent yet is a delivery that failed, to be sent again. `origin` is the topic
+        whose dead-letter topic gets it; None: that of the message.
+        """
+        topic = topic_for(self.consumer, origin or message.topic)
+        if topic is None or _came_back(letter, message):
+            return None
+        record = _record_of(self.consumer, self.group_id, letter, message)
+        return Published(*self.carry(_chosen(self.consumer).name, topic, record))
 
 
 def _came_back(letter: DeadLetter, message: Message) -> bool:
@@ -202,7 +222,7 @@ def _of_name(consumer: conf.Consumer, topic: str, target: str) -> Iterator[Probl
         yield "E031", sentence, 'Shorten KAFKA["dead_letters"]["topic"].'
 
 
-def _goal_of(consumer: conf.Consumer) -> str:
+def goal_of(consumer: conf.Consumer) -> str:
     """Return the cluster that the dead letters of a consumer go to."""
     settings = conf.kafka()
     named = settings.producers.get(settings.dead_letters.producer or "")
@@ -214,7 +234,7 @@ def _of_circle(way: _Way, ways: list[_Way]) -> Iterator[Problem]:
     consumer, topic, target = way
     start = consumer.cluster, topic
     reached: set[tuple[str, str]] = set()
-    new = {(_goal_of(consumer), target)}
+    new = {(goal_of(consumer), target)}
     while new:
         reached |= new
         ahead = {(_chosen(other).cluster, goal) for other, origin, goal in ways if (other.cluster, origin) in reached}
@@ -233,7 +253,7 @@ def doubled() -> list[Problem]:
     found: list[Problem] = []
     if settings.dead_letters.topic is None:
         return found
-    targets = {(_goal_of(one), target) for one, _topic, target in _ways()}
+    targets = {(goal_of(one), target) for one, _topic, target in _ways()}
     for consumer in settings.consumers.values():
         for name, topic in consumer.topics.items():
             if topic.imports and (consumer.cluster, settings.prefixed(name)) in targets:

@@ -62,9 +62,9 @@ class Failure:
         kind = type(error)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         return cls(
-            error_type=_storable(name)[:300],
-            error_message=_storable(_text(error)),
-            traceback=_storable(_traceback(error)),
+            error_type=storable(name)[:300],
+            error_message=storable(_text(error)),
+            traceback=storable(_traceback(error)),
             category=category,
             handler=handler[:500],
             at=timezone.now(),
@@ -99,7 +99,8 @@ def _traceback(error: BaseException) -> str:
     return "".join([head, stack, *tracebacks.format_exception_only(error)])
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """Return a text that every database takes."""
     # PostgreSQL text takes neither NUL nor lone surrogates.
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 

@@ -113,6 +113,8 @@ def _work(settings: conf.Consumer, group: str, arrived: RawMessage) -> None:
     lanes.take(lane, [arrived], 0)
     failures: list[BaseException] = []
     thread = thread_of(settings)("inline", settings, group, lanes, tallies.of_consumer(settings.name), failures.append)
+    # Nobody consumes retry topics here: it is tried again at once.
+    thread.settler.forwarder = None
     while lane.slices:
         if (mine := lanes.next(1.0)) is None:
             continue

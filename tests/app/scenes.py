@@ -89,3 +89,10 @@ def show_connection(message: Message) -> None:
             'UPDATE tests_effect SET payload = %s::jsonb WHERE topic = %s AND partition = %s AND "offset" = %s',
             [f'{{"pid": {pid}}}', message.topic, message.partition, message.offset],
         )
+
+
+def fail_first(message: Message) -> None:
+    """Leave one effect, and fail in as many attempts as the value's "fails" says."""
+    record(message)
+    if message.attempt <= message.value.get("fails", 0):
+        raise ValueError(f"attempt {message.attempt}")
