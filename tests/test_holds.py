@@ -20,8 +20,8 @@ from django_kafka.consuming.parking import HoldingThread
 from django_kafka.dead_letters import holds, recording, replaying
 from django_kafka.dead_letters.carrying import carry_out
 from django_kafka.dead_letters.executing import Executor
+from django_kafka.dead_letters.failures import Failure
 from django_kafka.dead_letters.parking import Parking, park
-from django_kafka.dead_letters.recording import Failure
 from django_kafka.exceptions import PartitionLost, ReplayRefused
 from django_kafka.messages import Message
 from django_kafka.models import DeadLetter, Hold, Replay

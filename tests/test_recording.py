@@ -8,8 +8,8 @@ from django.db import IntegrityError, connection, transaction
 from pytest_django import Settings
 
 from django_kafka import conf
-from django_kafka.dead_letters import recording
-from django_kafka.dead_letters.recording import Failure
+from django_kafka.dead_letters import recording, rows
+from django_kafka.dead_letters.failures import Failure
 from django_kafka.exceptions import PartitionLost
 from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.models import DeadLetter, DeadLetterAttempt
@@ -64,7 +64,7 @@ def test_a_letter_holds_the_whole_message_and_its_error() -> None:
     assert (letter.state, letter.attempts) == ("open", 1)
     (attempt,) = DeadLetterAttempt.objects.all()
     assert (attempt.letter_id, attempt.number, attempt.origin, attempt.succeeded) == (letter.pk, 1, "worker", False)
-    assert attempt.worker == recording.me()
+    assert attempt.worker == rows.me()
 
 
 def test_a_tombstone_without_key_and_time_is_stored_as_such() -> None:

@@ -21,8 +21,9 @@ from django_kafka.clients.embedded import Cluster
 from django_kafka.dead_letters import replaying
 from django_kafka.dead_letters.carrying import carry_out
 from django_kafka.dead_letters.executing import ClaimLost, Executor
-from django_kafka.dead_letters.recording import Failure, add_attempt
+from django_kafka.dead_letters.failures import Failure
 from django_kafka.dead_letters.replaying import LEASE
+from django_kafka.dead_letters.rows import add_attempt
 from django_kafka.exceptions import BrokersUnreachable, DeliveryFailed, Reject, Retry, Skip
 from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.models import DeadLetter, DeadLetterAttempt, Replay

@@ -22,7 +22,7 @@ from django_kafka.consuming.handling import until_due
 from django_kafka.consuming.lanes import Lane
 from django_kafka.consuming.slices import Slice
 from django_kafka.consuming.worker import Worker
-from django_kafka.dead_letters.recording import Failure
+from django_kafka.dead_letters.failures import Failure
 from django_kafka.exceptions import ConfigurationError, Reject, Retry, Skip
 from django_kafka.messages import LETTER_HEADER, Message
 from django_kafka.retry_topics import RetryTopic, Returned

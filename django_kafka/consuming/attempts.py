@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .. import retries
-from ..dead_letters.recording import MOST_EARLIER, Failure
+from ..dead_letters.failures import MOST_EARLIER, Failure
 from ..exceptions import NoHandler
 from ..handlers import TopicHandlers
 from ..messages import Message

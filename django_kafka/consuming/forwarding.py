@@ -11,8 +11,8 @@ from typing import Any
 
 from .. import conf, handlers, retry_topics
 from ..conf.schema import CATEGORIES
+from ..dead_letters.failures import MOST_EARLIER, Failure, storable
 from ..dead_letters.publishing import Courier, Problem, producer_for
-from ..dead_letters.recording import MOST_EARLIER, Failure, storable
 from ..exceptions import ConfigurationError
 from ..gathering import Sent
 from ..messages import Message

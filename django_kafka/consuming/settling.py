@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from .. import categories, conf, retries
 from ..dead_letters import holds, recording
+from ..dead_letters.failures import Failure
 from ..dead_letters.publishing import Published, Publisher, is_hopeless
-from ..dead_letters.recording import Failure
 from ..exceptions import DeliveryFailed, PartitionLost
 from ..gathering import here
 from ..handlers import TopicHandlers

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..dead_letters.recording import MOST_EARLIER, Failure
+from ..dead_letters.failures import MOST_EARLIER, Failure
 from ..gathering import Gathered, Sent
 from ..messages import RawMessage
 

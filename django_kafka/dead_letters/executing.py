@@ -24,10 +24,11 @@ from ..producers import producers
 from ..producing import send_now
 from ..signals import dead_letter_replayed
 from . import holds, importing
+from .failures import Failure
 from .foreign import without
 from .publishing import producer_for
-from .recording import Failure, add_attempt, me
 from .replaying import LEASE, letters, replays, unclaimed
+from .rows import add_attempt, me
 
 log = logging.getLogger(__name__)
 

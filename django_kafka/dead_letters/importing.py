@@ -19,7 +19,9 @@ from ..models import DeadLetter, DeadLetterAttempt, Replay
 from ..models.dead_letters import encode_headers, fingerprint
 from ..signals import message_dead_lettered
 from . import foreign
-from .recording import Failure, add_attempt, has_content_of, insert, named_letter, stored_before
+from .failures import Failure
+from .recording import has_content_of, named_letter
+from .rows import add_attempt, insert, stored_before
 
 UNKNOWN_ERROR = "unknown"
 """The type of an error that a dead-letter topic does not tell."""

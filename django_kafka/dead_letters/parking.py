@@ -13,7 +13,7 @@ from ..execution import leave_foreign_transaction
 from ..messages import Message
 from ..models import DeadLetter
 from . import holds
-from .recording import new_letter
+from .rows import new_letter
 
 CATEGORY = "parked"
 """What a parked message has instead of an error's category."""

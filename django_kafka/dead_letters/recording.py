@@ -3,106 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import traceback as tracebacks
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from types import CodeType
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
 
-from django.db import IntegrityError, connections, models, transaction
-from django.db.models import F
-from django.utils import timezone
+from django.db import IntegrityError, transaction
 
 from .. import conf, retries
 from ..exceptions import PartitionLost
 from ..execution import leave_foreign_transaction
 from ..messages import LETTER_HEADER, Message
 from ..models import DeadLetter, DeadLetterAttempt
-from ..models.dead_letters import encode_headers, fingerprint
 from ..signals import message_dead_lettered
 from . import holds
+from .failures import Failure
+from .rows import add_attempt, insert, latest, new_letter, stored_before
 
 log = logging.getLogger(__name__)
 
-MOST_EARLIER = 10
-"""Attempts before the last one that are stored with a letter."""
 _BYTES_TOGETHER = 4 * 1024 * 1024
 """Of messages and tracebacks that go into one statement; a single message may always."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """Why an attempt failed, as plain values that can be stored later."""
-
-    error_type: str
-    """Dotted name of the exception type."""
-    error_message: str
-    """What it says."""
-    traceback: str
-    """Where it came from."""
-    category: str
-    """What it is counted by."""
-    handler: str
-    """The dotted path of the handler; "" when none was found."""
-    at: datetime
-    """When it happened."""
-    attempt: int = 1
-    """Which attempt it was, of those that this worker made one after another."""
-    earlier: tuple[Failure, ...] = ()
-    """The attempts before it, in their order; of many only the last ones."""
-
-    @classmethod
-    def of(
-        cls, error: BaseException, *, category: str, handler: str, attempt: int = 1, earlier: Iterable[Failure] = ()
-    ) -> Self:
-        """Return the failure that `error` stands for."""
-        kind = type(error)
-        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-        return cls(
-            error_type=storable(name)[:300],
-            error_message=storable(_text(error)),
-            traceback=storable(_traceback(error)),
-            category=category,
-            handler=handler[:500],
-            at=timezone.now(),
-            attempt=attempt,
-            earlier=tuple(earlier),
-        )
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001  # an exception class of the project's own may fail to describe itself
-        return f"<{type(error).__name__} that cannot be shown: {type(broken).__name__}>"
-
-
-_stacks: dict[tuple[tuple[CodeType, int], ...], str] = {}
-"""Where errors came from, as text: when all messages fail it is one and the same place."""
-_MOST_STACKS = 100
-
-
-def _traceback(error: BaseException) -> str:
-    """Return what `traceback` says, which would take longer than to store the letter."""
-    chained = error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__)
-    if chained or isinstance(error, BaseExceptionGroup):
-        return "".join(tracebacks.format_exception(error))
-    place = tuple((frame.f_code, line) for frame, line in tracebacks.walk_tb(error.__traceback__))
-    if (stack := _stacks.get(place)) is None:
-        if len(_stacks) >= _MOST_STACKS:
-            _stacks.clear()
-        stack = _stacks[place] = "".join(tracebacks.format_tb(error.__traceback__))
-    head = "Traceback (most recent call last):\n" if place else ""
-    return "".join([head, stack, *tracebacks.format_exception_only(error)])
-
-
-def storable(text: str) -> str:
-    """Return a text that every database takes."""
-    # PostgreSQL text takes neither NUL nor lone surrogates.
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def record(
@@ -202,124 +120,9 @@ def _record_together(
     return letters
 
 
-def insert(using: str, fresh: Sequence[tuple[DeadLetter, Failure]], origin: str) -> None:
-    """Insert letters that have no rows yet, and the attempts that made them."""
-    _insert(using, [letter for letter, _failure in fresh])
-    _insert(using, [one for letter, failure in fresh for one in _attempts(letter, failure, origin)])
-
-
-def _insert(using: str, rows: Sequence[DeadLetter] | Sequence[DeadLetterAttempt]) -> None:
-    """Insert new rows and give them their ids."""
-    connection = connections[using]
-    if not rows:
-        return
-    if not connection.features.can_return_rows_from_bulk_insert:
-        for one in rows:
-            one.save(using=using, force_insert=True)
-        return
-    if connection.vendor != "postgresql":
-        type(rows[0])._default_manager.using(using).bulk_create(rows)  # type: ignore[arg-type]
-        return
-    # As Django does it where no column is binary: one array for each column takes a fraction of the time.
-    options = rows[0]._meta
-    fields = [field for field in options.concrete_fields if not field.primary_key]
-    quote = connection.ops.quote_name
-    columns = ", ".join(quote(str(field.column)) for field in fields)
-    arrays = ", ".join(f"%s::{field.rel_db_type(connection) if field.is_relation else field.db_type(connection)}[]"
-                       for field in fields)  # fmt: skip
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO {quote(options.db_table)} ({columns}) SELECT * FROM UNNEST({arrays}) "
-            f"RETURNING {quote(str(options.pk.column))}",
-            [[_plain(getattr(row, field.attname)) for row in rows] for field in fields],
-        )
-        for row, (pk,) in zip(rows, cursor.fetchall(), strict=True):
-            row.pk = pk
-
-
-def _plain(value: Any) -> Any:
-    # A choice is a text with more to it, which the database's library does not know.
-    return value.value if isinstance(value, models.Choices) else value
-
-
-def stored_before(using: str, letters: Sequence[DeadLetter]) -> set[tuple[int, str]]:
-    """Return offset and fingerprint of letters that have a row already; they are of messages of one partition."""
-    if not letters:
-        return set()
-    one = letters[0]
-    place = {"cluster": one.cluster, "group_id": one.group_id, "topic": one.topic, "partition": one.partition}
-    rows = DeadLetter.objects.using(using).filter(**place, offset__in=[letter.offset for letter in letters])
-    return set(rows.values_list("offset", "fingerprint"))
-
-
-def add_attempt(using: str, letter: DeadLetter, failure: Failure, origin: str) -> None:
-    """Add a failed attempt, and those before it, to a letter and open it (again)."""
-    changes: dict[str, Any] = {
-        "attempts": F("attempts") + failure.attempt,
-        "state": DeadLetter.State.OPEN,
-        "settled_at": None,
-        **_latest(failure),
-    }
-    DeadLetter.objects.using(using).filter(pk=letter.pk).update(**changes)
-    letter.refresh_from_db(using=using, fields=list(changes))
-    DeadLetterAttempt.objects.using(using).bulk_create(_attempts(letter, failure, origin))
-
-
-def _attempts(letter: DeadLetter, failure: Failure, origin: str) -> Iterator[DeadLetterAttempt]:
-    before = letter.attempts - failure.attempt
-    for one in (*failure.earlier, failure):
-        yield DeadLetterAttempt(
-            letter=letter,
-            number=before + one.attempt,
-            at=one.at,
-            origin=origin,
-            worker=me(),
-            error_type=one.error_type,
-            error_message=one.error_message,
-            traceback=one.traceback,
-        )
-
-
-def me() -> str:
-    """Return what names this process in rows."""
-    return f"{socket.gethostname()}:{os.getpid()}"[:200]
-
-
-def new_letter(consumer: conf.Consumer, group_id: str, message: Message, **fields: Any) -> DeadLetter:
-    """Return the row of a message that is not stored yet."""
-    headers = encode_headers(message.headers)
-    key, value, timestamp = message.raw_key, message.raw_value, message.timestamp_ms
-    return DeadLetter(
-        cluster=consumer.cluster,
-        group_id=group_id,
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        fingerprint=fingerprint(timestamp, key, headers, value),
-        consumer=consumer.name,
-        timestamp_ms=timestamp,
-        key=key,
-        value=value,
-        stored_headers=headers,
-        **fields,
-    )
-
-
 def _new(consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:
     first = (*failure.earlier, failure)[0].at
-    return new_letter(consumer, group_id, message, first_failed_at=first, **_latest(failure))
-
-
-def _latest(failure: Failure) -> dict[str, Any]:
-    """Return what a letter has of its latest failure."""
-    return {
-        "error_type": failure.error_type,
-        "error_message": failure.error_message,
-        "traceback": failure.traceback,
-        "category": failure.category,
-        "handler": failure.handler,
-        "last_failed_at": failure.at,
-    }
+    return new_letter(consumer, group_id, message, first_failed_at=first, **latest(failure))
 
 
 def _row(using: str, new: DeadLetter) -> DeadLetter:

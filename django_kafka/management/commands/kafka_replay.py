@@ -19,7 +19,7 @@ from django.db.models import Count, Max, QuerySet
 from ...dead_letters import replaying
 from ...dead_letters.carrying import carry_out
 from ...dead_letters.executing import Executor
-from ...dead_letters.recording import me
+from ...dead_letters.rows import me
 from ...exceptions import ConfigurationError
 from ...models import DeadLetter, Replay
 from ._progress import Progress, progress
