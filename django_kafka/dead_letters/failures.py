@@ -1,0 +1,87 @@
+"""Failures: what is kept of an attempt that failed."""
+
+from __future__ import annotations
+
+import traceback as tracebacks
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from types import CodeType
+from typing import Self
+
+from django.utils import timezone
+
+MOST_EARLIER = 10
+"""Attempts before the last one that are stored with a letter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt failed, as plain values that can be stored later."""
+
+    error_type: str
+    """Dotted name of the exception type."""
+    error_message: str
+    """What it says."""
+    traceback: str
+    """Where it came from."""
+    category: str
+    """What it is counted by."""
+    handler: str
+    """The dotted path of the handler; "" when none was found."""
+    at: datetime
+    """When it happened."""
+    attempt: int = 1
+    """Which attempt it was, of those that this worker made one after another."""
+    earlier: tuple[Failure, ...] = ()
+    """The attempts before it, in their order; of many only the last ones."""
+
+    @classmethod
+    def of(
+        cls, error: BaseException, *, category: str, handler: str, attempt: int = 1, earlier: Iterable[Failure] = ()
+    ) -> Self:
+        """Return the failure that `error` stands for."""
+        kind = type(error)
+        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        return cls(
+            error_type=storable(name)[:300],
+            error_message=storable(_text(error)),
+            traceback=storable(_traceback(error)),
+            category=category,
+            handler=handler[:500],
+            at=timezone.now(),
+            attempt=attempt,
+            earlier=tuple(earlier),
+        )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001  # an exception class of the project's own may fail to describe itself
+        return f"<{type(error).__name__} that cannot be shown: {type(broken).__name__}>"
+
+
+_stacks: dict[tuple[tuple[CodeType, int], ...], str] = {}
+"""Where errors came from, as text: when all messages fail it is one and the same place."""
+_MOST_STACKS = 100
+
+
+def _traceback(error: BaseException) -> str:
+    """Return what `traceback` says, which would take longer than to store the letter."""
+    chained = error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__)
+    if chained or isinstance(error, BaseExceptionGroup):
+        return "".join(tracebacks.format_exception(error))
+    place = tuple((frame.f_code, line) for frame, line in tracebacks.walk_tb(error.__traceback__))
+    if (stack := _stacks.get(place)) is None:
+        if len(_stacks) >= _MOST_STACKS:
+            _stacks.clear()
+        stack = _stacks[place] = "".join(tracebacks.format_tb(error.__traceback__))
+    head = "Traceback (most recent call last):\n" if place else ""
+    return "".join([head, stack, *tracebacks.format_exception_only(error)])
+
+
+def storable(text: str) -> str:
+    """Return a text that every database takes."""
+    # PostgreSQL text takes neither NUL nor lone surrogates.
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
