@@ -95,6 +95,11 @@ class Here:
         gathered_by_context.set(gathered)
         return gathered
 
+    def forget(self) -> None:
+        """Forget what was gathered in this thread, if it gathers."""
+        if (gathered := self.now.gathered) is not None:
+            gathered.clear()
+
     def end(self) -> None:
         """Gather no longer in this thread."""
         self.now.gathered = None

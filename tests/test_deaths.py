@@ -14,7 +14,8 @@ from django_kafka import tallies
 from django_kafka.consuming import deaths
 from django_kafka.consuming.crew import Crew
 from django_kafka.consuming.gate import Gate
-from django_kafka.consuming.lanes import Lane, Lanes
+from django_kafka.consuming.lane import Lane
+from django_kafka.consuming.lanes import Lanes
 from django_kafka.consuming.suspicion import Suspicion
 from django_kafka.messages import Message
 from django_kafka.models import Tenure

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from django_kafka.consuming.lanes import Lane, Lanes, Place
+from django_kafka.consuming.lane import Lane, Place
+from django_kafka.consuming.lanes import Lanes
 from django_kafka.consuming.slices import Slice
 
 P0: Place = ("flights", 0)

@@ -19,7 +19,7 @@ from django_kafka import conf, handlers, retries, retry_topics, services, tallie
 from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.consuming import forwarding
 from django_kafka.consuming.handling import until_due
-from django_kafka.consuming.lanes import Lane
+from django_kafka.consuming.lane import Lane
 from django_kafka.consuming.slices import Slice
 from django_kafka.consuming.worker import Worker
 from django_kafka.dead_letters.failures import Failure

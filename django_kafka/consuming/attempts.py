@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from .. import retries
 from ..dead_letters.failures import MOST_EARLIER, Failure
@@ -10,44 +11,54 @@ from ..exceptions import NoHandler
 from ..handlers import TopicHandlers
 from ..messages import Message
 from .forwarding import read_failures
+from .lane import Lane
 from .slices import Slice
 
 
-def message_at(piece: Slice, found: TopicHandlers, index: int) -> Message:
-    """Return a message with the number of the attempt that is made at it."""
-    tried = piece.tried_at(index)
-    attempt = tried.attempts + 1 if tried else 1
-    if found.retry is None:
-        return Message(piece.messages[index], found.decoder, attempt)
-    returned = found.retry.returned(piece.messages[index])
-    return Message(returned, found.decoder, returned.attempts + attempt)
+@dataclass(slots=True)
+class Attempt:
+    """An attempt that failed."""
 
+    lane: Lane
+    piece: Slice
+    found: TopicHandlers
+    index: int
+    """The place of its message in the slice."""
+    error: Exception
+    message: Message = field(init=False)
+    """The message, with the number of this attempt."""
 
-def earlier(piece: Slice, found: TopicHandlers, index: int) -> Sequence[Failure]:
-    """Return the failed attempts at a message before the last one; of many only the last ones."""
-    tried = piece.tried_at(index)
-    failures = list(tried.failures) if tried else []
-    if found.retry is not None:
-        returned = found.retry.returned(piece.messages[index])
-        failures = [*read_failures(returned.failures, returned.attempts), *failures][-MOST_EARLIER:]
-    return failures
+    def __post_init__(self) -> None:
+        tried = self.piece.tried_at(self.index)
+        number = tried.attempts + 1 if tried else 1
+        raw = self.piece.messages[self.index]
+        if self.found.retry is None:
+            self.message = Message(raw, self.found.decoder, number)
+        else:
+            returned = self.found.retry.returned(raw)
+            self.message = Message(returned, self.found.decoder, returned.attempts + number)
 
+    def earlier(self) -> Sequence[Failure]:
+        """Return the failed attempts at the message before this one; of many only the last ones."""
+        tried = self.piece.tried_at(self.index)
+        failures = list(tried.failures) if tried else []
+        if self.found.retry is not None:
+            returned = self.found.retry.returned(self.piece.messages[self.index])
+            failures = [*read_failures(returned.failures, returned.attempts), *failures][-MOST_EARLIER:]
+        return failures
 
-def failure(
-    found: TopicHandlers, message: Message, error: BaseException, category: str, before: Iterable[Failure] = ()
-) -> Failure:
-    """Return what is kept of a failed attempt, and of those before it."""
-    return Failure.of(
-        retries.blamed(error),
-        category=category,
-        handler=_path(found, message),
-        attempt=message.attempt,
-        earlier=before,
-    )
+    def failure(self, category: str, before: Iterable[Failure] = ()) -> Failure:
+        """Return what is kept of it, and of those before it."""
+        return Failure.of(
+            retries.blamed(self.error),
+            category=category,
+            handler=self._path(),
+            attempt=self.message.attempt,
+            earlier=before,
+        )
 
-
-def _path(found: TopicHandlers, message: Message) -> str:
-    try:
-        return found.match(message).path
-    except (NoHandler, UnicodeError):
-        return ""
+    def _path(self) -> str:
+        try:
+            return self.found.match(self.message).path
+        except (NoHandler, UnicodeError):
+            return ""

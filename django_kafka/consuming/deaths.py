@@ -32,7 +32,7 @@ from ..execution import leave_foreign_transaction
 from ..models import Tenure, Worker
 from ..monitoring.heartbeats import STALE_AFTER, alive_since
 from .gate import Gate
-from .lanes import Lane
+from .lane import Lane
 from .slices import Slice
 from .suspicion import Suspicion
 

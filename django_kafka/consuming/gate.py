@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .lanes import Lane, Lanes
+from .lane import Lane
+from .lanes import Lanes
 
 
 class Gate:

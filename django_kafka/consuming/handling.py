@@ -19,7 +19,8 @@ from ..retry_topics import RetryTopic
 from ..tallies import ConsumerTally
 from .deaths import Hold
 from .forwarding import Forwarded
-from .lanes import Lane, Lanes
+from .lane import Lane
+from .lanes import Lanes
 from .settling import Settler
 from .slices import Slice
 from .taking import take_in
@@ -28,8 +29,6 @@ _SHORT_WAIT = 1.0
 """Seconds a thread stays with a lane whose records are not acknowledged yet, before it looks at other lanes."""
 _LAST_WAIT = 5.0
 """Seconds for the same when the lane is about to leave; what is still open then is handled again by the next owner."""
-
-
 _LONG_REST = 1.0
 """Seconds until a message is due from which on no more is fetched behind it."""
 
@@ -128,8 +127,8 @@ class HandlerThread(threading.Thread):
             lane.until = piece.done + lane.permit.most
         while True:
             # The letters first, also of a lane that waits for the message after them.
-            if piece.failed and (wait is not None or lane.wary or self.settler.due(lane, piece)):
-                held = self.settler.store(lane, piece, found)
+            if piece.failed and (wait is not None or lane.wary or self.settler.letters.due(lane, piece)):
+                held = self.settler.letters.store(lane, piece, found)
                 wait = wait if held is None else max(held, wait or 0.0)
             if wait is not None:
                 return wait
@@ -137,7 +136,7 @@ class HandlerThread(threading.Thread):
                 break
             if found.retry is not None and (left := until_due(lane, piece, found.retry)) is not None:
                 # Nothing that is done with has to wait until then for being settled.
-                if piece.failed and (held := self.settler.store(lane, piece, found)) is not None:
+                if piece.failed and (held := self.settler.letters.store(lane, piece, found)) is not None:
                     return held
                 if piece.sent:
                     break
@@ -162,7 +161,7 @@ class HandlerThread(threading.Thread):
             tenures.after(lane, piece)
         except Hold as hold:
             lane.reason = hold.reason
-            held = self.settler.held(lane, hold.reason) if hold.seconds is None else hold.seconds
+            held = self.settler.waits.for_something(lane, hold.reason) if hold.seconds is None else hold.seconds
             return max(wait or 0.0, held)
         return wait
 
@@ -233,7 +232,7 @@ class HandlerThread(threading.Thread):
                 raise
             except Exception as error:  # noqa: BLE001  # decided just below, as for any failed attempt
                 if isinstance(sent, Published):
-                    wait = self.settler.unpublished(lane, piece, sent, error)
+                    wait = self.settler.letters.unpublished(lane, piece, sent, error)
                 elif isinstance(sent, Forwarded):
                     wait = self.settler.not_forwarded(lane, piece, index, sent, error)
                 else:
@@ -242,7 +241,7 @@ class HandlerThread(threading.Thread):
                     # Only the record is sent again: what its handler did is committed.
                     piece.resend = True
                 elif piece.failed:
-                    wait = self.settler.store(lane, piece, found)
+                    wait = self.settler.letters.store(lane, piece, found)
                 if wait is not None:
                     return wait
             else:

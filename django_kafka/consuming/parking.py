@@ -18,8 +18,7 @@ from ..exceptions import PartitionLost
 from ..handlers import TopicHandlers
 from ..messages import Message
 from .handling import HandlerThread
-from .lanes import Lane
-from .settling import still_ours
+from .lane import Lane
 from .slices import Slice
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class HoldingThread(HandlerThread):
             except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is: without them nothing may be begun
-                return self.settler.held(lane, f"its held keys cannot be read ({type(error).__name__})")
+                return self.settler.waits.for_something(lane, f"its held keys cannot be read ({type(error).__name__})")
         if lane.held_keys:
             last = min(one for one in (end, lane.until, len(piece.messages)) if one is not None)
             place = next(self._held(lane.held_keys, piece, last), None)
@@ -67,17 +66,19 @@ class HoldingThread(HandlerThread):
         try:
             parking = park(
                 self.consumer, self.group_id, message,
-                count=keys[key] >= limit, still_ours=lambda: still_ours(lane),
+                count=keys[key] >= limit, still_ours=lane.still_ours,
             )  # fmt: skip
         except PartitionLost:
             return None
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever kept it from being written: the message is not settled
-            return self.settler.held(lane, f"a message could not be parked ({type(error).__name__})")
+            return self.settler.waits.for_something(lane, f"a message could not be parked ({type(error).__name__})")
         if parking is Parking.FULL:
             lane.full = True
-            return self.settler.held(lane, f"{limit} messages of one key are parked already (hold_key_limit)")
+            return self.settler.waits.for_something(
+                lane, f"{limit} messages of one key are parked already (hold_key_limit)"
+            )
         lane.full, lane.outage = False, None
         lane.waits = lane.failing = 0
         if parking is Parking.FREE:

@@ -18,7 +18,8 @@ from ..clients.consumer import ConsumerClient, Events, is_fatal, size_of
 from ..exceptions import ConfigurationError
 from ..gathering import close_broken_connections
 from ..tallies import ConsumerTally
-from .lanes import Lane, Lanes, Place
+from .lane import Lane, Place
+from .lanes import Lanes
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from ..exceptions import PartitionLost
 from ..gathering import here
 from ..handlers import TopicHandlers
 from ..messages import Message
-from .lanes import Lane
-from .settling import Settler, still_ours
+from .lane import Lane
+from .settling import Settler
 from .slices import Slice
 
 _TOGETHER = 100
@@ -28,18 +28,15 @@ def take_in(settler: Settler, lane: Lane, piece: Slice, found: TopicHandlers) ->
         end = piece.done + (1 if lane.waits else _TOGETHER)
         some = [Message(raw, found.decoder) for raw in islice(piece.messages, piece.done, end)]
         try:
-            new = importing.store(
-                settler.consumer, settler.group_id, some, found.imports, still_ours=lambda: still_ours(lane)
-            )
+            new = importing.store(settler.consumer, settler.group_id, some, found.imports, still_ours=lane.still_ours)
         except PartitionLost:
             return None
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the lane waits for it to pass
-            return settler.held(lane, f"its messages could not be imported ({type(error).__name__})")
-        if (gathered := here.now.gathered) is not None:
-            # What receivers of the signal produced is no part of a message.
-            gathered.clear()
+            return settler.waits.for_something(lane, f"its messages could not be imported ({type(error).__name__})")
+        # What receivers of the signal produced is no part of a message.
+        here.forget()
         settler.tally.imported += new
         piece.done += len(some)
         lane.waits = 0

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .. import conf, handlers, tallies
-from ..consuming.lanes import Lane, Lanes
+from ..consuming.lane import Lane
+from ..consuming.lanes import Lanes
 from ..consuming.parking import thread_of
 from ..dead_letters.replaying import letters
 from ..exceptions import ConfigurationError, KafkaError
