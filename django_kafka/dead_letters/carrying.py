@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 from .. import retries
 from ..execution import Connections
 from ..models import Replay
-from .executing import ClaimLost, Executor
+from .executing import ClaimLost, Executor, Stop
 
 
 def carry_out(
     executor: Executor,
     *,
-    stop: threading.Event,
+    stop: Stop,
     deadline: float = float("inf"),
     waiting: Callable[[Exception, float], None],
 ) -> Iterator[Replay]:

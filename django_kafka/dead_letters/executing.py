@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from django.db import connections, transaction
 from django.db.models import F
@@ -32,17 +32,22 @@ from .rows import add_attempt, me
 
 log = logging.getLogger(__name__)
 
-
 _COMMITTED_READS = (1, 2)
 """psycopg's names for READ UNCOMMITTED, which is the same in PostgreSQL, and READ COMMITTED."""
-
-
 _MOST_DEATHS = 3
 """So many processes may end while they carry out one replay."""
-
-
 _CONFLICTS = 10
 """So many times in a row somebody may park behind a letter while it is resolved, under REPEATABLE READ."""
+
+
+class Stop(Protocol):
+    """What tells an executor to stop, such as an event."""
+
+    def is_set(self) -> bool:
+        """Tell whether to stop."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is time to stop, for `timeout` seconds at most, and tell whether it is."""
 
 
 class ClaimLost(KafkaError):
@@ -102,7 +107,7 @@ class Executor:
         self._running: int | None = None
         self._message: Message | None = None
         """What the handler runs on; None of a replay to the topic."""
-        self._stop = threading.Event()
+        self._stop: Stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="kafka-replay-lease", daemon=True)
         self._keeper.start()
 
@@ -111,7 +116,7 @@ class Executor:
         self._ended.set()
         self._keeper.join(5)
 
-    def run_next(self, stop: threading.Event | None = None) -> Replay | None:
+    def run_next(self, stop: Stop | None = None) -> Replay | None:
         """Claim the oldest replay and carry it out; return it, or None when there is none to claim.
 
         A replay that meets an outage is asked for again, and the error is raised: try again after a pause. `stop` ends

@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -12,6 +7,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from ... import conf, handlers
 from ...clients import embedded
 from ...exceptions import ConfigurationError
+from ._signals import StopSignals
 
 BANNER = """\
 Embedded Kafka cluster at {address}
@@ -48,7 +44,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
 
     def serve(self, partitions: int, topics: dict[str, int]) -> None:
-        with _asked_to_stop() as asked, embedded.Cluster(partitions=partitions) as cluster:
+        with StopSignals() as asked, embedded.Cluster(partitions=partitions) as cluster:
             for name, count in topics.items():
                 cluster.create_topic(name, count)
             with embedded.announced(cluster) as state_file:
@@ -60,7 +56,7 @@ class Command(BaseCommand):
                 )
                 self.stdout.write(banner)
                 self.stdout.flush()
-                asked()
+                asked.wait()
         self.stdout.write("The embedded cluster is gone, and what it held with it.")
 
 
@@ -81,25 +77,3 @@ def _parse(text: str, partitions: int) -> tuple[str, int]:
     if not name or not count.isdecimal() or int(count) < 1:
         raise CommandError(f"--topic {text!r} is not NAME or NAME:PARTITIONS, as in flights:8.")
     return name, int(count)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], object]]:
-    """Give what waits for a signal.
-
-    Through a pipe: a handler that sets an event takes its lock, which the interrupted thread may hold as it begins to
-    wait.
-    """
-    heard, told = os.pipe()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        os.write(told, b"!")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: os.read(heard, 1)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(heard)
-        os.close(told)

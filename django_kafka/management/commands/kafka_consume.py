@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import threading
 from argparse import ArgumentParser, ArgumentTypeError
-from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -17,6 +14,7 @@ from django.utils import autoreload
 from ... import conf
 from ...consuming.crew import Crew
 from ...exceptions import ConfigurationError
+from ._signals import StopSignals, say
 
 _LEAVE_WITHIN = 5.0
 """Seconds that a reload waits for running handlers."""
@@ -69,33 +67,20 @@ class Command(BaseCommand):
             raise CommandError(f"Stopped by {type(crew.error).__name__}: {crew.error}") from crew.error
 
 
-class _Stop:
+class _Stop(StopSignals):
     """What signals do: the first asks, the second ends the process. Neither raises."""
 
     def __init__(self, crew: Crew) -> None:
+        super().__init__()
         self._crew = crew
-        self._asked = False
 
-    def __enter__(self) -> None:
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self._asked:
-            _say(b"Stopped at once; what was not finished is read again.\n")
-            os._exit(128 + number)
-        self._asked = True
+    def first(self, number: int) -> None:
         self._crew.stop()
-        _say(b"Finishing what runs; once more to stop at once.\n")
+        say(b"Finishing what runs; once more to stop at once.\n")
 
-
-def _say(sentence: bytes) -> None:
-    # Not through Python's streams, which the interrupted thread may be in the middle of; and nobody may be listening.
-    with suppress(OSError):
-        os.write(2, sentence)
+    def again(self, number: int) -> None:
+        say(b"Stopped at once; what was not finished is read again.\n")
+        os._exit(128 + number)
 
 
 def _run_below_reloader(crew: Crew) -> None:

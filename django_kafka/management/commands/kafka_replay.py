@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
-import signal
-import threading
 import time
 from argparse import ArgumentParser
 from collections import Counter
-from types import FrameType
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -24,6 +21,7 @@ from ...exceptions import ConfigurationError
 from ...models import DeadLetter, Replay
 from ._progress import Progress, progress
 from ._selection import add_filters, chosen_letters, described, duration
+from ._signals import StopSignals, say
 
 _PIECE = 500
 _LOOK_EVERY = 0.5
@@ -124,12 +122,12 @@ class Command(BaseCommand):
         seen: set[int] = set()
         try:
             while True:
-                for replay in carry_out(executor, stop=ending.stop, deadline=ending.deadline, waiting=shown.wait):
+                for replay in carry_out(executor, stop=ending, deadline=ending.deadline, waiting=shown.wait):
                     seen.add(replay.pk)
                     shown.finished(replay)
                 if ending.reached() or not self._running_elsewhere(ids):
                     break
-                ending.stop.wait(_LOOK_EVERY)
+                ending.wait(_LOOK_EVERY)
         finally:
             executor.close()
         ended = replaying.replays().filter(pk__in=ids).exclude(state__in=Replay.OUTSTANDING)
@@ -161,35 +159,30 @@ class Command(BaseCommand):
             raise CommandError(f"{_letters(failed)} failed again; the new errors are with them.", returncode=1)
 
 
-class _Ending:
+class _Ending(StopSignals):
     """What ends the command early: signals and the timeout. Signals raise nothing: what runs is finished."""
 
     def __init__(self, timeout: float | None) -> None:
-        self.stop = threading.Event()
+        super().__init__()
         self.deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        self.reason = "The time is over"
-        self.returncode = 1
-        self._before: dict[int, Any] = {}
+
+    @property
+    def reason(self) -> str:
+        return "Stopped" if self.is_set() else "The time is over"
+
+    @property
+    def returncode(self) -> int:
+        return 1 if self.number is None else 128 + self.number
 
     def reached(self) -> bool:
-        return self.stop.is_set() or time.monotonic() >= self.deadline
+        return self.is_set() or time.monotonic() >= self.deadline
 
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._receive)
+    def first(self, number: int) -> None:
+        say(b"Finishing the one that runs; once more to stop at once.\n")
 
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.stop.is_set():
-            os.write(2, b"Stopped at once; what ran is taken over when its claim runs out, after a minute.\n")
-            os._exit(128 + number)
-        os.write(2, b"Finishing the one that runs; once more to stop at once.\n")
-        self.reason, self.returncode = "Stopped", 128 + number
-        self.stop.set()
+    def again(self, number: int) -> None:
+        say(b"Stopped at once; what ran is taken over when its claim runs out, after a minute.\n")
+        os._exit(128 + number)
 
 
 def _letters(count: int) -> str:
