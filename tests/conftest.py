@@ -35,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit(f"ended by signal {number}", returncode=128 + number)
 
     signal.signal(signal.SIGTERM, leave)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background: the programs that tests interrupt would inherit being deaf to it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "DJANGO_KAFKA_TEST_RUN" in os.environ:
         hold(signal.SIGTERM)  # `make test` that is killed takes its test processes along
 

@@ -95,7 +95,7 @@ def test_a_worker_that_finds_no_topic_says_so_and_works_when_it_comes(
     name = topic()
     project.consumer("journey", name)
     worker = project.manage("kafka_consume")
-    wait_said(worker, "create the topic")
+    wait_said(worker, "kafka_topics --create")
 
     project.create_topic(name)
     project.produce(numbered(5), name)
