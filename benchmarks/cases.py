@@ -14,9 +14,9 @@ from typing import Any
 import django
 from confluent_kafka import Consumer, Producer
 
-BROKERS = os.environ.get("BENCH_BROKERS", "")
-TOPIC = os.environ.get("BENCH_TOPIC", "")
-MESSAGES = int(os.environ.get("BENCH_MESSAGES", "0"))
+from . import failing
+from .settings import BROKERS, MESSAGES, TOPIC
+
 VALUE = b"v" * 200
 
 # The same on both sides, so that the difference is the code around the client.
@@ -77,6 +77,15 @@ def our_produce() -> Iterator[None]:
     assert tallies.of_producer("default").acknowledged == MESSAGES
 
 
+def each_partition() -> Iterator[None]:
+    """One message in each partition."""
+    yield
+    producer = Producer(PRODUCER)
+    for partition in range(MESSAGES):
+        producer.produce(TOPIC, VALUE, partition=partition)
+    producer.flush()
+
+
 def raw_produce_batch() -> Iterator[None]:
     """The same loop as `raw_produce`: what `produce_batch` of ours is compared with."""
     yield from raw_produce()
@@ -134,24 +143,27 @@ def our_consume() -> Iterator[None]:
 CASES: dict[str, Callable[[], Iterator[None]]] = {
     made.__name__: made
     for made in (
-        raw_produce, our_produce, raw_produce_batch, our_produce_batch, raw_consume, raw_consume_plain, our_consume
+        raw_produce, each_partition, our_produce, raw_produce_batch, our_produce_batch,
+        raw_consume, raw_consume_plain, our_consume,
+        failing.our_insert, failing.our_insert_failing, failing.our_letters, failing.our_paused_lanes,
     )
 }  # fmt: skip
 
 
 def main(name: str) -> None:
-    """Run one case: what comes before its `yield` is not measured."""
+    """Run one case: what comes before its first `yield` is not measured, nor what comes after its second."""
     if name.startswith("our_"):
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
         django.setup()
     case = CASES[name]()
     next(case)
-    started = time.perf_counter()
-    for _ in case:
-        pass
+    started, cpu = time.perf_counter(), time.process_time()
+    next(case, None)
     seconds = time.perf_counter() - started
+    cpu = time.process_time() - cpu
+    next(case, None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"per_second": MESSAGES / seconds, "peak_mib": peak}))
+    print(json.dumps({"per_second": MESSAGES / seconds, "peak_mib": peak, "cores": cpu / seconds}))
 
 
 if __name__ == "__main__":

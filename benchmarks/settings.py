@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
+
+BROKERS = os.environ.get("BENCH_BROKERS", "127.0.0.1:9092")
+TOPIC = os.environ.get("BENCH_TOPIC", "bench")
+MESSAGES = int(os.environ.get("BENCH_MESSAGES", "0"))
+HANDLER = os.environ.get("BENCH_HANDLER", "benchmarks.cases.ignore")
+SERVER = os.environ.get("BENCH_DATABASE", "")
+"""Where PostgreSQL is, for the cases that need it."""
 
 SECRET_KEY = "benchmarks"
 USE_TZ = True
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_kafka"]
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+DATABASES: dict[str, dict[str, Any]] = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+if SERVER:
+    server = urlsplit(SERVER)
+    DATABASES["default"] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": server.hostname,
+        "PORT": server.port,
+        "USER": server.username,
+        "NAME": "bench",
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# As in production: what is logged is formatted and written.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"file": {"class": "logging.FileHandler", "filename": os.devnull, "formatter": "line"}},
+    "root": {"handlers": ["file"], "level": "INFO"},
+}
 KAFKA: dict[str, Any] = {
-    "brokers": [os.environ.get("BENCH_BROKERS", "127.0.0.1:9092")],
+    "brokers": [BROKERS],
     "producers": {"default": {"compression": "none"}},
     "consumers": {
         "bench": {
             "group_id": os.environ.get("BENCH_GROUP", "bench"),
-            "topics": {os.environ.get("BENCH_TOPIC", "bench"): {"handler": "benchmarks.cases.ignore"}},
-            "transaction": "none",
+            "topics": {TOPIC: {"handler": HANDLER}},
+            "transaction": "message" if SERVER else "none",
+            "retry": {"max_retries": int(HANDLER.endswith(".put_off"))},
+            "circuit_breaker": {"enabled": not HANDLER.endswith(".fail")},
         }
     },
     "heartbeats": {"enabled": False},

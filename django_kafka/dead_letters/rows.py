@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from django.db import connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 from django.db.models import F
 
 from .. import conf
@@ -21,20 +24,29 @@ def new_letter(consumer: conf.Consumer, group_id: str, message: Message, **field
     """Return the row of a message that is not stored yet."""
     headers = encode_headers(message.headers)
     key, value, timestamp = message.raw_key, message.raw_value, message.timestamp_ms
-    return DeadLetter(
-        cluster=consumer.cluster,
-        group_id=group_id,
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        fingerprint=fingerprint(timestamp, key, headers, value),
-        consumer=consumer.name,
-        timestamp_ms=timestamp,
-        key=key,
-        value=value,
-        stored_headers=headers,
+    values = {
+        **_empty(),
+        "cluster": consumer.cluster,
+        "group_id": group_id,
+        "topic": message.topic,
+        "partition": message.partition,
+        "offset": message.offset,
+        "fingerprint": fingerprint(timestamp, key, headers, value),
+        "consumer": consumer.name,
+        "timestamp_ms": timestamp,
+        "key": key,
+        "value": value,
+        "stored_headers": headers,
         **fields,
-    )
+    }
+    # By position: Django takes twice as long to sort out keywords.
+    return DeadLetter(*values.values())  # type: ignore[misc]
+
+
+@cache
+def _empty() -> dict[str, Any]:
+    """Return what a letter has unless it is said otherwise, by the names of its columns, in their order."""
+    return {field.attname: field.get_default() for field in DeadLetter._meta.concrete_fields}
 
 
 def latest(failure: Failure) -> dict[str, Any]:
@@ -51,42 +63,64 @@ def latest(failure: Failure) -> dict[str, Any]:
 
 def insert(using: str, fresh: Sequence[tuple[DeadLetter, Failure]], origin: str) -> None:
     """Insert letters that have no rows yet, and the attempts that made them."""
-    _insert(using, [letter for letter, _failure in fresh])
-    _insert(using, [one for letter, failure in fresh for one in _attempts(letter, failure, origin)])
+    if not fresh:
+        return
+    connection = connections[using]
+    letters = [letter for letter, _failure in fresh]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            # psycopg 3; COPY takes a third of the time of an INSERT, here and in the server.
+            if hasattr(cursor, "copy"):
+                _give_ids(connection, cursor, letters)
+                _copy(connection, cursor, DeadLetter, _columns(DeadLetter), map(_values, letters))
+                attempts = (row for letter, failure in fresh for row in _attempt_rows(letter, failure, origin))
+                _copy(connection, cursor, DeadLetterAttempt, ("letter_id", *_OF_ATTEMPT), attempts)
+                return
+    _insert(using, letters)
+    _insert(using, [attempt for letter, failure in fresh for attempt in _attempts(letter, failure, origin)])
 
 
 def _insert(using: str, rows: Sequence[DeadLetter] | Sequence[DeadLetterAttempt]) -> None:
     """Insert new rows and give them their ids."""
-    connection = connections[using]
-    if not rows:
-        return
-    if not connection.features.can_return_rows_from_bulk_insert:
+    if connections[using].features.can_return_rows_from_bulk_insert:
+        type(rows[0])._default_manager.using(using).bulk_create(rows)  # type: ignore[arg-type]
+    else:
         for one in rows:
             one.save(using=using, force_insert=True)
-        return
-    if connection.vendor != "postgresql":
-        type(rows[0])._default_manager.using(using).bulk_create(rows)  # type: ignore[arg-type]
-        return
-    # As Django does it where no column is binary: one array for each column takes a fraction of the time.
-    options = rows[0]._meta
-    fields = [field for field in options.concrete_fields if not field.primary_key]
+
+
+def _give_ids(connection: BaseDatabaseWrapper, cursor: CursorWrapper, letters: Sequence[DeadLetter]) -> None:
+    table = connection.ops.quote_name(DeadLetter._meta.db_table)
+    sequence = "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)"
+    cursor.execute(sequence, [table, len(letters)])
+    for letter, (pk,) in zip(letters, cursor.fetchall(), strict=True):
+        letter.pk = pk
+
+
+def _copy(
+    connection: BaseDatabaseWrapper,
+    cursor: CursorWrapper,
+    model: type[models.Model],
+    columns: Iterable[str],
+    rows: Iterable[Sequence[Any]],
+) -> None:
     quote = connection.ops.quote_name
-    columns = ", ".join(quote(str(field.column)) for field in fields)
-    arrays = ", ".join(f"%s::{field.rel_db_type(connection) if field.is_relation else field.db_type(connection)}[]"
-                       for field in fields)  # fmt: skip
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO {quote(options.db_table)} ({columns}) SELECT * FROM UNNEST({arrays}) "
-            f"RETURNING {quote(str(options.pk.column))}",
-            [[_plain(getattr(row, field.attname)) for row in rows] for field in fields],
-        )
-        for row, (pk,) in zip(rows, cursor.fetchall(), strict=True):
-            row.pk = pk
+    names = ", ".join(map(quote, columns))
+    with connection.wrap_database_errors, cursor.copy(f"COPY {quote(model._meta.db_table)} ({names}) FROM STDIN") as to:
+        for row in rows:
+            to.write_row(row)
 
 
-def _plain(value: Any) -> Any:
+@cache
+def _columns(model: type[models.Model]) -> tuple[str, ...]:
+    # No field of ours has a column of another name.
+    return tuple(field.attname for field in model._meta.concrete_fields)
+
+
+def _values(letter: DeadLetter) -> tuple[Any, ...]:
     # A choice is a text with more to it, which the database's library does not know.
-    return value.value if isinstance(value, models.Choices) else value
+    letter.state = str(letter.state)
+    return tuple(letter.__dict__[name] for name in _columns(DeadLetter))
 
 
 def stored_before(using: str, letters: Sequence[DeadLetter]) -> set[tuple[int, str]]:
@@ -112,21 +146,31 @@ def add_attempt(using: str, letter: DeadLetter, failure: Failure, origin: str) -
     DeadLetterAttempt.objects.using(using).bulk_create(_attempts(letter, failure, origin))
 
 
+_OF_ATTEMPT = (
+    "number", "at", "origin", "worker", "succeeded", "error_type", "error_message", "traceback", "reported_by"
+)  # fmt: skip
+
+
 def _attempts(letter: DeadLetter, failure: Failure, origin: str) -> Iterator[DeadLetterAttempt]:
+    for letter_id, *values in _attempt_rows(letter, failure, origin):
+        yield DeadLetterAttempt(letter_id=letter_id, **dict(zip(_OF_ATTEMPT, values, strict=True)))
+
+
+def _attempt_rows(letter: DeadLetter, failure: Failure, origin: str) -> Iterator[tuple[Any, ...]]:
+    """Return the values of a letter's id and of `_OF_ATTEMPT` for each attempt of a failure."""
     before = letter.attempts - failure.attempt
     for one in (*failure.earlier, failure):
-        yield DeadLetterAttempt(
-            letter=letter,
-            number=before + one.attempt,
-            at=one.at,
-            origin=origin,
-            worker=me(),
-            error_type=one.error_type,
-            error_message=one.error_message,
-            traceback=one.traceback,
-        )
+        yield (
+            letter.pk, before + one.attempt, one.at, str(origin), me(), False,
+            one.error_type, one.error_message, one.traceback, "",
+        )  # fmt: skip
 
 
 def me() -> str:
     """Return what names this process in rows."""
-    return f"{socket.gethostname()}:{os.getpid()}"[:200]
+    return f"{_host()}:{os.getpid()}"[:200]
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()

@@ -1,0 +1,107 @@
+"""What failing costs: cases with a handler that inserts into PostgreSQL, with letters, and with lanes that wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import psycopg
+from django.core.management import call_command
+from django.db import connection
+
+from django_kafka.exceptions import Retry
+from django_kafka.messages import Message
+
+from .settings import MESSAGES, SERVER
+
+EVERY = 100
+"""One of so many messages fails."""
+PAUSED_SECONDS = 20.0
+"""For how long waiting lanes are watched."""
+
+
+def insert(message: Message) -> None:
+    """Handle a message with one INSERT."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO effect (partition, place, body) VALUES (%s, %s, %s)",
+            [message.partition, message.offset, message.raw_value],
+        )
+
+
+def insert_or_fail(message: Message) -> None:
+    """Do the same, but fail for good at one percent of the messages."""
+    insert(message)
+    if message.offset % EVERY == EVERY // 2:
+        raise ValueError(f"offset {message.offset} is no departure time")
+
+
+def fail(message: Message) -> None:
+    """Fail for good before the first query."""
+    raise ValueError(f"offset {message.offset} is no departure time")
+
+
+def put_off(message: Message) -> None:
+    """Have a message tried again much later."""
+    raise Retry(after=3600)
+
+
+def our_insert() -> Iterator[None]:
+    """A worker with one INSERT and one transaction for each message, none of which fails."""
+    yield from _work(letters=0)
+
+
+def our_insert_failing() -> Iterator[None]:
+    """The same with one percent of the messages failing for good."""
+    yield from _work(letters=MESSAGES // EVERY)
+
+
+def our_letters() -> Iterator[None]:
+    """A worker that makes a dead letter of each message."""
+    yield from _work(letters=MESSAGES)
+
+
+def _work(letters: int) -> Iterator[None]:
+    from django_kafka.consuming.worker import Worker
+    from django_kafka.models import DeadLetter
+
+    _prepare()
+    worker = Worker("bench", max_messages=MESSAGES)
+    worker.start()
+    while not worker.tally.received:
+        time.sleep(0.0005)
+    yield
+    worker.join()
+    worker.close()
+    stored = DeadLetter.objects.count()
+    assert worker.error is None, worker.error
+    assert abs(stored - letters) <= letters * 0.1, (stored, letters)
+    assert worker.tally.handled + stored == MESSAGES, (worker.tally.handled, stored)
+
+
+def _prepare() -> None:
+    with psycopg.connect(SERVER, autocommit=True) as admin:
+        admin.execute("DROP DATABASE IF EXISTS bench")
+        admin.execute("CREATE DATABASE bench")
+    call_command("migrate", verbosity=0)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE effect (id bigserial PRIMARY KEY, partition int, place bigint, body bytea)")
+    connection.close()
+
+
+def our_paused_lanes() -> Iterator[None]:
+    """A worker whose lanes all wait for the next attempt at their message, one message in each partition."""
+    from django_kafka.consuming.worker import Worker
+
+    _prepare()
+    worker = Worker("bench")
+    worker.start()
+    while sum(lane.held for lane in worker.lanes) < MESSAGES:
+        assert worker.error is None, worker.error
+        time.sleep(0.1)
+    yield
+    time.sleep(PAUSED_SECONDS)
+    yield
+    worker.stop()
+    worker.join()
+    worker.close()
