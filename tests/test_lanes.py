@@ -349,3 +349,32 @@ def test_in_any_order_of_events_lanes_keep_their_order_and_their_books(round_: i
         assert book.executed == list(range(len(book.executed)))
     assert sum(len(book.executed) for book in play.books.values()) > 100
     assert (play.lanes.in_flight, play.lanes.bytes) == (0, 0)
+
+
+def test_only_lanes_that_run_or_changed_are_looked_at() -> None:
+    lanes = Lanes()
+    waiting, running = lanes.open(P0), lanes.open(P1)
+    assert set(lanes.stirred()) == {waiting, running}, "new ones"
+    assert lanes.stirred() == []
+    for lane in (waiting, running):
+        lanes.take(lane, raws(0, 2), 20)
+    assert set(lanes.stirred()) == {waiting, running}
+    assert lanes.next(0) is waiting
+    lanes.give_back(waiting, wait=60)
+    assert lanes.next(0) is running
+    assert set(lanes.stirred()) == {waiting, running}
+    assert lanes.stirred() == [running], "as long as it runs; one that waits is left alone"
+    finish(lanes, running)
+    assert lanes.stirred() == [running], "and once more for what it did last"
+    assert lanes.stirred() == []
+
+
+def test_a_lane_that_left_while_it_ran_is_not_looked_at() -> None:
+    lanes = Lanes()
+    former = lanes.open(P0)
+    lanes.take(former, raws(0, 2), 20)
+    assert lanes.next(0) is former
+    lanes.drop([former])
+    mine = lanes.open(P0)
+    finish(lanes, former)
+    assert lanes.stirred() == [mine]

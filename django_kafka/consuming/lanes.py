@@ -40,6 +40,7 @@ class Lanes:
         self._lanes: dict[Place, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._waiting: list[tuple[float, int, Lane]] = []
+        self._stirred: set[Lane] = set()
         self._order = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -58,6 +59,14 @@ class Lanes:
         """Return the lane of a partition, if it is ours."""
         return self._lanes.get(place)
 
+    def stirred(self) -> list[Lane]:
+        """Return the lanes that run or have changed since this was asked last: of 1,000 that wait, none."""
+        with self._changed:
+            # A thread may have given back one that left meanwhile: its offsets are not ours to store.
+            found = [lane for lane in self._stirred if self._lanes.get(lane.place) is lane]
+            self._stirred = {lane for lane in found if lane.running}
+        return found
+
     def expect(self, place: Place, offset: int) -> None:
         """Note that this worker sent a message to a partition, which may be its own."""
         if (lane := self._lanes.get(place)) is not None:
@@ -67,6 +76,7 @@ class Lanes:
         """Begin the lane of a partition that was assigned."""
         with self._changed:
             lane = self._lanes[place] = Lane(place)
+            self._stirred.add(lane)
             if self.tenures is not None:
                 self.tenures.begin(lane)
             return lane
@@ -75,6 +85,7 @@ class Lanes:
         """Append fetched messages to their lane."""
         with self._changed:
             lane.slices.append(Slice(messages, size))
+            self._stirred.add(lane)
             self._count(lane, len(messages), size)
             if not (lane.running or lane.held or lane.halted) and len(lane.slices) == 1:
                 self._ready.append(lane)
@@ -104,6 +115,7 @@ class Lanes:
                                 break
                             lane = settling
                         lane.running = True
+                        self._stirred.add(lane)
                         return lane
                 due = self._waiting[0][0] if self._waiting else deadline
                 if shut and self.circuit is not None:
@@ -167,6 +179,7 @@ class Lanes:
         """End the calling thread's work on a lane; with `wait` nobody takes it for so many seconds."""
         with self._changed:
             lane.running = False
+            self._stirred.add(lane)
             lane.interrupted = lane.halted
             lane.permit = lane.until = None
             first = lane.slices[0] if lane.slices else None

@@ -124,8 +124,9 @@ class Poller(Events):
         now = time.monotonic()
         if now - self._tended >= _TEND or most <= 0:
             self._tended = now
-            self._throttle()
-            self._settle(self.lanes)
+            lanes = list(self.lanes) if self._full or self._has_enough() else self.lanes.stirred()
+            self._throttle(lanes)
+            self._settle(lanes)
 
     def _room(self) -> int:
         """Return how many messages may be fetched now."""
@@ -209,13 +210,13 @@ class Poller(Events):
                 lane.at_end = True
         self._ended_now.clear()
 
-    def _throttle(self) -> None:
+    def _throttle(self, lanes: Collection[Lane]) -> None:
         """Pause lanes that wait and, when the worker is full, those that fill it; resume them at the low mark."""
         if self._full and self._below_low_mark() and not self._has_enough():
             self._full = False
         pause: list[Place] = []
         resume: list[Place] = []
-        for lane in self.lanes:
+        for lane in lanes:
             waits = lane.resting or lane.waits >= _WAITS_BEFORE_PAUSE
             wanted = waits or self._has_enough() or (self._full and self._fills(lane))
             if wanted != lane.paused:
@@ -237,7 +238,7 @@ class Poller(Events):
             or lane.bytes > self.consumer.max_in_flight_bytes // share
         )
 
-    def _settle(self, lanes: Collection[Lane] | Lanes, *, wait: bool = False) -> None:
+    def _settle(self, lanes: Collection[Lane], *, wait: bool = False) -> None:
         """Store the watermarks that moved, and commit them now unless that is done on an interval."""
         moved = {}
         for lane in lanes:
