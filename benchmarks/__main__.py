@@ -95,7 +95,8 @@ class Bench:
         load = LOADS.get(case)
         messages = self.messages if load is None else load.messages or self.messages // load.of
         partitions = 4 if load is None else load.partitions
-        topic = self._topic(partitions) if case.endswith(("produce", "batch")) else self._full(messages, partitions)
+        fills_it = case.endswith(("produce", "batch", "letters"))
+        topic = self._topic(partitions) if fills_it else self._full(messages, partitions)
         return self._measure(case, topic, messages, load)
 
     def _full(self, messages: int, partitions: int) -> str:
@@ -117,6 +118,7 @@ class Bench:
             "BENCH_TOPIC": topic,
             "BENCH_GROUP": f"bench-{uuid.uuid4().hex[:8]}",
             "BENCH_MESSAGES": str(messages),
+            "BENCH_PARTITIONS": str(load.partitions if load else 4),
         }
         if load is not None:
             environment |= {"BENCH_HANDLER": load.handler, "BENCH_DATABASE": self.database.dsn}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Event, Semaphore
 
+import django
 import psycopg
+from confluent_kafka import Producer
 from django.core.management import call_command
 from django.db import connection
 
 from django_kafka.exceptions import Retry
 from django_kafka.messages import Message
 
-from .settings import MESSAGES, SERVER
+from .settings import BROKERS, MESSAGES, PARTITIONS, SERVER, TOPIC
 
 EVERY = 100
 """One of so many messages fails."""
@@ -57,8 +61,55 @@ def our_insert_failing() -> Iterator[None]:
 
 
 def our_letters() -> Iterator[None]:
-    """A worker that makes a dead letter of each message."""
-    yield from _work(letters=MESSAGES)
+    """Two worker processes, one for each core, that make a dead letter of each message."""
+    from django_kafka.models import DeadLetter
+
+    _prepare()
+    spawn = multiprocessing.get_context("spawn")
+    ready, over = spawn.Semaphore(0), spawn.Event()
+    workers = [spawn.Process(target=_serve, args=(ready, over), daemon=True) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        assert ready.acquire(timeout=60)
+    yield
+    producer = Producer({"bootstrap.servers": BROKERS, "linger.ms": 5})
+    for number in range(MESSAGES):
+        producer.produce(TOPIC, b"v" * 200, b"key-%d" % number)
+        if not number % 1000:
+            producer.poll(0)
+    producer.flush()
+    sequence = "SELECT last_value FROM lynx_kafka_deadletter_id_seq"
+    while _answer(sequence) < MESSAGES:
+        assert all(worker.is_alive() for worker in workers)
+        time.sleep(0.05)
+    over.set()
+    for worker in workers:
+        worker.join()
+    yield
+    assert DeadLetter.objects.count() == MESSAGES
+
+
+def _serve(ready: Semaphore, over: Event) -> None:
+    django.setup()
+    from django_kafka.consuming.worker import Worker
+
+    worker = Worker("bench")
+    worker.start()
+    while len(worker.lanes) != PARTITIONS // 2:
+        time.sleep(0.01)
+    ready.release()
+    while not over.wait(0.2):
+        assert worker.error is None, worker.error
+    worker.stop()
+    worker.join()
+    worker.close()
+
+
+def _answer(query: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return int(cursor.fetchone()[0])
 
 
 def _work(letters: int) -> Iterator[None]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 BROKERS = os.environ.get("BENCH_BROKERS", "127.0.0.1:9092")
 TOPIC = os.environ.get("BENCH_TOPIC", "bench")
 MESSAGES = int(os.environ.get("BENCH_MESSAGES", "0"))
+PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "4"))
 HANDLER = os.environ.get("BENCH_HANDLER", "benchmarks.cases.ignore")
 SERVER = os.environ.get("BENCH_DATABASE", "")
 """Where PostgreSQL is, for the cases that need it."""

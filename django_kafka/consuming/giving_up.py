@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from .. import categories, conf
@@ -95,12 +96,7 @@ class Letters:
         letters: Sequence[DeadLetter],
     ) -> None:
         self.tally.dead_lettered += len(stored)
-        for message, failure in stored:
-            log.warning(
-                "consumer=%s topic=%s partition=%s offset=%s dead letter error=%s handler=%s attempts=%s",
-                self.consumer.name, message.topic, message.partition, message.offset,
-                failure.error_type, failure.handler, failure.attempt,
-            )  # fmt: skip
+        self._tell(stored)
         if lane.held_keys is not None:
             lane.held_keys.update({message.raw_key: 0 for message, _failure in stored if message.raw_key is not None})
         # What receivers of the signal produced is no part of the next message.
@@ -110,6 +106,22 @@ class Letters:
                 piece.await_record(index, published)
         piece.forget_failed(len(stored))
         lane.waits = 0
+
+    def _tell(self, stored: list[tuple[Message, Failure]]) -> None:
+        (first, failure), (last, _failure) = stored[0], stored[-1]
+        if len(stored) == 1:
+            log.warning(
+                "consumer=%s topic=%s partition=%s offset=%s dead letter error=%s handler=%s attempts=%s",
+                self.consumer.name, first.topic, first.partition, first.offset,
+                failure.error_type, failure.handler, failure.attempt,
+            )  # fmt: skip
+            return
+        errors = Counter((failure.error_type, failure.handler) for _message, failure in stored)
+        for (error, handler), count in errors.items():
+            log.warning(
+                "consumer=%s topic=%s partition=%s offsets=%s..%s %s dead letters error=%s handler=%s",
+                self.consumer.name, first.topic, first.partition, first.offset, last.offset, count, error, handler,
+            )  # fmt: skip
 
     def unpublished(self, lane: Lane, piece: Slice, record: Published, error: Exception) -> float | None:
         """Let a lane wait because a stored letter cannot be sent to its topic; go on when it never can be."""
