@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import django
 from django.contrib import admin, messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.db.models import F, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -21,7 +16,7 @@ from django.utils.translation import ngettext
 from .. import conf
 from ..models import Worker
 from ..monitoring import heartbeats
-from . import showing
+from . import asking, showing
 from .letters import badge
 from .reading import ReadOnly
 
@@ -29,8 +24,6 @@ PERMISSION = "lynx_kafka.close_circuit"
 """Nobody has it unless it was given; superusers have all."""
 
 _VERBS = "circuit_verbs"
-_SHOWN = 5
-"""Workers named on the page in between."""
 _VERB = {
     "label": _("Close the circuit"),
     "hints": (
@@ -86,8 +79,7 @@ class Closing(ReadOnly):
         if "confirmed" in request.POST:
             self._close(request, chosen)
             return None
-        hidden = [("action", "close_circuits"), ("select_across", request.POST.get("select_across", "0"))]
-        hidden += [(ACTION_CHECKBOX_NAME, pk) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME)]
+        hidden = asking.selected(request, "close_circuits")
         return self._ask(request, chosen, back=request.get_full_path(), hidden=hidden)
 
     def close_view(self, request: HttpRequest, pk: str) -> HttpResponse:
@@ -109,32 +101,24 @@ class Closing(ReadOnly):
         fitting = _closable(chosen)
         fits, count = fitting.count(), chosen.count()
         question = ngettext("Close the circuit of %d worker?", "Close the circuits of %d workers?", fits)
+        list_url = reverse("admin:lynx_kafka_worker_changelist", current_app=self.admin_site.name)
         context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "media": self.media,
-            "title": str(_VERB["label"]),
-            "breadcrumbs_tag": "ol" if django.VERSION >= (6, 1) else "div",
-            "list_url": reverse("admin:lynx_kafka_worker_changelist", current_app=self.admin_site.name),
+            **asking.page_context(self, str(_VERB["label"]), list_url),
             "verb": _VERB,
             "question": question % fits,
             "heading": self.opts.verbose_name_plural,
-            "fits": fits,
             "left_alone": _left_alone(count - fits),
-            "first": [showing.line(f"{each}: {each.circuit_reason}", 300) for each in fitting[:_SHOWN]],
-            "more": max(0, fits - _SHOWN),
-            "hidden": [*hidden, ("confirmed", "yes")],
             "back": back,
         }
-        request.current_app = self.admin_site.name
-        return TemplateResponse(request, "admin/lynx_kafka/confirmation.html", context)
+        first = [showing.line(f"{each}: {each.circuit_reason}", 300) for each in fitting[: asking.SHOWN]]
+        return asking.ask(self, request, context, fits=fits, first=first, hidden=hidden)
 
     def _close(self, request: HttpRequest, chosen: QuerySet[Worker]) -> None:
         fitting = list(_closable(chosen))
         asked = heartbeats.ask_to_close(
             Worker.objects.using(_database()).filter(pk__in=[worker.pk for worker in fitting])
         )
-        _log(fitting, request.user)
+        asking.enter(fitting, Worker, request.user, "Asked to close its circuit.")
         if asked:
             sentence = ngettext(
                 "%d worker was asked to close its circuit; it does so at its next heartbeat.",
@@ -164,18 +148,3 @@ def _left_alone(count: int) -> str:
         count,
     )
     return sentence % count if count else ""
-
-
-def _log(workers: list[Worker], user: Any) -> None:
-    content_type = ContentType.objects.get_for_model(Worker)
-    LogEntry.objects.bulk_create(
-        LogEntry(
-            user_id=user.pk,
-            content_type_id=content_type.pk,
-            object_id=worker.pk,
-            object_repr=str(worker)[:200],
-            action_flag=CHANGE,
-            change_message="Asked to close its circuit.",
-        )
-        for worker in workers
-    )

@@ -5,28 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import django
 from django.contrib import admin, messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import Max, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from .. import tasks
 from ..dead_letters import replaying
 from ..models import DeadLetter
-from . import showing
+from . import asking, showing
 from .reading import ReadOnly
 from .verbs import VERBS, Outcome, Verb, carry_out
 
 PERMISSION = "lynx_kafka.replay_deadletter"
 """Needed for every verb. Nobody has it unless it was given; superusers have all."""
-
-_SHOWN = 5
-"""Letters named on the page in between."""
 
 
 def _action(verb: Verb) -> Callable[..., HttpResponse | None]:
@@ -53,14 +47,7 @@ class Confirming(ReadOnly):
 
     def page_context(self, title: str) -> dict[str, Any]:
         """Return what all pages of ours need."""
-        return {
-            "opts": self.opts,
-            "media": self.media,
-            "title": title,
-            # Django 6.1 made them a list.
-            "breadcrumbs_tag": "ol" if django.VERSION >= (6, 1) else "div",
-            "list_url": self.url("changelist"),
-        }
+        return asking.page_context(self, title, self.url("changelist"))
 
     def fitting(self, letter: DeadLetter) -> list[dict[str, Any]]:
         """Return the verbs that fit one letter, and where they lead."""
@@ -89,8 +76,7 @@ class Confirming(ReadOnly):
             # What has failed since the question was asked is not part of the answer.
             self._carry_out(request, verb, chosen.filter(pk__lte=int(until[:18])))
             return None
-        hidden = [("action", verb.name), ("select_across", request.POST.get("select_across", "0"))]
-        hidden += [(ACTION_CHECKBOX_NAME, pk) for pk in request.POST.getlist(ACTION_CHECKBOX_NAME)]
+        hidden = asking.selected(request, verb.name)
         return self._ask(request, verb, chosen, back=request.get_full_path(), hidden=hidden)
 
     def _ask(
@@ -107,21 +93,15 @@ class Confirming(ReadOnly):
         count = chosen.filter(pk__lte=last).count()
         fitting = verb.fits(chosen).filter(pk__lte=last)
         fits = fitting.count()
-        first = [showing.line(str(each), 300) for each in fitting.only("topic", "partition", "offset")[:_SHOWN]]
+        first = [showing.line(str(each), 300) for each in fitting.only("topic", "partition", "offset")[: asking.SHOWN]]
         context = {
-            **self.admin_site.each_context(request),
             **self.page_context(str(verb.label)),
             "verb": verb,
             "question": verb.question % fits,
-            "fits": fits,
             "left_alone": verb.refused % (count - fits) if count > fits else "",
-            "first": first,
-            "more": fits - len(first),
-            "hidden": [*hidden, ("until", last), ("confirmed", "yes")],
             "back": back,
         }
-        request.current_app = self.admin_site.name
-        return TemplateResponse(request, "admin/lynx_kafka/confirmation.html", context)
+        return asking.ask(self, request, context, fits=fits, first=first, hidden=[*hidden, ("until", last)])
 
     def _carry_out(self, request: HttpRequest, verb: Verb, chosen: QuerySet[DeadLetter]) -> None:
         outcome = carry_out(verb, chosen, request.user)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext_lazy as _
@@ -16,6 +14,7 @@ from django.utils.translation import ngettext_lazy
 from .. import conf
 from ..dead_letters import holds, replaying
 from ..models import DeadLetter, Replay
+from .asking import enter
 
 Letters = QuerySet[DeadLetter]
 
@@ -77,7 +76,7 @@ def carry_out(verb: Verb, chosen: Letters, user: Any) -> Outcome:
             fitting = verb.fits(replaying.letters().filter(pk__in=ids)).order_by("pk").select_for_update()
             found = list(fitting.only("topic", "partition", "offset", "consumer", "hold"))
             verb.act([letter.pk for letter in found], user)
-            _log(verb, found, user)
+            enter(found, DeadLetter, user, verb.logged)
         outcome.done += len(found)
         outcome.refused += len(ids) - len(found)
         outcome.released |= verb.releases and any(letter.hold_id is not None for letter in found)
@@ -92,21 +91,6 @@ def _pieces(chosen: Letters) -> Iterator[list[int]]:
     while piece := list(ids.filter(pk__gt=last)[:_PIECE]):
         yield piece
         last = piece[-1]
-
-
-def _log(verb: Verb, letters: list[DeadLetter], user: Any) -> None:
-    content_type = ContentType.objects.get_for_model(DeadLetter)
-    LogEntry.objects.bulk_create(
-        LogEntry(
-            user_id=user.pk,
-            content_type_id=content_type.pk,
-            object_id=str(letter.pk),
-            object_repr=str(letter)[:200],
-            action_flag=CHANGE,
-            change_message=verb.logged,
-        )
-        for letter in letters
-    )
 
 
 def _open_and_idle(letters: Letters) -> Letters:
