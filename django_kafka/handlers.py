@@ -1,55 +1,45 @@
-"""Which callable a message goes to: registered by decorator, by `subscribe`, or named in settings."""
+"""Which callable a message goes to, resolved and checked."""
 
 from __future__ import annotations
 
 import inspect
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
 
 from . import conf, deadlines, serializers
 from .exceptions import ConfigurationError, NoHandler, NotAvailable
 from .messages import Message, RawMessage
+from .registry import (
+    HandlerFunction,
+    Registration,
+    forget,
+    kafka_handler,
+    on_change,
+    problems,
+    registrations,
+    subscribe,
+)
 from .retry_topics import RetryTopic, of_topic
 
-HandlerFunction = Callable[..., Any]
-F = TypeVar("F", bound=HandlerFunction)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """One handler and the messages it wants."""
-
-    consumer: str
-    """The consumer's name."""
-    topic: str
-    """The topic, without prefix."""
-    header: tuple[tuple[str, str], ...] = ()
-    """Headers that the message must have, with these values; none matches every message of the topic."""
-    path: str
-    """The dotted path of the callable: what is shown, stored and looked up; never taken from a message or a form."""
-    timeout: float | None = field(default=None, compare=False)
-    """How many seconds it may run, by its own registration; None: as the consumer has it."""
-    function: HandlerFunction | None = field(default=None, compare=False)
-    """The callable, when it was registered as such."""
-
-    def resolve(self) -> HandlerFunction:
-        """Return the callable; raise `ConfigurationError` when the path leads nowhere."""
-        if self.function is not None:
-            return self.function
-        try:
-            found: HandlerFunction = import_string(self.path)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"The handler {self.path!r} of consumer {self.consumer!r} cannot be imported: {error}"
-            ) from error
-        return found
+__all__ = [
+    "Handler",
+    "HandlerFunction",
+    "TopicHandlers",
+    "for_topic",
+    "forget",
+    "kafka_handler",
+    "limited",
+    "problems",
+    "registrations",
+    "resolve_all",
+    "retry_topics",
+    "subscribe",
+    "topics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,105 +85,6 @@ class TopicHandlers:
                 f"No handler of this consumer takes this message of {self.topic!r}: none of its headers matches."
             )
         return self.default
-
-
-_registered: list[Registration] = []
-_changed = threading.Lock()
-
-
-def kafka_handler(
-    *,
-    topics: str | Iterable[str],
-    consumer: str | None = None,
-    header: Mapping[str, str] | None = None,
-    batch: bool = False,
-    timeout: float | str | timedelta | None = None,
-) -> Callable[[F], F]:
-    """Register the decorated function for `topics` of `consumer` (None: the default one).
-
-    With `header` it takes only messages that have these headers. `timeout` is how long it may run: seconds, "30s", or
-    a timedelta; None: as the consumer has it; a "timeout" of the topic in settings goes before it. The function takes
-    a `Message`, or its decoded value and the `Message`. Put handlers into `<app>/kafka_handlers.py`, which is imported
-    when Django starts.
-    """
-    if batch:
-        raise NotAvailable("Handlers that take a list (batch=True) are not available in this version.")
-    limit = None if timeout is None else conf.parse_duration(timeout, "timeout", least=0.001)
-
-    def register(function: F) -> F:
-        _register(consumer, topics, function, header, limit)
-        return function
-
-    return register
-
-
-def subscribe(topics: str | Iterable[str], handler: HandlerFunction | str, *, consumer: str | None = None) -> None:
-    """Register `handler`, a callable or a dotted path, for `topics` of `consumer` (None: the default one)."""
-    _register(consumer, topics, handler, None)
-
-
-def _register(
-    consumer: str | None,
-    topics: str | Iterable[str],
-    handler: HandlerFunction | str,
-    header: Mapping[str, str] | None,
-    timeout: float | None = None,
-) -> None:
-    path = _path(handler)
-    with _changed:
-        for topic in [topics] if isinstance(topics, str) else topics:
-            registration = Registration(
-                consumer=consumer or "",
-                topic=conf.topic_name(topic),
-                header=tuple(sorted((header or {}).items())),
-                path=path,
-                timeout=timeout,
-                function=None if isinstance(handler, str) else handler,
-            )
-            if not any(_same(registration, one) for one in _registered):
-                _registered.append(registration)
-        _made.clear()
-
-
-def _same(one: Registration, other: Registration) -> bool:
-    # A module that is imported again registers its functions again. Lambdas and inner functions share one path.
-    return one == other and (one.function is other.function or "<" not in one.path)
-
-
-def _path(handler: HandlerFunction | str) -> str:
-    if isinstance(handler, str):
-        return handler
-    try:
-        return f"{handler.__module__}.{handler.__qualname__}"
-    except AttributeError:
-        raise ConfigurationError(
-            f"The handler {handler!r} has no name that a dead letter could be replayed by; register a function."
-        ) from None
-
-
-def forget(function: HandlerFunction | str) -> None:
-    """Take a handler out of the registry again, as tests do."""
-    path = _path(function)
-    with _changed:
-        _registered[:] = [one for one in _registered if one.path != path]
-        _made.clear()
-
-
-def registrations(consumer: str) -> list[Registration]:
-    """Return what settings and decorators register for one consumer, settings first."""
-    settings = conf.consumer(consumer)
-    found = []
-    for topic in settings.topics.values():
-        if topic.imports:
-            continue
-        for rule in topic.dispatch:
-            header = tuple(sorted(rule.header.items()))
-            found.append(Registration(consumer=consumer, topic=topic.name, header=header, path=rule.handler))
-        if path := topic.handler or settings.handler:
-            found.append(Registration(consumer=consumer, topic=topic.name, path=path))
-    default = conf.kafka().default_consumer
-    found += [one for one in _registered if (one.consumer or default) == consumer]
-    return found
 
 
 def topics(consumer: str) -> list[str]:
@@ -322,42 +213,10 @@ def limited(consumer: str) -> bool:
     return any(handler is not None and handler.timeout is not None for handler in handlers)
 
 
-def problems() -> list[tuple[str, str, str]]:
-    """Return (check id, sentence, hint) for what is wrong in the registry."""
-    found = []
-    consumers = conf.kafka().consumers
-    for one in _registered:
-        name = one.consumer or conf.kafka().default_consumer
-        if name is None or name not in consumers:
-            wanted = one.consumer or "default"
-            sentence = f"The handler {one.path!r} is registered for consumer {wanted!r}, which KAFKA does not have."
-            found.append(("E020", sentence, f"It has: {', '.join(consumers) or 'none'}."))
-    for consumer, settings in consumers.items():
-        importing = {topic.name for topic in settings.topics.values() if topic.imports}
-        for one in registrations(consumer):
-            if one.topic in importing:
-                sentence = f"Consumer {consumer!r} imports {one.topic!r}; its handler {one.path!r} would never run."
-                found.append(("E033", sentence, "Take one of the two away."))
-        taken: dict[tuple[str, tuple[tuple[str, str], ...]], Registration] = {}
-        for one in registrations(consumer):
-            first = taken.setdefault((one.topic, one.header), one)
-            other = first.path
-            if other != one.path or ("<" in other and first.function is not one.function):
-                what = f"{one.topic!r}" + (f" with {dict(one.header)}" if one.header else "")
-                sentence = f"Consumer {consumer!r} has two handlers for {what}: {other!r} and {one.path!r}."
-                found.append(
-                    (
-                        "E021",
-                        sentence,
-                        "A message goes to one handler; a second consumer with a group of its own gets it too.",
-                    )
-                )
-    return found
-
-
 def _forget_resolved(*, setting: str, **_event: Any) -> None:
     if setting == "KAFKA":
         _made.clear()
 
 
 setting_changed.connect(_forget_resolved)
+on_change.append(_made.clear)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from django_kafka import handlers
+from django_kafka import handlers, registry
 from django_kafka.exceptions import ConfigurationError, NoHandler, NotAvailable
 from django_kafka.handlers import for_topic, kafka_handler, registrations, resolve_all, subscribe
 from django_kafka.messages import Message
@@ -47,10 +47,10 @@ instance = Later()
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
-    before = list(handlers._registered)
+    before = list(registry._registered)
     seen.clear()
     yield
-    handlers._registered[:] = before
+    registry._registered[:] = before
     handlers._made.clear()
 
 

@@ -29,6 +29,7 @@ LEVELS = (
         "producers",
         "deadlines",
         "retry_topics",
+        "registry",
         "handlers",
         "categories",
         "retries",
