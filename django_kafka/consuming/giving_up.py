@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 from .. import categories, conf
@@ -108,19 +107,23 @@ class Letters:
         lane.waits = 0
 
     def _tell(self, stored: list[tuple[Message, Failure]]) -> None:
-        (first, failure), (last, _failure) = stored[0], stored[-1]
         if len(stored) == 1:
+            ((message, failure),) = stored
             log.warning(
                 "consumer=%s topic=%s partition=%s offset=%s dead letter error=%s handler=%s attempts=%s",
-                self.consumer.name, first.topic, first.partition, first.offset,
+                self.consumer.name, message.topic, message.partition, message.offset,
                 failure.error_type, failure.handler, failure.attempt,
             )  # fmt: skip
             return
-        errors = Counter((failure.error_type, failure.handler) for _message, failure in stored)
-        for (error, handler), count in errors.items():
+        # Of a retry topic they may have come from several partitions.
+        kinds: dict[tuple[str, int, str, str], list[int]] = {}
+        for message, failure in stored:
+            kind = message.topic, message.partition, failure.error_type, failure.handler
+            kinds.setdefault(kind, []).append(message.offset)
+        for (topic, partition, error, handler), offsets in kinds.items():
             log.warning(
                 "consumer=%s topic=%s partition=%s offsets=%s..%s %s dead letters error=%s handler=%s",
-                self.consumer.name, first.topic, first.partition, first.offset, last.offset, count, error, handler,
+                self.consumer.name, topic, partition, min(offsets), max(offsets), len(offsets), error, handler,
             )  # fmt: skip
 
     def unpublished(self, lane: Lane, piece: Slice, record: Published, error: Exception) -> float | None:

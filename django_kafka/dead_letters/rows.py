@@ -124,7 +124,7 @@ def _values(letter: DeadLetter) -> tuple[Any, ...]:
 
 
 def stored_before(using: str, letters: Sequence[DeadLetter]) -> set[tuple[int, str]]:
-    """Return offset and fingerprint of letters that have a row already; they are of messages of one partition."""
+    """Return offset and fingerprint of letters that have a row already; only those of the first one's partition."""
     if not letters:
         return set()
     one = letters[0]
