@@ -277,10 +277,9 @@ def _understood(answer: object, error: BaseException, attempt: int, policy: Poli
     match answer:
         case None | Again() | Skip():
             return answer
-        case Wait(after=None):
-            return replace(answer, category=_known(answer.category))
         case Wait(after=after):
-            return replace(answer, category=_known(answer.category), after=_seconds(after))
+            seconds = None if after is None else _seconds(after)
+            return replace(answer, category=_known(answer.category), after=seconds)
         case DeadLetter():
             return replace(answer, category=_known(answer.category))
         case Retry(after=after):
