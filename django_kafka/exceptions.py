@@ -207,3 +207,11 @@ def _seconds(after: object) -> float:
     if not 0 <= value <= Retry.LONGEST or math.isnan(value):
         raise ValueError(f"after is {after!r}; allowed: from 0 to {Retry.LONGEST:.0f} seconds.")
     return float(value)
+
+
+def shown(error: BaseException) -> str:
+    """Return what an error says; a class of the project's own may fail to describe itself."""
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001
+        return f"<{type(error).__name__} that cannot be shown: {type(broken).__name__}>"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -21,7 +21,8 @@ from django.utils.module_loading import import_string
 
 from . import categories, conf, exceptions
 from .categories import Kind, Nature, UnknownCommit
-from .exceptions import ConfigurationError
+from .conf.schema import CATEGORIES
+from .exceptions import ConfigurationError, shown
 from .messages import Message
 
 log = logging.getLogger(__name__)
@@ -262,7 +263,7 @@ def _answer(error: BaseException, attempt: int, policy: Policy, message: Message
     except Exception as broken:
         if stops_worker(broken):
             raise
-        sentence = f"{policy.judge_path} could not decide about it ({type(broken).__name__}: {broken})"
+        sentence = f"{policy.judge_path} could not decide about it ({type(broken).__name__}: {shown(broken)})"
         log.error("error=%s %s; the other settings did", type(error).__name__, sentence)
         note = f"{sentence}; the other settings did."
         # An error may be one object that is raised again and again.
@@ -274,10 +275,15 @@ def _answer(error: BaseException, attempt: int, policy: Policy, message: Message
 def _understood(answer: object, error: BaseException, attempt: int, policy: Policy) -> Verdict | None:
     category = categories.of(error, policy.error_categories).category
     match answer:
-        case None | Again() | Wait() | Skip() | DeadLetter():
+        case None | Again() | Skip():
             return answer
+        case Wait(after=after):
+            seconds = None if after is None else _seconds(after)
+            return replace(answer, category=_known(answer.category), after=seconds)
+        case DeadLetter():
+            return replace(answer, category=_known(answer.category))
         case Retry(after=after):
-            return Retry(_seconds(after), answer.category)
+            return Retry(_seconds(after), _known(answer.category))
         case exceptions.Retry(after=None):
             return Retry(policy.delay(attempt), category)
         case exceptions.Retry(after=float() as after):
@@ -297,6 +303,13 @@ def _seconds(after: float | timedelta) -> float:
     seconds = exceptions.Retry(after).after
     assert seconds is not None
     return seconds
+
+
+def _known(category: str) -> str:
+    # Counted and stored: no column of the letter takes another one, and its message would wait for ever.
+    if category not in CATEGORIES:
+        raise ValueError(f"its category is {category!r}; allowed: {', '.join(CATEGORIES)}")
+    return category
 
 
 def _refuse(answer: object) -> NoReturn:

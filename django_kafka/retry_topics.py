@@ -102,7 +102,7 @@ class Returned:
         topic = (facts.get("topic") or b"").decode("ascii", "replace")
         partition = _number(facts.get("partition"), _LARGEST_INT)
         offset = _number(facts.get("offset"), _LARGEST_LONG)
-        timestamp = _number(facts.get("timestamp"), _LARGEST_LONG)
+        timestamp = _time(facts.get("timestamp"))
         due = _number(facts.get("due"), _LARGEST_LONG)
         told = None not in (partition, offset, due) and ("timestamp" in facts) == (timestamp is not None)
         if told and topic in retry.family and _number(facts.get("attempts"), _LARGEST_INT) == retry.number:
@@ -178,6 +178,12 @@ def _sort(pairs: Pairs) -> tuple[Pairs, dict[str, bytes], tuple[bytes, ...]]:
         else:
             facts[name.removeprefix(OURS)] = value or b""
     return others, facts, tuple(failures)
+
+
+def _time(text: bytes | None) -> int | None:
+    """Return milliseconds since the epoch, which may be before it: Kafka takes such records."""
+    number = _number(text and text.removeprefix(b"-"), _LARGEST_LONG)
+    return -number if number is not None and text is not None and text.startswith(b"-") else number
 
 
 def _number(text: bytes | None, most: int) -> int | None:

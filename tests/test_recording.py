@@ -331,6 +331,11 @@ def test_each_of_many_is_told() -> None:
     assert told == list(range(6))
 
 
+def test_each_of_many_knows_where_it_is_stored() -> None:
+    for letter in many(*range(6)):
+        assert (letter._state.adding, letter._state.db) == (False, "default")
+
+
 def test_a_traceback_that_was_seen_before_tells_its_own_error() -> None:
     first, second = failure(ValueError("one")), failure(ValueError("two"))
     assert first.traceback.endswith("ValueError: one\n")

@@ -216,8 +216,14 @@ def test_it_is_not_asked_about_what_was_decided_on_purpose_or_is_unknown() -> No
 
 
 @pytest.mark.parametrize(
-    "answer", [True, "retry", -1, float("nan"), Ellipsis, Retry, Retry(-5.0), ValueError(), 10**400, [5]], ids=repr
-)
+    "answer",
+    [
+        True, "retry", -1, float("nan"), Ellipsis, Retry, Retry(-5.0), ValueError(), 10**400, [5],
+        Wait("down", after=float("nan")), Wait("down", after=-1.0), Wait("down", after=float("inf")),
+        Wait("down", "sunspots"), DeadLetter("sunspots" * 9), DeadLetter(None), DeadLetter([]), Retry(1.0, "sunspots"),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)  # fmt: skip
 def test_nonsense_leaves_the_decision_to_us_and_is_said(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     error = ValueError("its own")
     with caplog.at_level(logging.ERROR):
@@ -259,6 +265,20 @@ def consumer(**topic: Any) -> dict[str, Any]:
         "error_categories": {"outage": ["tests.test_retries.Hopeless"]},
         "consumers": {"ops": {"group_id": "ops", "topics": {"flights": topic, "gates": {}}, "retry": usual}},
     }
+
+
+class Unsayable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_a_decision_that_fails_with_an_error_that_cannot_be_shown_leaves_it_to_us() -> None:
+    def judge(*_asked: Any) -> Any:
+        raise Unsayable
+
+    error = ValueError("its own")
+    assert decide(error, 1, policy(judge=judge, judge_path="bank.judge")) == Retry(1.0)
+    assert "Unsayable that cannot be shown" in error.__notes__[0]
 
 
 def judge_of_the_tests(*_asked: Any) -> None:

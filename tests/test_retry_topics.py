@@ -132,6 +132,12 @@ def test_a_message_without_a_timestamp_keeps_having_none() -> None:
     assert returned(facts(timestamp=None)).timestamp() == (0, -1)
 
 
+def test_a_message_with_a_timestamp_before_1970_comes_back_as_what_it_was() -> None:
+    message = Message(Raw(topic="flights", offset=5, timestamp=(1, -86_400_000)), TopicDecoder("text", "bytes"))
+    again = returned(retry_topics.headers_of(message, attempts=1, due_ms=int(NOW * 1000)))
+    assert (again.topic(), again.offset(), again.timestamp(), again.attempts) == ("flights", 5, (1, -86_400_000), 1)
+
+
 def test_headers_like_ours_that_a_message_had_before_stay_its_own() -> None:
     its_own = facts(partition=b"99")
     again = returned([*its_own, *facts(), ("traceparent", b"00")])
@@ -289,6 +295,17 @@ def test_a_retry_topic_needs_a_name_that_kafka_takes_and_nobody_else_uses(settin
     assert "illegal name" in errors()["E041"]
     use(settings, topics={"flights": {"handler": HANDLER}, "g.flights.retry.2": {"handler": HANDLER}})
     assert "named as a topic as well" in errors()["E042"]
+
+
+def test_two_consumers_have_no_retry_topic_in_common(settings: Settings) -> None:
+    use(settings, topics={"late.flights": {"handler": HANDLER}})
+    mine = settings.KAFKA["consumers"]["ops"]
+    other = {**mine, "group_id": "g.late", "topics": {"flights": {"handler": HANDLER}}}
+    assert not errors()
+    settings.KAFKA = {**settings.KAFKA, "consumers": {"ops": mine, "crews": other}}
+    assert "retry topic of consumer 'crews' as well" in errors()["E042"] or "'ops' as well" in errors()["E042"]
+    with pytest.raises(ConfigurationError, match="as well"):
+        Worker("ops")
 
 
 # Workers

@@ -121,6 +121,12 @@ def _of_consumer(consumer: conf.Consumer) -> Iterator[Problem]:
         if one.cluster == consumer.cluster
         for topic in handlers.topics(one.name)
     }
+    others = {
+        name: (one.name, retry.origin)
+        for one in conf.kafka().consumers.values()
+        if one.cluster == consumer.cluster and one.name != consumer.name
+        for name, retry in handlers.retry_topics(one.name).items()
+    }
     for topic in topics:
         try:
             conf.topic_name(topic.name.removeprefix(prefix))
@@ -131,3 +137,6 @@ def _of_consumer(consumer: conf.Consumer) -> Iterator[Problem]:
         if topic.name in read:
             sentence = f"{topic.name!r} is a retry topic of consumer {consumer.name!r}, and named as a topic as well."
             yield "E042", sentence, "Its messages would be handled out of their turn: do not name it."
+        if (other := others.get(topic.name)) is not None and other[1] != topic.origin:
+            sentence = f"{topic.name!r} is a retry topic of consumer {consumer.name!r}, and of {other[0]!r} as well."
+            yield "E042", sentence, "Each would handle messages of the other: change a group_id or the name of a topic."

@@ -11,6 +11,8 @@ from typing import Self
 
 from django.utils import timezone
 
+from ..exceptions import shown
+
 MOST_EARLIER = 10
 """Attempts before the last one that are stored with a letter."""
 
@@ -45,7 +47,7 @@ class Failure:
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         return cls(
             error_type=storable(name)[:300],
-            error_message=storable(_text(error)),
+            error_message=storable(shown(error)),
             traceback=storable(_traceback(error)),
             category=category,
             handler=handler[:500],
@@ -53,13 +55,6 @@ class Failure:
             attempt=attempt,
             earlier=tuple(earlier),
         )
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001  # an exception class of the project's own may fail to describe itself
-        return f"<{type(error).__name__} that cannot be shown: {type(broken).__name__}>"
 
 
 _stacks: dict[tuple[tuple[CodeType, int], ...], str] = {}

@@ -75,6 +75,9 @@ def insert(using: str, fresh: Sequence[tuple[DeadLetter, Failure]], origin: str)
                 _copy(connection, cursor, DeadLetter, _columns(DeadLetter), map(_values, letters))
                 attempts = (row for letter, failure in fresh for row in _attempt_rows(letter, failure, origin))
                 _copy(connection, cursor, DeadLetterAttempt, ("letter_id", *_OF_ATTEMPT), attempts)
+                for letter in letters:
+                    # As Django's own inserts leave it: receivers of the signal read and save it where it is.
+                    letter._state.adding, letter._state.db = False, using
                 return
     _insert(using, letters)
     _insert(using, [attempt for letter, failure in fresh for attempt in _attempts(letter, failure, origin)])
