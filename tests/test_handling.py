@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.db import OperationalError, connection, connections, transaction
 
-from django_kafka import services, signals
+from django_kafka import handlers, registry, services, signals
 from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.messages import Message
 from django_kafka.models import DeadLetter
@@ -195,10 +195,8 @@ def test_poison_goes_straight_to_the_letters_with_its_bytes(workplace: Workplace
 
 def test_a_message_that_no_handler_wants_is_poison(workplace: Workplace) -> None:
     workplace.consume(Seen())
-    from django_kafka import handlers
-
     handlers.forget(workplace._subscribed[0])
-    handlers._register("ops", workplace.topic, workplace._subscribed[0], {"type": "cancelled"})
+    registry._register("ops", workplace.topic, workplace._subscribed[0], {"type": "cancelled"})
     workplace.send([0])
     workplace.send([1], headers=[("type", b"cancelled")])
     with workplace.worker():
