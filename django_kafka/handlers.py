@@ -96,14 +96,9 @@ def topics(consumer: str) -> list[str]:
 def retry_topics(consumer: str) -> dict[str, RetryTopic]:
     """Return the retry topics that a consumer subscribes to, by name, with prefix."""
     settings = conf.consumer(consumer)
-    if not _uses_retry_topics(settings):
+    if not conf.through_topics(settings):
         return {}
     return {one.name: one for topic in topics(consumer) for one in of_topic(settings, topic)}
-
-
-def _uses_retry_topics(settings: conf.Consumer) -> bool:
-    own = (one.retry for one in settings.topics.values())
-    return any(retry is not None and retry.mode == "topics" for retry in (settings.retry, *own))
 
 
 _made: dict[tuple[str, str], TopicHandlers] = {}

@@ -13,6 +13,7 @@ from django_kafka.exceptions import ConfigurationError, UnknownName
 from . import availability, parsing
 from .blocks import Problem
 from .clusters import Cluster, Connection, Sasl, SchemaRegistry, Security, Tls
+from .consumers import through_topics
 from .parsing import Reading
 from .schema import (
     CircuitBreaker,
@@ -63,6 +64,7 @@ __all__ = [
     "problems",
     "producer",
     "reading",
+    "through_topics",
     "topic_name",
     "unavailable",
 ]

@@ -188,7 +188,8 @@ def _find_contradictions(consumer: Consumer, block: Block) -> None:
                 break
 
 
-def _through_topics(consumer: Consumer) -> list[Retry]:
+def through_topics(consumer: Consumer) -> list[Retry]:
+    """Return the retry settings of a consumer and of its topics that use retry topics."""
     own = (topic.retry for topic in consumer.topics.values())
     return [retry for retry in (consumer.retry, *own) if retry is not None and retry.mode == "topics"]
 
@@ -203,13 +204,13 @@ def _find_contradictions_of_holds(consumer: Consumer, block: Block) -> None:
     if consumer.ordering == "unordered":
         sentence = f'{block.path} has on_dead_letter "hold_key" and ordering "unordered".'
         block.problem(CONTRADICTION, sentence, "Where there is no order, none can be kept: leave one of them out.")
-    if _through_topics(consumer):
+    if through_topics(consumer):
         sentence = f'{block.path} has on_dead_letter "hold_key" and retry mode "topics".'
         block.problem(CONTRADICTION, sentence, 'Later messages overtake those in retry topics: use mode "blocking".')
 
 
 def _find_contradictions_of_retry_topics(consumer: Consumer, block: Block) -> None:
-    most = max((retry.max_retries for retry in _through_topics(consumer)), default=0)
+    most = max((retry.max_retries for retry in through_topics(consumer)), default=0)
     if most > MOST_RETRY_TOPICS:
         sentence = f'{block.path} has retry mode "topics" and max_retries {most}: each retry has a topic of its own.'
         block.problem(CONTRADICTION, sentence, f'{MOST_RETRY_TOPICS} at most, or mode "blocking".')

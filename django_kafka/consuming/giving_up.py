@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .. import categories, conf
 from ..dead_letters import holds, recording
 from ..dead_letters.failures import Failure
-from ..dead_letters.publishing import Published, Publisher
+from ..dead_letters.publishing import Published, Publisher, is_hopeless
 from ..exceptions import PartitionLost
 from ..gathering import here
 from ..handlers import TopicHandlers
@@ -128,7 +128,7 @@ class Letters:
 
     def unpublished(self, lane: Lane, piece: Slice, record: Published, error: Exception) -> float | None:
         """Let a lane wait because a stored letter cannot be sent to its topic; go on when it never can be."""
-        if record.hopeless(error):
+        if is_hopeless(error):
             self.tally.unpublished += 1
             log.error(
                 "consumer=%s topic=%s partition=%s a dead letter is too large for %s; it is in the database only",

@@ -60,10 +60,6 @@ def _chosen(consumer: conf.Consumer) -> conf.Producer:
 class Published(Sent):
     """The record of a dead letter in its topic; the message is settled when it is acknowledged."""
 
-    def hopeless(self, error: BaseException) -> bool:
-        """Tell whether this record can never be sent: it is too large. The letter itself is stored whole."""
-        return is_hopeless(error)
-
 
 def is_hopeless(error: BaseException) -> bool:
     """Tell whether a record that failed can never be sent as it is."""
