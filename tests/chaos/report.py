@@ -73,7 +73,7 @@ class Report:
                 self.console.print(f"  and {len(finding.broken) - MOST_SHOWN:,} more")
         if directory:
             self.console.print(
-                f"The books (verdict.json, effects.json, …), the log of every process and of every server are in "
+                f"The books (verdict.json, effects-*.json, …), the log of every process and of every server are in "
                 f"{directory}. The same plan again: make chaos SEED={plan.seed} MINUTES={plan.seconds / 60:g}",
                 highlight=False,
                 soft_wrap=True,
