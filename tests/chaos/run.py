@@ -18,8 +18,9 @@ from .watching import Watcher
 from .workers import Helper, Workers
 from .world import World
 
-STUCK_AFTER = 60.0
-"""Seconds without any commit after which the workers count as stuck, once all faults are over."""
+STUCK_AFTER = 120.0
+"""Seconds without any commit after which the workers count as stuck, once all faults are over: more than the lease of a
+replay whose worker was killed."""
 SENT_WITHIN = 150.0
 """Seconds within which every record that was sent has to be acknowledged or failed: more than `delivery_timeout`."""
 
