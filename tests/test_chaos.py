@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests import run
-from tests.chaos import records, sending, verdict
-from tests.chaos.books import Books, Effect, End, Leave, Letter, Sample, deaths
+from tests.chaos import forwarded, held, records, sending, verdict
+from tests.chaos.books import Begun, Books, Effect, End, Leave, Letter, Queue, Sample, deaths
 from tests.chaos.plan import PROTOCOLS, Kind, Plan, Subject
 from tests.chaos.records import Mixture, Sort
 from tests.chaos.sending import Sent
@@ -382,7 +382,7 @@ def test_what_a_killed_worker_had_begun_and_not_committed_was_in_its_hands(tmp_p
     file = tmp_path / "begun.jsonl"
     lines = [("1.1", 1, first), ("1.1", 1, second), ("1.1", 2, third), ("2.1", 1, third), ("3.1", 1, third)]
     text = [
-        {"worker": worker, "thread": thread, "partition": effect.partition, "offset": effect.offset}
+        {"worker": worker, "thread": thread, "topic": "in", "partition": effect.partition, "offset": effect.offset}
         for worker, thread, effect in lines
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in text))
@@ -393,7 +393,7 @@ def test_what_a_killed_worker_had_begun_and_not_committed_was_in_its_hands(tmp_p
     ]
     committed = [replace(second, worker="1.1")]
 
-    assert deaths(file, ends, committed) == {third.place: 2}
+    assert deaths(file, "in", ends, committed) == {third.place: 2}
 
 
 @pytest.mark.parametrize("sort", [Sort.POISON, Sort.FAILING])
@@ -463,6 +463,141 @@ def test_records_that_stand_in_another_order_than_they_were_sent_in_are_noticed(
     found = broken(replace(books, sent=tuple(swapped.get(one, one) for one in books.sent)))
 
     assert "records of a key stand in the order in which they were sent" in found
+
+
+# --- retry topics -----------------------------------------------------------------------------------------------------
+
+
+def sent_on(**changes: Any) -> tuple[Books, Sent]:
+    """Sound books of one message that was sent to a retry topic and handled there, and that message."""
+    books = sound()
+    one = the(books, Sort.FLAKY)
+    effect = effect_of(books, one)
+    late = replace(effect, committed_at=START + 20)
+    rest = tuple(sorted((late if each is effect else each for each in books.effects), key=lambda each: each.id))
+    at = START + one.number / 100
+    queue = Queue(
+        records={(0, 0): (effect.place, at + 0.001)},
+        samples=(Sample(at=START, committed={0: 0}), Sample(at=START + 60, committed={0: 1})),
+    )
+    begun = (Begun(place=effect.place, attempt=1, at=at), Begun(place=effect.place, attempt=2, at=at + 1.1))
+    return replace(books, effects=rest, retried={"retry.1": queue}, begun=begun, **changes), one
+
+
+def broken_on_the_way(books: Books) -> list[str]:
+    return [finding.promise for finding in verdict.judge(books, forwarded.PROMISES) if not finding.kept]
+
+
+def test_a_message_that_went_through_a_retry_topic_breaks_nothing() -> None:
+    assert "a dead letter has every attempt behind it" in broken_on_the_way(sent_on()[0])
+    books, _ = sent_on(letters=tuple(one for one in sound().letters if "PlannedFailure" not in one.error_type))
+    sent = tuple(one for one in books.sent if one.sort is not Sort.FAILING)
+
+    assert broken_on_the_way(replace(books, sent=sent)) == ["the run had something to judge"]
+
+
+def test_a_message_that_was_not_sent_on_before_its_commit_is_noticed() -> None:
+    books, one = sent_on()
+    assert one.partition is not None
+    assert one.offset is not None
+    sample = Sample(at=START + one.number / 100 + 0.0005, committed={one.partition: one.offset + 1})
+
+    found = broken_on_the_way(replace(books, samples=(books.samples[0], sample, books.samples[-1])))
+
+    assert "nothing is committed before it is settled or sent on" in found
+
+
+def test_a_message_that_was_sent_on_and_never_handled_is_lost_unless_it_waits() -> None:
+    books, one = sent_on()
+    assert one.place is not None
+    gone, promise = without(books, one.place), "what is committed is handled, a dead letter, or waits"
+    queue = books.retried["retry.1"]
+
+    assert promise in broken_on_the_way(gone)
+    waits = replace(queue, samples=queue.samples[:1])
+    assert promise not in broken_on_the_way(replace(gone, retried={"retry.1": waits}))
+
+
+@pytest.mark.parametrize(("off", "wrong"), [(0.0, True), (-3600.0, True), (7.0, False)])
+def test_a_retry_before_its_time_is_noticed_unless_a_clock_is_ahead(off: float, wrong: bool) -> None:
+    books, _ = sent_on()
+    first, second = books.begun
+    begun = (first, replace(second, at=first.at + 0.5))
+
+    found = broken_on_the_way(replace(books, begun=begun, steps=((START - 10, off),)))
+
+    assert ("a message comes back when it is due" in found) == wrong
+
+
+# --- held keys --------------------------------------------------------------------------------------------------------
+
+
+def parked_behind(books: Books) -> tuple[Books, Sent, Effect]:
+    """Books of a consumer that holds keys: a letter that was mended, and the next of its key, parked and released."""
+    failed, following = next(
+        (one, after)
+        for one in books.sent
+        if one.sort is Sort.FAILING
+        for after in books.effects
+        if (after.key, after.sequence) == (one.key, one.sequence + 1)
+    )
+    letter = letter_of(books, failed)
+    released = replace(following, committed_at=START + 31)
+    mended = replace(following, id=999, offset=letter.offset, sequence=failed.sequence, committed_at=START + 30)
+    waiting = replace(
+        letter, id=1000, offset=following.offset, category="parked", error_type="", parked=True, state="resolved",
+        stored_at=following.committed_at,
+    )  # fmt: skip
+    kept = [each for each in books.effects if each.key != failed.key or each.sequence < failed.sequence]
+    sent = tuple(each for each in books.sent if each.key != failed.key or each.sequence <= failed.sequence + 1)
+    letters = tuple(
+        replace(each, state="resolved")
+        if each is letter
+        else replace(each, state="discarded", discarded_at=each.stored_at)
+        for each in books.letters
+        if each is letter or "Decode" in each.error_type
+    )
+    left = tuple(each for each in sent if each.sort is not Sort.FAILING or each is failed)
+    books = replace(books, sent=left, effects=(*kept, mended, released), letters=(*letters, waiting))
+    return books, failed, released
+
+
+def broken_of_held(books: Books) -> list[str]:
+    return [finding.promise for finding in verdict.judge(books, held.PROMISES) if not finding.kept]
+
+
+def test_a_held_key_that_was_released_breaks_nothing() -> None:
+    assert broken_of_held(parked_behind(sound())[0]) == []
+
+
+def test_a_message_that_is_handled_before_the_letter_of_its_key_is_mended_overtakes_it() -> None:
+    books, _failed, released = parked_behind(sound())
+    early = replace(released, committed_at=START + 29)
+    letters = tuple(one for one in books.letters if not one.parked)
+    books = replace(books, effects=(*books.effects[:-1], early), letters=letters)
+
+    assert broken_of_held(books) == ["nothing overtakes a dead letter of its key", "the run had something to judge"]
+
+
+def test_a_parked_message_that_is_released_too_soon_is_noticed() -> None:
+    books, _failed, released = parked_behind(sound())
+    early = replace(released, committed_at=START + 29)
+
+    found = broken_of_held(replace(books, effects=(*books.effects[:-1], early)))
+
+    assert found == ["parked messages are released in their order"]
+
+
+def test_a_parked_message_that_is_gone_is_lost() -> None:
+    books, _failed, released = parked_behind(sound())
+    assert "what is committed is handled, a dead letter, or parked" in broken_of_held(without(books, released.place))
+
+
+def test_a_key_that_is_still_held_in_the_end_is_noticed() -> None:
+    books, _failed, _released = parked_behind(sound())
+    letters = tuple(replace(one, state="parked") if one.parked else one for one in books.letters)
+
+    assert broken_of_held(replace(books, letters=letters)) == ["in the end every key flows"]
 
 
 @pytest.mark.parametrize(

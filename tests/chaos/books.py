@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -18,8 +18,18 @@ EFFECTS = """
     CREATE TABLE chaos_effect (
         id bigserial PRIMARY KEY, topic text, partition int, "offset" bigint, key text, sequence bigint, worker text,
         pid int, tenure int, whole boolean DEFAULT false, ran float DEFAULT 0, at timestamptz DEFAULT clock_timestamp()
-    )
+    );
+    CREATE TABLE chaos_mended (partition int, "offset" bigint, PRIMARY KEY (partition, "offset"));
+    CREATE TABLE chaos_letter (id bigserial PRIMARY KEY, letter bigint, state text)
 """
+DIARY = """
+    CREATE FUNCTION note_letter() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO chaos_letter (letter, state) VALUES (NEW.id, NEW.state); RETURN NULL;
+    END $$;
+    CREATE TRIGGER note_letter AFTER INSERT OR UPDATE OF state ON lynx_kafka_deadletter
+    FOR EACH ROW EXECUTE FUNCTION note_letter()
+"""
+"""Has the database note when a letter came into which state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +89,15 @@ class Letter:
     error_message: str
     """The same, in words."""
     stored_at: float
-    """When the database committed its first attempt, in seconds since the epoch."""
+    """When the database committed it, in seconds since the epoch."""
+    topic: str = ""
+    """The topic that it names."""
+    state: str = "open"
+    """Where it stands in the end."""
+    parked: bool = False
+    """Whether it was ever parked."""
+    discarded_at: float | None = None
+    """When it was first discarded, if it was."""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -151,6 +169,28 @@ class End:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """One run of a handler that was begun."""
+
+    place: tuple[int, int]
+    """Where its message was first."""
+    attempt: int
+    """Which attempt it is."""
+    at: float
+    """When it began, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """What is in a retry topic."""
+
+    records: Mapping[tuple[int, int], tuple[tuple[int, int], float]]
+    """By where a record is: where its message was first, and when the broker had it, in seconds since the epoch."""
+    samples: tuple[Sample, ...]
+    """What was committed of it, over time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
     """Everything that the verdict goes by."""
 
@@ -172,6 +212,12 @@ class Books:
     """Every partition that left a worker which still ran."""
     ends: tuple[End, ...]
     """How every process ended."""
+    retried: Mapping[str, Queue] = field(default_factory=dict)
+    """The retry topics, by name."""
+    begun: tuple[Begun, ...] = ()
+    """Every run of a handler."""
+    steps: tuple[tuple[float, float], ...] = ()
+    """When the clock was stepped, in seconds since the epoch, and how far it was off from then on."""
     by_partition: bool = True
     """Whether the consumer promises the order of partitions, and not only that of keys."""
 
@@ -203,47 +249,72 @@ class Books:
         return [(letter, one) for letter, one in pairs if one is not None]
 
 
-def effects(dsn: str) -> tuple[Effect, ...]:
+def effects(dsn: str, topic: str) -> tuple[Effect, ...]:
     """Read all effects."""
     query = """
         SELECT id, partition, "offset", key, sequence, worker, tenure, whole, ran,
                extract(epoch FROM pg_xact_commit_timestamp(xmin))::float AS committed_at
-        FROM chaos_effect ORDER BY committed_at, id
+        FROM chaos_effect WHERE topic = %s ORDER BY committed_at, id
     """
     with psycopg.connect(dsn) as connection, connection.cursor(row_factory=class_row(Effect)) as cursor:
-        return tuple(cursor.execute(query).fetchall())
+        return tuple(cursor.execute(query, [topic]).fetchall())
 
 
-def letters(dsn: str) -> tuple[Letter, ...]:
-    """Read all dead letters."""
+def letters(dsn: str, group: str) -> tuple[Letter, ...]:
+    """Read all dead letters of a group."""
     query = """
         SELECT letter.id, letter.partition, letter."offset", letter.key, letter.value, letter.category,
-               letter.error_type, letter.error_message,
-               extract(epoch FROM coalesce(min(pg_xact_commit_timestamp(attempt.xmin)),
-                                           pg_xact_commit_timestamp(letter.xmin)))::float AS stored_at
-        FROM lynx_kafka_deadletter AS letter
-        LEFT JOIN lynx_kafka_deadletterattempt AS attempt ON attempt.letter_id = letter.id
-        GROUP BY letter.id ORDER BY letter.partition, letter."offset", letter.id
+               letter.error_type, letter.error_message, letter.topic, letter.state,
+               bool_or(said.state = 'parked') AS parked,
+               extract(epoch FROM min(pg_xact_commit_timestamp(said.xmin)))::float AS stored_at,
+               extract(epoch FROM min(pg_xact_commit_timestamp(said.xmin))
+                       FILTER (WHERE said.state = 'discarded'))::float AS discarded_at
+        FROM lynx_kafka_deadletter AS letter JOIN chaos_letter AS said ON said.letter = letter.id
+        WHERE letter.group_id = %s GROUP BY letter.id ORDER BY letter.partition, letter."offset", letter.id
     """
     with psycopg.connect(dsn) as connection, connection.cursor(row_factory=class_row(Letter)) as cursor:
-        return tuple(cursor.execute(query).fetchall())
+        return tuple(cursor.execute(query, [group]).fetchall())
 
 
-def leaves(file: Path) -> tuple[Leave, ...]:
+def standing(dsn: str, group: str) -> tuple[int, int]:
+    """Return how many letters of a group are open or parked, and how many times one was settled."""
+    query = """
+        SELECT count(DISTINCT letter.id) FILTER (WHERE letter.state IN ('open', 'parked')),
+               count(*) FILTER (WHERE said.state IN ('resolved', 'discarded'))
+        FROM lynx_kafka_deadletter AS letter JOIN chaos_letter AS said ON said.letter = letter.id
+        WHERE letter.group_id = %s
+    """
+    with psycopg.connect(dsn) as connection:
+        live, settled = connection.execute(query, [group]).fetchone() or (0, 0)
+        return int(live), int(settled)
+
+
+def leaves(file: Path, topic: str) -> tuple[Leave, ...]:
     """Read which partitions left, as the workers wrote it down."""
-    return tuple(Leave(**json.loads(line)) for line in file.read_text().splitlines())
+    said = [json.loads(line) for line in file.read_text().splitlines()]
+    return tuple(Leave(**line) for line in said if line.pop("topic") == topic)
 
 
-def deaths(file: Path, ends: Iterable[End], effects: Iterable[Effect]) -> Counter[tuple[int, int]]:
+def begun(file: Path, topic: str) -> tuple[Begun, ...]:
+    """Read which runs of handlers began."""
+    said = [json.loads(line) for line in file.read_text().splitlines()]
+    return tuple(
+        Begun(place=(line["partition"], line["offset"]), attempt=line["attempt"], at=line["at"])
+        for line in said
+        if line["topic"] == topic
+    )
+
+
+def deaths(file: Path, topic: str, ends: Iterable[End], effects: Iterable[Effect]) -> Counter[tuple[int, int]]:
     """Count for each message the workers that were killed while they handled it.
 
     What a thread of a killed worker began last and has no effect of was in its hands when the worker died.
     """
     killed = {end.name for end in ends if end.code not in (0, 1)}
-    latest: dict[tuple[str, int], tuple[int, int]] = {}
+    latest: dict[tuple[str, int], tuple[int, int]] = {}  # a thread is of one consumer; that of replays is of all
     for line in file.read_text().splitlines():
         said = json.loads(line)
-        if said["worker"] in killed:
+        if said["worker"] in killed and said["topic"] == topic:
             latest[said["worker"], said["thread"]] = said["partition"], said["offset"]
     done = {(effect.worker, effect.place) for effect in effects}
     return Counter(place for (worker, _thread), place in latest.items() if (worker, place) not in done)

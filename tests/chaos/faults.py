@@ -36,6 +36,7 @@ class Faults:
         self.workers = workers
         self.done: list[Fault] = []
         self.errors: list[BaseException] = []
+        self.steps: list[tuple[float, float]] = []
         self._say = say
         self._over = threading.Event()
         self._began = 0.0
@@ -202,4 +203,5 @@ class Faults:
         clock = self.world.control / CLOCK_FILE
         written = clock.with_suffix(".new")
         written.write_text(str(fault.seconds))
+        self.steps.append((time.time(), fault.seconds))
         written.rename(clock)

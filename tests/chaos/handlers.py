@@ -18,7 +18,7 @@ from django_kafka.signals import partitions_assigned, partitions_revoked
 
 from .clock import true_time
 from .plan import BEGUN_FILE, LEFT_FILE, SLOW_FILE
-from .records import OUTPUT, Sort
+from .records import HELD, Sort
 
 if TYPE_CHECKING:
     from django_kafka.messages import Message
@@ -55,7 +55,7 @@ def _note(*, partitions: list[tuple[str, int]], lost: bool, **_event: Any) -> No
     """Write down when partitions left: sent when nothing of theirs runs any more, or is waited for no longer."""
     now = true_time()
     for place in partitions:
-        _write(LEFT_FILE, partition=place[1], tenure=_tenures[place], at=now, lost=lost)
+        _write(LEFT_FILE, topic=place[0], partition=place[1], tenure=_tenures[place], at=now, lost=lost)
 
 
 def _write(name: str, **line: Any) -> None:
@@ -72,19 +72,20 @@ def work(message: Message) -> None:
     began, tenure = time.monotonic(), _tenures[message.topic, message.partition]
     key, value = (message.raw_key or b"").decode(), message.value
     sort, sequence = Sort(value["sort"]), value["sequence"]
-    _write(BEGUN_FILE, partition=message.partition, offset=message.offset, thread=threading.get_ident())
+    place = message.topic, message.partition, message.offset
+    where = dict(zip(("topic", "partition", "offset"), place, strict=True))
+    _write(BEGUN_FILE, **where, thread=threading.get_ident(), attempt=message.attempt, at=true_time())
     early = sequence % 2
     if early:
         _be_slow()
-    place = message.topic, message.partition, message.offset
     with connection.cursor() as cursor:
         cursor.execute(_BEGIN, [*place, key, sequence, _WORKER, os.getpid(), tenure])
         (effect,) = cursor.fetchone()
     if sort in (Sort.ECHO, Sort.FAILING):
-        services.produce(OUTPUT, key, {"sequence": sequence})
+        services.produce(f"{message.topic}.out", key, {"sequence": sequence})
     if sort is Sort.FLAKY and message.attempt == 1:
         raise PassingFailure(f"{key} {sequence}, first attempt")
-    if sort is Sort.FAILING:
+    if sort is Sort.FAILING and not (message.topic == HELD.topic and _mended(place)):
         raise PlannedFailure(f"{key} {sequence}")
     if not sequence % _LINGERS:
         time.sleep(_LINGER)
@@ -92,6 +93,12 @@ def work(message: Message) -> None:
         _be_slow()
     with connection.cursor() as cursor:
         cursor.execute(_END, [time.monotonic() - began, effect])
+
+
+def _mended(place: tuple[str, int, int]) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute('SELECT 1 FROM chaos_mended WHERE partition = %s AND "offset" = %s', place[1:])
+        return cursor.fetchone() is not None
 
 
 def _be_slow() -> None:

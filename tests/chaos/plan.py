@@ -150,7 +150,7 @@ class Scenario:
     workers: int
     """How many workers there are while nobody comes or goes."""
     mixture: Mixture
-    """What is sent."""
+    """What is sent; to the other consumers the same with keys of their own."""
 
     def __str__(self) -> str:
         commits = "on an interval" if self.auto_commit else "after each slice"

@@ -10,10 +10,42 @@ from enum import StrEnum
 from typing import Any
 
 KEYS = 60
-INPUT, OUTPUT = "chaos.in", "chaos.out"
-"""The topic that is consumed, and the one that handlers produce to."""
 POISON = b"\xff\x00 "
 """How values begin that cannot be decoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """One consumer with a topic, a group and books of its own."""
+
+    name: str
+    """The consumer."""
+    share: float
+    """How many records it gets of each that the plain one gets."""
+    retries: int = 0
+    """How many retry topics it has."""
+
+    @property
+    def topic(self) -> str:
+        return f"chaos.{self.name}"
+
+    @property
+    def output(self) -> str:
+        """Where its handlers produce to."""
+        return f"{self.topic}.out"
+
+    @property
+    def retry_topics(self) -> list[str]:
+        return [f"{self.name}.{self.topic}.retry.{number}" for number in range(1, self.retries + 1)]
+
+
+PLAIN = Course(name="plain", share=1.0)
+"""Its lanes wait while a message is tried again, and go on after a dead letter."""
+FORWARDED = Course(name="forwarded", share=0.3, retries=2)
+"""What fails there goes through retry topics."""
+HELD = Course(name="held", share=0.3)
+"""A dead letter holds its key there."""
+COURSES = (PLAIN, FORWARDED, HELD)
 
 
 class Sort(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .books import Books
 from .plan import Fault, Kind, Plan
+from .records import Course
 from .verdict import Finding
 
 MOST_SHOWN = 8
@@ -48,21 +49,11 @@ class Report:
             table.add_row(str(kind), str(counts[kind]), str(planned[kind]))
         self.console.print(table)
 
-    def books(self, books: Books) -> None:
+    def books(self, found: Mapping[Course, Books]) -> None:
         """Print how much there is to judge."""
-        sorts = Counter(str(one.sort) for one in books.acknowledged)
-        handled = len({effect.place for effect in books.effects})
-        table = Table("books", "count", title="What came of it")
-        table.add_row("records sent", f"{len(books.sent):,}")
-        table.add_row("acknowledged", f"{len(books.acknowledged):,}")
-        table.add_row("of them", ", ".join(f"{count:,} {sort}" for sort, count in sorted(sorts.items())))
-        table.add_row("handled", f"{handled:,}")
-        table.add_row("handled again", f"{len(books.effects) - handled:,}")
-        table.add_row("stored twice by the sender's client", f"{books.stored_twice:,}")
-        table.add_row("dead letters", f"{len(books.letters):,}")
-        table.add_row("records that handlers produced", f"{len(books.echoes):,}")
-        table.add_row("processes that ended", f"{len(books.ends):,}")
-        table.add_row("looks at what is committed", f"{len(books.samples):,}")
+        table = Table("books", *(course.name for course in found), title="What came of it")
+        for name, count in _COUNTS.items():
+            table.add_row(name, *(count(books) for books in found.values()))
         self.console.print(table)
 
     def verdict(self, plan: Plan, findings: Sequence[Finding], directory: str) -> None:
@@ -82,8 +73,33 @@ class Report:
                 self.console.print(f"  and {len(finding.broken) - MOST_SHOWN:,} more")
         if directory:
             self.console.print(
-                f"The books (verdict.json, effects.json, …), the log of every process and of every server are in "
+                f"The books (verdict.json, effects-*.json, …), the log of every process and of every server are in "
                 f"{directory}. The same plan again: make chaos SEED={plan.seed} MINUTES={plan.seconds / 60:g}",
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _sorts(books: Books) -> str:
+    counts = Counter(str(one.sort) for one in books.acknowledged)
+    return ", ".join(f"{count:,} {sort}" for sort, count in sorted(counts.items()))
+
+
+def _handled(books: Books) -> int:
+    return len({effect.place for effect in books.effects})
+
+
+_COUNTS: dict[str, Callable[[Books], str]] = {
+    "records sent": lambda books: f"{len(books.sent):,}",
+    "acknowledged": lambda books: f"{len(books.acknowledged):,}",
+    "of them": _sorts,
+    "handled": lambda books: f"{_handled(books):,}",
+    "handled again": lambda books: f"{len(books.effects) - _handled(books):,}",
+    "stored twice by the sender's client": lambda books: f"{books.stored_twice:,}",
+    "dead letters": lambda books: f"{sum(not letter.parked for letter in books.letters):,}",
+    "parked": lambda books: f"{sum(letter.parked for letter in books.letters):,}",
+    "in retry topics": lambda books: ", ".join(f"{len(one.records):,}" for one in books.retried.values()) or "0",
+    "records that handlers produced": lambda books: f"{len(books.echoes):,}",
+    "processes that ended": lambda books: f"{len(books.ends):,}",
+    "looks at what is committed": lambda books: f"{len(books.samples):,}",
+}

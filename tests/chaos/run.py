@@ -7,18 +7,20 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from . import books, sending, verdict
-from .books import Books, End, Sample
+from . import books, forwarded, held, sending, verdict
+from .books import Books, End, Queue
 from .faults import Faults
 from .plan import BEGUN_FILE, LEFT_FILE, Plan
+from .records import COURSES, FORWARDED, HELD, PLAIN, Course
 from .report import Report
 from .verdict import Finding
 from .watching import Watcher
-from .workers import Sender, Workers
+from .workers import Helper, Workers
 from .world import World
 
-STUCK_AFTER = 60.0
-"""Seconds without any commit after which the workers count as stuck, once all faults are over."""
+STUCK_AFTER = 120.0
+"""Seconds without any commit after which the workers count as stuck, once all faults are over: more than the lease of a
+replay whose worker was killed."""
 SENT_WITHIN = 150.0
 """Seconds within which every record that was sent has to be acknowledged or failed: more than `delivery_timeout`."""
 
@@ -33,45 +35,65 @@ def run(plan: Plan, directory: Path, report: Report, *, rate: float) -> list[Fin
     finally:
         world.close()
     report.books(found)
-    findings = verdict.judge(found)
+    findings = [
+        *verdict.judge(found[PLAIN]),
+        *verdict.judge(found[FORWARDED], forwarded.PROMISES, "retry topics: "),
+        *verdict.judge(found[HELD], held.PROMISES, "held keys: "),
+    ]
     _keep(plan, found, findings, directory)
     return findings
 
 
-def _play(plan: Plan, world: World, report: Report) -> Books:
+def _play(plan: Plan, world: World, report: Report) -> dict[Course, Books]:
     workers = Workers(world, plan.scenario.workers)
-    watcher = Watcher(world)
+    watchers = [Watcher(world, course) for course in COURSES]
     faults = Faults(plan, world, workers, report.say)
     workers.start_all()
-    sender = Sender(world)
-    watcher.start()
-    report.say(f"{len(workers)} workers and a sender are started; faults strike for {plan.seconds:.0f} s")
+    senders = [Helper.sending(world, course) for course in COURSES]
+    mender = Helper.mending(world)
+    for watcher in watchers:
+        watcher.start()
+    report.say(f"{len(workers)} workers and a sender for each are started; faults strike for {plan.seconds:.0f} s")
     faults.start()
     deadline = time.monotonic() + plan.seconds
-    while time.monotonic() < deadline and sender.alive and not faults.broken:
+    while time.monotonic() < deadline and all(one.alive for one in (*senders, mender)) and not faults.broken:
         _revive(workers, report)
         time.sleep(0.2)
-    sender.stop()
+    for sender in senders:
+        sender.stop()
     faults.end()
     report.faults(plan, faults.done)
     report.say("all faults are over")
-    ends = [sender.end(SENT_WITHIN)]
-    log_ends = world.log_ends()
-    report.say(f"{sum(log_ends.values()):,} records are there; the workers finish, as long as they come on")
-    last = _drain(workers, watcher, log_ends, report)
-    watcher.end()
-    echoes, ends = world.echoes(), [*ends, *workers.ends]
-    effects = books.effects(world.project.dsn)
+    ends = [sender.end(SENT_WITHIN) for sender in senders]
+    report.say("all is sent; the workers finish, as long as they come on")
+    _drain(world, workers, watchers, report)
+    mender.stop()
+    ends += [mender.end(60), *workers.ends]
+    for watcher in watchers:
+        watcher.next(60)
+        watcher.end()
+    return {watcher.course: _books(world, watcher, ends, faults) for watcher in watchers}
+
+
+def _books(world: World, watcher: Watcher, ends: list[End], faults: Faults) -> Books:
+    course, dsn = watcher.course, world.project.dsn
+    effects = books.effects(dsn, course.topic)
     return Books(
-        sent=tuple(sending.read(world.book)),
+        sent=tuple(sending.read(world.book(course))),
         effects=effects,
-        letters=books.letters(world.project.dsn),
-        samples=(*watcher.samples, last),
-        log_ends=log_ends,
-        echoes=echoes,
-        deaths=books.deaths(world.control / BEGUN_FILE, ends, effects),
-        leaves=books.leaves(world.control / LEFT_FILE),
+        letters=books.letters(dsn, course.name),
+        samples=tuple(watcher.samples[course.topic]),
+        log_ends=world.log_ends(course.topic),
+        echoes=world.echoes(course),
+        deaths=books.deaths(world.control / BEGUN_FILE, course.topic, ends, effects),
+        leaves=books.leaves(world.control / LEFT_FILE, course.topic),
         ends=tuple(ends),
+        retried={
+            topic: Queue(records=world.retried(topic), samples=tuple(watcher.samples[topic]))
+            for topic in course.retry_topics
+        },
+        begun=books.begun(world.control / BEGUN_FILE, course.topic),
+        steps=tuple(faults.steps),
     )
 
 
@@ -80,34 +102,30 @@ def _revive(workers: Workers, report: Report) -> None:
         report.trouble(str(end))
 
 
-def _drain(workers: Workers, watcher: Watcher, log_ends: dict[int, int], report: Report) -> Sample:
-    """Let the workers finish, stop them, and return what is committed in the end."""
+def _drain(world: World, workers: Workers, watchers: list[Watcher], report: Report) -> None:
+    """Let the workers finish what is in the topics and behind held keys, and stop them."""
     workers.start_all()
     began = moved = time.monotonic()
-    come_to = -1
+    come_to: tuple[int, int] = (-1, -1)
     while time.monotonic() - moved < STUCK_AFTER:
         _revive(workers, report)
-        sample = watcher.next(60)
-        if all(sample.committed[partition] >= end for partition, end in log_ends.items()):
+        committed = {topic: one.committed for watcher in watchers for topic, one in watcher.next(60).items()}
+        ends = {topic: world.log_ends(topic) for topic in committed}
+        live, settled = books.standing(world.project.dsn, HELD.name)
+        if not live and all(committed[topic][n] >= end for topic in ends for n, end in ends[topic].items()):
             break
-        if (now_at := sum(sample.committed.values())) > come_to:
+        if (now_at := (sum(sum(one.values()) for one in committed.values()), settled)) != come_to:
             come_to, moved = now_at, time.monotonic()
     report.say(f"finished after {time.monotonic() - began:.0f} s; the workers are stopped")
     workers.stop_all()
-    return watcher.next(60)
 
 
-def _keep(plan: Plan, found: Books, findings: list[Finding], directory: Path) -> None:
+def _keep(plan: Plan, found: dict[Course, Books], findings: list[Finding], directory: Path) -> None:
     """Write the plan, the books and the verdict beside the logs."""
-    contents = {
-        "plan": asdict(plan),
-        "effects": [asdict(one) for one in found.effects],
-        "letters": [asdict(one) for one in found.letters],
-        "samples": [asdict(one) for one in found.samples],
-        "leaves": [asdict(one) for one in found.leaves],
-        "ends": [asdict(one) for one in found.ends],
-        "verdict": [asdict(one) for one in findings],
-    }
+    contents: dict[str, object] = {"plan": asdict(plan), "verdict": [asdict(one) for one in findings]}
+    for course, each in found.items():
+        for name in ("effects", "letters", "samples", "leaves", "ends"):
+            contents[f"{name}-{course.name}"] = [asdict(one) for one in getattr(each, name)]
     for name, content in contents.items():
         (directory / f"{name}.json").write_text(json.dumps(content, indent=1, default=repr))
 

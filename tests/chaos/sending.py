@@ -100,7 +100,7 @@ def _send(stop: threading.Event, book: Book, waiting: queue.Queue[tuple[Record, 
     from django_kafka import services
     from django_kafka.exceptions import ProduceError
 
-    pause = 1 / float(os.environ["CHAOS_RATE"])
+    pause = 1 / (float(os.environ["CHAOS_RATE"]) * float(os.environ["CHAOS_SHARE"]))
     mixture = Mixture(**json.loads(os.environ["CHAOS_MIXTURE"]))
     due = time.monotonic()
     for record in stream(mixture):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from .books import Books, Effect
+from .books import Books, Effect, Sample
 from .records import Sort
-from .sending import Sent
 
 
 def _outcomes(books: Books) -> set[tuple[int, int]]:
@@ -43,16 +42,25 @@ def early(books: Books) -> Iterator[str]:
     for one in books.acknowledged:
         if one.sort is Sort.ECHO and one.place in settled:
             settled[one.place] = max(settled[one.place], books.echoes.get((one.key, one.sequence), math.inf))
-    by_partition: dict[int, list[Sent]] = defaultdict(list)
-    for one in books.acknowledged:
-        by_partition[one.partition or 0].append(one)
-    for partition, records in sorted(by_partition.items()):
-        records.sort(key=lambda one: one.offset or 0)
-        offsets = [one.offset or 0 for one in records]
+    records = {one.place: str(one) for one in books.acknowledged if one.place is not None}
+    yield from too_early(records, settled, books.samples)
+
+
+def too_early(
+    records: Mapping[tuple[int, int], str], settled: Mapping[tuple[int, int], float], samples: Sequence[Sample]
+) -> Iterator[str]:
+    """Name records, each a sentence, that a sample shows to be committed before the moment at which they were settled.
+
+    Both by place; what was never settled has no moment.
+    """
+    by_partition: dict[int, list[int]] = defaultdict(list)
+    for partition, offset in sorted(records):
+        by_partition[partition].append(offset)
+    for partition, offsets in by_partition.items():
         times = [settled.get((partition, offset), math.inf) for offset in offsets]
         latest = list(accumulate(times, max))
         told: set[int] = set()
-        for sample in books.samples:
+        for sample in samples:
             below = bisect_left(offsets, sample.committed.get(partition, 0))
             if not below or latest[below - 1] <= sample.at:
                 continue
@@ -60,7 +68,7 @@ def early(books: Books) -> Iterator[str]:
                 if times[index] > sample.at and index not in told:
                     told.add(index)
                     later = "never" if times[index] == math.inf else f"{times[index] - sample.at:.3f} s later"
-                    yield f"{records[index]} was committed at {sample.at:.3f} and settled {later}"
+                    yield f"{records[partition, offsets[index]]} was committed at {sample.at:.3f} and settled {later}"
 
 
 def rewound(books: Books) -> Iterator[str]:

@@ -42,10 +42,11 @@ class Finding:
         return not self.broken
 
 
-def judge(books: Books) -> list[Finding]:
-    """Hold the books against every promise."""
+def judge(books: Books, promises: Iterable[Promise] | None = None, about: str = "") -> list[Finding]:
+    """Hold the books against every promise: those of a consumer that waits and goes on, or others, named with words."""
     return [
-        Finding(promise=promise, looked_at=count(books), broken=tuple(find(books))) for promise, count, find in PROMISES
+        Finding(promise=about + promise, looked_at=count(books), broken=tuple(find(books)))
+        for promise, count, find in (PROMISES if promises is None else promises)
     ]
 
 
@@ -148,11 +149,11 @@ def produced_in_vain(books: Books) -> Iterator[str]:
 def by_outage(books: Books) -> Iterator[str]:
     """Name letters of messages that nothing was wrong with."""
     for letter, one in books.lettered:
-        if not one.sort.lettered and not _killed_its_workers(letter, books):
+        if not one.sort.lettered and not killed_its_workers(letter, books):
             yield f"{one}: {letter}, in the hands of {books.deaths.get(letter.place, 0)} workers that were killed"
 
 
-def _killed_its_workers(letter: Letter, books: Books) -> bool:
+def killed_its_workers(letter: Letter, books: Books) -> bool:
     """Tell whether it says so, and is right: it cannot know that the run killed them."""
     return letter.error_type == WORKER_KILLED and books.deaths.get(letter.place, 0) >= DEATHS
 
@@ -161,7 +162,7 @@ def wrong_reason(books: Books) -> Iterator[str]:
     """Name letters that say something else than what was wrong with their message."""
     for letter, one in books.lettered:
         reason = REASONS.get(one.sort)
-        if reason in (None, (letter.category, letter.error_type)) or _killed_its_workers(letter, books):
+        if reason in (None, (letter.category, letter.error_type)) or killed_its_workers(letter, books):
             continue
         yield f"{one}: {letter}"
 
@@ -235,33 +236,33 @@ def nothing_proved(books: Books) -> Iterator[str]:
             yield f"no record of sort {sort} was acknowledged"
 
 
-_Count = Callable[[Books], int]
+Count = Callable[[Books], int]
 
 
-def _each(name: str) -> _Count:
+def each(name: str) -> Count:
     return lambda books: len(getattr(books, name))
 
 
-_Promise = tuple[str, _Count, Callable[[Books], Iterable[str]]]
-PROMISES: tuple[_Promise, ...] = (
-    ("what is committed is handled or a dead letter", _each("acknowledged"), settled.lost),
-    ("in the end everything is committed", _each("log_ends"), settled.unfinished),
-    ("nothing is committed before it is settled", _each("samples"), settled.early),
-    ("commits do not go back to those of a former owner", _each("samples"), settled.rewound),
-    ("a key and a partition are handled in order", _each("effects"), overtaken),
-    ("what is handled again begins with an assignment", _each("effects"), went_back),
-    ("a partition leaves when its handler has ended", _each("leaves"), not_waited_for),
-    ("effects are committed whole", _each("effects"), half),
-    ("effects of a failed handler are rolled back", _each("effects"), not_rolled_back),
-    ("effects and letters are of what was sent", _each("effects"), made_up),
-    ("what a handler produced is there", _each("echoes"), not_produced),
-    ("what a failed handler produced is not there", _each("echoes"), produced_in_vain),
-    ("no dead letter is caused by an outage", _each("letters"), by_outage),
-    ("dead letters say what was wrong", _each("letters"), wrong_reason),
-    ("a message has one dead letter", _each("letters"), not_once),
-    ("dead letters hold the bytes that were sent", _each("letters"), changed),
-    ("processes end only when they are ended", _each("ends"), died),
-    ("workers poll whatever their handlers do", _each("ends"), unpolled),
-    ("records of a key stand in the order in which they were sent", _each("acknowledged"), out_of_order),
-    ("the run had something to judge", _each("sent"), nothing_proved),
+Promise = tuple[str, Count, Callable[[Books], Iterable[str]]]
+PROMISES: tuple[Promise, ...] = (
+    ("what is committed is handled or a dead letter", each("acknowledged"), settled.lost),
+    ("in the end everything is committed", each("log_ends"), settled.unfinished),
+    ("nothing is committed before it is settled", each("samples"), settled.early),
+    ("commits do not go back to those of a former owner", each("samples"), settled.rewound),
+    ("a key and a partition are handled in order", each("effects"), overtaken),
+    ("what is handled again begins with an assignment", each("effects"), went_back),
+    ("a partition leaves when its handler has ended", each("leaves"), not_waited_for),
+    ("effects are committed whole", each("effects"), half),
+    ("effects of a failed handler are rolled back", each("effects"), not_rolled_back),
+    ("effects and letters are of what was sent", each("effects"), made_up),
+    ("what a handler produced is there", each("echoes"), not_produced),
+    ("what a failed handler produced is not there", each("echoes"), produced_in_vain),
+    ("no dead letter is caused by an outage", each("letters"), by_outage),
+    ("dead letters say what was wrong", each("letters"), wrong_reason),
+    ("a message has one dead letter", each("letters"), not_once),
+    ("dead letters hold the bytes that were sent", each("letters"), changed),
+    ("processes end only when they are ended", each("ends"), died),
+    ("workers poll whatever their handlers do", each("ends"), unpolled),
+    ("records of a key stand in the order in which they were sent", each("acknowledged"), out_of_order),
+    ("the run had something to judge", each("sent"), nothing_proved),
 )

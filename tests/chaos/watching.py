@@ -8,7 +8,7 @@ import time
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from .books import Sample
-from .records import INPUT
+from .records import Course
 from .world import PARTITIONS, World
 
 EVERY = 0.3
@@ -18,43 +18,52 @@ EVERY = 0.3
 class Watcher(threading.Thread):
     """Takes samples until it is told to end. While no broker answers there are none."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, course: Course) -> None:
         super().__init__(name="watcher", daemon=True)
-        self.samples: list[Sample] = []
+        self.course = course
+        self.samples: dict[str, list[Sample]] = {topic: [] for topic in (*course.retry_topics, course.topic)}
         self._world = world
         self._ending = threading.Event()
 
     def run(self) -> None:
         """Take samples."""
         consumer = Consumer(
-            {"bootstrap.servers": self._world.cluster.address, "group.id": self._world.project.group, "log_level": 0}
+            {"bootstrap.servers": self._world.cluster.address, "group.id": self.course.name, "log_level": 0}
         )
         try:
             while not self._ending.wait(EVERY):
                 try:
-                    self.samples.append(self._sample(consumer))
+                    for topic, sample in self._sample(consumer).items():
+                        self.samples[topic].append(sample)
                 except KafkaException:
                     continue
         finally:
             consumer.close()
 
-    def _sample(self, consumer: Consumer) -> Sample:
-        answers = consumer.committed([TopicPartition(INPUT, number) for number in range(PARTITIONS)], timeout=5)
+    def _sample(self, consumer: Consumer) -> dict[str, Sample]:
+        places = [TopicPartition(topic, number) for topic in self.samples for number in range(PARTITIONS)]
+        answers = consumer.committed(places, timeout=5)
         now = time.time()
         for answer in answers:
             if answer.error is not None:
                 raise KafkaException(answer.error)
-        return Sample(at=now, committed={answer.partition: max(0, answer.offset) for answer in answers})
+        return {
+            topic: Sample(
+                at=now, committed={one.partition: max(0, one.offset) for one in answers if one.topic == topic}
+            )
+            for topic in self.samples
+        }
 
-    def next(self, seconds: float) -> Sample:
-        """Wait for a sample that was begun after this call."""
+    def next(self, seconds: float) -> dict[str, Sample]:
+        """Wait for samples that were begun after this call."""
         deadline = time.monotonic() + seconds
-        wanted = len(self.samples) + 2  # the next one may have been begun before
-        while len(self.samples) < wanted:
+        mine = self.samples[self.course.topic]  # the last of a round
+        wanted = len(mine) + 2  # the next one may have been begun before
+        while len(mine) < wanted:
             if time.monotonic() > deadline or not self.is_alive():
                 raise AssertionError(f"The committed offsets could not be read for {seconds} s.")
             time.sleep(0.05)
-        return self.samples[-1]
+        return {topic: samples[-1] for topic, samples in self.samples.items()}
 
     def end(self) -> None:
         """Take no more samples."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.servers.processes import Program
 
 from .books import End
+from .records import Course
 from .world import World
 
 STOPS_WITHIN = 60.0
@@ -21,6 +22,7 @@ STOPS_WITHIN = 60.0
 BEGINS_WITHIN = 20.0
 """Seconds for which a fault waits for a worker to begin to work; to strike only those that start proves little."""
 _CONSUME = [sys.executable, "-m", "django", "kafka_consume"]
+_MEND = [sys.executable, "-m", "tests.chaos.mending"]
 _SEND = [sys.executable, "-m", "tests.chaos.sending"]
 
 
@@ -40,7 +42,7 @@ class Running:
     @property
     def working(self) -> bool:
         """Whether it said that it had begun."""
-        return self.name == "sender" or " started" in self.program.output()
+        return (not self.name[0].isdigit() and not self.name.startswith("guest")) or " started" in self.program.output()
 
     def end(self, code: int | None) -> End:
         return End(
@@ -169,11 +171,22 @@ class Workers:
         self.ends.append(one.end(ended(one.program, STOPS_WITHIN)))
 
 
-class Sender:
-    """The process that sends."""
+class Helper:
+    """A process that sends, or that mends."""
 
-    def __init__(self, world: World) -> None:
-        self._running = Running(name="sender", program=world.start(_SEND, "sender"))
+    def __init__(self, world: World, name: str, command: list[str], **env: str) -> None:
+        self._running = Running(name=name, program=world.start(command, name, **env))
+
+    @classmethod
+    def sending(cls, world: World, course: Course) -> Helper:
+        """Start the process that sends to a topic."""
+        env = {"CHAOS_TOPIC": course.topic, "CHAOS_BOOK": str(world.book(course)), "CHAOS_SHARE": str(course.share)}
+        return cls(world, f"sender of {course.topic}", _SEND, **env)
+
+    @classmethod
+    def mending(cls, world: World) -> Helper:
+        """Start the process that mends held keys."""
+        return cls(world, "mender", _MEND)
 
     @property
     def alive(self) -> bool:

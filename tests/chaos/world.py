@@ -6,20 +6,21 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
 from tests.journeys.project import Project
 from tests.servers import Kafka, PostgreSQL
 from tests.servers.processes import Program
 
-from .books import EFFECTS
+from .books import DIARY, EFFECTS
 from .plan import MAX_POLL_SECONDS, SESSION_SECONDS, Scenario
-from .records import INPUT, OUTPUT
+from .records import COURSES, FORWARDED, HELD, PLAIN, Course
 from .sending import PRODUCER
 
 NODES, PARTITIONS = 3, 6
@@ -37,6 +38,24 @@ _PROTOCOLS: dict[str, dict[str, Any]] = {
     "eager": {"partition.assignment.strategy": "range,roundrobin"},
     "cooperative": {"partition.assignment.strategy": "cooperative-sticky"},
     "consumer": {"group.protocol": "consumer"},
+}
+
+
+BACKOFF, MULTIPLIER = 1.0, 2.0
+"""How long messages wait in the first retry topic, in seconds, and how many times that in the next one."""
+_MORE: dict[Course, dict[str, Any]] = {
+    PLAIN: {},
+    FORWARDED: {
+        "concurrency": 2,
+        "retry": {
+            "mode": "topics",
+            "max_retries": FORWARDED.retries,
+            "backoff": BACKOFF,
+            "multiplier": MULTIPLIER,
+            "max_backoff": "4s",
+        },
+    },
+    HELD: {"concurrency": 2, "on_dead_letter": "hold_key"},
 }
 
 
@@ -58,10 +77,9 @@ class World:
         """Where files tell the processes what to do."""
         return self.directory / "control"
 
-    @property
-    def book(self) -> Path:
-        """The file in which the sending process notes what became of its records."""
-        return self.directory / "sent.jsonl"
+    def book(self, course: Course) -> Path:
+        """Return the file in which a sending process notes what became of its records."""
+        return self.directory / f"sent-{course.name}.jsonl"
 
     def build(self, scenario: Scenario, rate: float) -> None:
         """Start the servers, migrate the database, and make the topics."""
@@ -75,12 +93,10 @@ class World:
             server=self.server,
             database="chaos",
             directory=self.directory,
-            group="chaos",
+            group=PLAIN.name,
             extra_env={
                 "DJANGO_SETTINGS_MODULE": "tests.chaos.settings",
                 "CHAOS_CONTROL": str(self.control),
-                "CHAOS_BOOK": str(self.book),
-                "CHAOS_TOPIC": INPUT,
                 "CHAOS_RATE": str(rate),
                 "CHAOS_MIXTURE": json.dumps(asdict(scenario.mixture)),
             },
@@ -91,11 +107,17 @@ class World:
         }
         # A worker that is gone is missed as soon as its session, and not after the 15 seconds of the default.
         self.project.kafka["heartbeats"] = {"interval": "1s"}
-        self.project.consumer("chaos", INPUT, "tests.chaos.handlers.work", **_consumer(scenario))
-        self.project.create_topic(INPUT, PARTITIONS)
-        self.project.create_topic(OUTPUT, 1, **{"message.timestamp.type": "LogAppendTime"})
+        stamped = {"message.timestamp.type": "LogAppendTime"}
+        for course in COURSES:
+            settings = {**_consumer(scenario), **_MORE[course], "group_id": course.name}
+            self.project.consumer(course.name, course.topic, "tests.chaos.handlers.work", **settings)
+            self.project.create_topic(course.topic, PARTITIONS)
+            self.project.create_topic(course.output, 1, **stamped)
+            for topic in course.retry_topics:
+                self.project.create_topic(topic, PARTITIONS, **stamped)
         self.project.run("migrate", "--verbosity=0")
         self.execute(EFFECTS)
+        self.execute(DIARY)
 
     def _alter_server(self) -> None:
         with psycopg.connect(self.server.dsn, autocommit=True) as connection:
@@ -136,37 +158,54 @@ class World:
         except KafkaException:
             return False
 
-    def log_ends(self) -> dict[int, int]:
+    def log_ends(self, topic: str) -> dict[int, int]:
         """Return one past the last offset of each partition."""
         consumer = Consumer({"bootstrap.servers": self.cluster.address, "group.id": "nobody", "log_level": 0})
         try:
-            places = {number: TopicPartition(INPUT, number) for number in range(PARTITIONS)}
+            places = {number: TopicPartition(topic, number) for number in range(PARTITIONS)}
             return {number: consumer.get_watermark_offsets(place, timeout=30)[1] for number, place in places.items()}
         finally:
             consumer.close()
 
-    def echoes(self) -> dict[tuple[str, int], float]:
+    def echoes(self, course: Course) -> dict[tuple[str, int], float]:
         """Return key and sequence of every record that handlers produced, and when the broker first had it."""
+        found: dict[tuple[str, int], float] = {}
+        for message in self.read(course.output, 1):
+            name = (message.key() or b"").decode(), json.loads(message.value() or b"")["sequence"]
+            found.setdefault(name, message.timestamp()[1] / 1000)
+        return found
+
+    def retried(self, topic: str) -> dict[tuple[int, int], tuple[tuple[int, int], float]]:
+        """Return by its place what is in a retry topic: where it was first, and when the broker had it."""
+        found = {}
+        for message in self.read(topic, PARTITIONS):
+            headers = dict(message.headers() or [])
+            first = tuple(int(headers[f"lynx-kafka-retry-{name}"]) for name in ("partition", "offset"))
+            found[message.partition() or 0, message.offset() or 0] = (first[0], first[1]), message.timestamp()[1] / 1000
+        return found
+
+    def read(self, topic: str, partitions: int) -> Iterator[Message]:
+        """Yield everything that is in a topic."""
         settings = {"bootstrap.servers": self.cluster.address, "group.id": "nobody", "enable.auto.commit": False}
         consumer = Consumer({**settings, "enable.partition.eof": True, "log_level": 0})
-        found: dict[tuple[str, int], float] = {}
+        left = set(range(partitions))
         deadline = time.monotonic() + 60
         try:
-            consumer.assign([TopicPartition(OUTPUT, 0, OFFSET_BEGINNING)])
-            while time.monotonic() < deadline:
+            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in left])
+            while left:
                 for message in consumer.consume(500, 0.5):
                     if (error := message.error()) is None:
-                        name = (message.key() or b"").decode(), json.loads(message.value() or b"")["sequence"]
-                        found.setdefault(name, message.timestamp()[1] / 1000)
+                        yield message
                     elif error.name() == "_PARTITION_EOF":
-                        return found
+                        left.discard(message.partition() or 0)
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"{topic} could not be read to its end within 60 s.")
         finally:
             consumer.close()
-        raise AssertionError(f"{OUTPUT} could not be read to its end within 60 s.")
 
-    def start(self, command: list[str], name: str) -> Program:
+    def start(self, command: list[str], name: str, **env: str) -> Program:
         """Start a process of the project."""
-        return self.project.start(command, env={"CHAOS_WORKER": name})
+        return self.project.start(command, env={"CHAOS_WORKER": name, **env})
 
     def close(self) -> None:
         """End every process and server; their logs stay in the directory."""
