@@ -10,6 +10,7 @@ import pytest
 
 from django_kafka.consuming.lane import Lane, Place
 from django_kafka.consuming.lanes import Lanes
+from django_kafka.consuming.partition import Partition
 from django_kafka.consuming.slices import Slice
 
 P0: Place = ("flights", 0)
@@ -33,7 +34,7 @@ def raws(first: int, count: int) -> list[Any]:
     return [Raw(offset) for offset in range(first, first + count)]
 
 
-def settled_offset(lane: Lane) -> int | None:
+def settled_offset(lane: Partition) -> int | None:
     message = lane.settled_message()
     return None if message is None else message.offset()
 
@@ -205,7 +206,7 @@ def test_a_look_while_the_last_record_is_acknowledged_gets_a_number(looks: int) 
     assert piece.settled in {1, 3}
 
 
-class Watched(Lane):
+class Watched(Partition):
     """A lane whose handler thread goes on after the reader's n-th look at it."""
 
     looks: int | None = None
@@ -242,7 +243,7 @@ def test_a_look_while_a_slice_is_finished_never_goes_back_behind_an_earlier_one(
 class Ledger:
     """What handler threads did to a lane, kept beside it."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Partition) -> None:
         self.lane = lane
         self.inside = 0
         self.executed: list[int] = []
@@ -319,7 +320,7 @@ class Play:
                 committed[id(one)] = offset
             time.sleep(self.random.choice([0, 0, 0.0005]))
 
-    def revoke(self, lane: Lane) -> None:
+    def revoke(self, lane: Partition) -> None:
         (halted,) = self.lanes.halt([lane.place])
         self.lanes.drain([halted], self.random.choice([0, 0.001, 1]))
         self.lanes.drop([halted])

@@ -19,7 +19,7 @@ from django_kafka import conf, handlers, retries, retry_topics, services, tallie
 from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.consuming import forwarding
 from django_kafka.consuming.handling import until_due
-from django_kafka.consuming.lane import Lane
+from django_kafka.consuming.partition import Partition
 from django_kafka.consuming.slices import Slice
 from django_kafka.consuming.worker import Worker
 from django_kafka.dead_letters.failures import Failure
@@ -214,7 +214,7 @@ def test_waits_in_a_retry_topic_are_of_one_length(settings: Settings) -> None:
 
 def test_a_message_that_is_not_due_holds_its_lane_and_its_wait_begins_once() -> None:
     due = str(int(time.time() * 1000) + 30_000).encode()
-    lane, piece = Lane(("g.flights.retry.1", 0)), Slice([Raw(headers=facts(due=due), timestamp=(0, -1))], 1)
+    lane, piece = Partition(("g.flights.retry.1", 0)), Slice([Raw(headers=facts(due=due), timestamp=(0, -1))], 1)
 
     left = until_due(lane, piece, retry_topic())
 

@@ -32,7 +32,7 @@ from ..execution import leave_foreign_transaction
 from ..models import Tenure, Worker
 from ..monitoring.heartbeats import STALE_AFTER, alive_since
 from .gate import Gate
-from .lane import Lane
+from .partition import Partition
 from .slices import Slice
 from .suspicion import Suspicion
 
@@ -56,7 +56,7 @@ _AT_ONCE = 100
 
 
 class Hold(Exception):
-    """A lane may not go on yet: why, and after how many seconds to ask again; None: after longer and longer pauses."""
+    """A partition may not go on yet: why, and when to ask again, in seconds; None: after longer and longer pauses."""
 
     def __init__(self, reason: str, seconds: float | None) -> None:
         super().__init__(reason)
@@ -71,7 +71,7 @@ class _Fate(Enum):
 
 
 class Holding:
-    """The tenure of one lane, as its worker knows it."""
+    """The tenure of one partition, as its worker knows it."""
 
     __slots__ = (
         "alone", "asked", "begun", "careful_until", "killed", "known", "patience", "pk", "seen", "size", "term", "told",
@@ -133,27 +133,27 @@ class Tenures:
         leave_foreign_transaction(using)
         return Tenure.objects.using(using)
 
-    def begin(self, lane: Lane) -> None:
+    def begin(self, partition: Partition) -> None:
         """Note that a partition came; nothing of it runs before its tenure is written."""
-        lane.tenure = Holding()
-        lane.wary = True
+        partition.tenure = Holding()
+        partition.wary = True
 
-    def before(self, lane: Lane, piece: Slice) -> int | None:
+    def before(self, partition: Partition, piece: Slice) -> int | None:
         """Return the index in the slice before which to stop, None for its end. Raises `Hold`.
 
         Before the very next message: that one killed its workers, and is to become a dead letter.
         """
         with _refusals():
-            return self._before(lane, piece)
+            return self._before(partition, piece)
 
-    def _before(self, lane: Lane, piece: Slice) -> int | None:
-        mine = lane.tenure
+    def _before(self, partition: Partition, piece: Slice) -> int | None:
+        mine = partition.tenure
         assert mine is not None
         begins = _offset(piece, piece.done)
         if mine.pk is None:
-            self._enter(lane, mine, begins)
+            self._enter(partition, mine, begins)
         elif mine.alone:
-            self._end_alone(lane, mine, None)
+            self._end_alone(partition, mine, None)
         known = mine.known
         if known.guilty is not None:
             if begins < known.guilty or _is(piece, known.guilty, known.timestamp_ms):
@@ -161,45 +161,45 @@ class Tenures:
         elif known.deaths == 1 and time.monotonic() < mine.careful_until:
             return self._mark(mine, piece)
         elif known.deaths >= 2 and known.first is not None and known.last is not None and begins <= known.last:
-            return _index(piece, known.first) if begins < known.first else self._run_alone(lane, mine, piece)
+            return _index(piece, known.first) if begins < known.first else self._run_alone(partition, mine, piece)
         if known.deaths:
             self._write(mine, Suspicion())
-        lane.wary = False
+        partition.wary = False
         return None
 
-    def after(self, lane: Lane, piece: Slice) -> None:
+    def after(self, partition: Partition, piece: Slice) -> None:
         """Note that what `before` let run has come to an end. Raises `Hold`."""
-        mine = lane.tenure
+        mine = partition.tenure
         assert mine is not None
         if mine.alone:
             done = piece.done
             with _refusals():
-                self._end_alone(lane, mine, (_offset(piece, done - 1) + 1) if done else None)
+                self._end_alone(partition, mine, (_offset(piece, done - 1) + 1) if done else None)
         else:
             step = time.monotonic() - mine.begun
             mine.size = mine.size * 2 if step < _LONGEST_STEP else max(1, mine.size // 2)
 
-    def verdict(self, lane: Lane) -> WorkerKilled:
+    def verdict(self, partition: Partition) -> WorkerKilled:
         """Return why the next message becomes a dead letter."""
-        deaths = lane.tenure.known.deaths if lane.tenure is not None else 0
+        deaths = partition.tenure.known.deaths if partition.tenure is not None else 0
         return WorkerKilled(
             f"{deaths} workers in a row died with this message, the last one while it ran with nothing else beside it. "
             "It was not run again; to replay it may end another worker."
         )
 
-    def killed_by(self, lane: Lane) -> None:
-        """Note that a message of a lane stops this worker, as by `SystemExit`: that is a death like others."""
-        mine = lane.tenure
+    def killed_by(self, partition: Partition) -> None:
+        """Note that a message of a partition stops this worker, as by `SystemExit`: that is a death like others."""
+        mine = partition.tenure
         assert mine is not None
         mine.killed = True
         if mine.pk is not None:
             self._killed.append(mine.pk)
-        self._gate.open(lane)
+        self._gate.open(partition)
 
-    def _enter(self, lane: Lane, mine: Holding, begins: int) -> None:
+    def _enter(self, partition: Partition, mine: Holding, begins: int) -> None:
         if not self._beaten():
             raise Hold("the first heartbeat of this worker is not written", 0.1)
-        place = {"topic": lane.place[0], "partition": lane.place[1], **self._place}
+        place = {"topic": partition.place[0], "partition": partition.place[1], **self._place}
         rows = self._rows()
         with transaction.atomic(using=self._database):
             # Written first, which waits for other writers: SQLite refuses to write when one came after a read.
@@ -209,7 +209,7 @@ class Tenures:
             before = Suspicion(**{name: getattr(row, name) for name in _FIELDS})
             fate = _Fate.ALIVE if row.worker in ("", self._me) else self._fate(row.worker, mine)
             if fate is _Fate.UNKNOWN:
-                self._tell_wait(lane, mine)
+                self._tell_wait(partition, mine)
                 raise Hold("it is not known yet whether its former worker is dead", _pause(mine))
             known = before.after_death(begins) if fate is _Fate.DEAD else before.after_handover(begins)
             row.worker = self._me
@@ -219,17 +219,17 @@ class Tenures:
         mine.term, mine.known, mine.pk = row.term, known, row.pk
         mine.careful_until = time.monotonic() + self._careful_for
         if fate is _Fate.DEAD:
-            self._tell_death(lane, known)
+            self._tell_death(partition, known)
 
-    def _tell_wait(self, lane: Lane, mine: Holding) -> None:
+    def _tell_wait(self, partition: Partition, mine: Holding) -> None:
         if not mine.told:
             mine.told = True
             log.info(
                 "consumer=%s topic=%s partition=%s waits until it is known whether its former worker is dead",
-                self._consumer, *lane.place,
+                self._consumer, *partition.place,
             )  # fmt: skip
 
-    def _tell_death(self, lane: Lane, known: Suspicion) -> None:
+    def _tell_death(self, partition: Partition, known: Suspicion) -> None:
         match known:
             case Suspicion(guilty=int() as offset):
                 then = f"its message at offset {offset} ran alone then, and becomes a dead letter"
@@ -239,7 +239,7 @@ class Tenures:
                 then = f"what runs is written down for {self._careful_for:.0f} s"
         log.warning(
             "consumer=%s topic=%s partition=%s its former worker died, deaths=%s; %s",
-            self._consumer, *lane.place, known.deaths, then,
+            self._consumer, *partition.place, known.deaths, then,
         )  # fmt: skip
 
     def _fate(self, worker: str, mine: Holding) -> _Fate:
@@ -266,32 +266,33 @@ class Tenures:
         mine.begun = time.monotonic()
         return until
 
-    def _run_alone(self, lane: Lane, mine: Holding, piece: Slice) -> int:
-        if not self._gate.close(lane):
-            raise Hold("its next message is run alone, and something else still runs", self._until_quiet(lane, mine))
+    def _run_alone(self, partition: Partition, mine: Holding, piece: Slice) -> int:
+        if not self._gate.close(partition):
+            reason = "its next message is run alone, and something else still runs"
+            raise Hold(reason, self._until_quiet(partition, mine))
         mine.asked, mine.patience = None, _PATIENCE
         try:
             raw = piece.messages[piece.done]
             self._write(mine, replace(mine.known, alone=raw.offset(), timestamp_ms=raw.timestamp()[1]))
         except BaseException:
-            self._gate.open(lane)
+            self._gate.open(partition)
             raise
         mine.alone = True
         return piece.done + 1
 
-    def _until_quiet(self, lane: Lane, mine: Holding) -> float:
+    def _until_quiet(self, partition: Partition, mine: Holding) -> float:
         now = time.monotonic()
         if mine.asked is None:
             mine.asked = now
         if now - mine.asked < mine.patience:
             return _BUSY
-        self._gate.open(lane)
+        self._gate.open(partition)
         pause = mine.patience
         mine.asked, mine.patience = None, min(_MOST_PATIENCE, 2 * mine.patience)
         return pause
 
-    def _end_alone(self, lane: Lane, mine: Holding, then: int | None) -> None:
-        self._gate.open(lane)
+    def _end_alone(self, partition: Partition, mine: Holding, then: int | None) -> None:
+        self._gate.open(partition)
         first = mine.known.first if then is None else max(then, mine.known.first or 0)
         self._write(mine, replace(mine.known, alone=None, timestamp_ms=None, first=first))
         mine.alone = False
@@ -302,9 +303,9 @@ class Tenures:
             raise Hold("another worker has written itself down for it", 1.0)
         mine.known = known
 
-    def leave(self, lanes: Collection[Lane]) -> None:
+    def leave(self, partitions: Collection[Partition]) -> None:
         """Note that partitions left: their tenures are closed soon. Touches no database."""
-        left = [lane.tenure for lane in lanes if lane.tenure is not None and not lane.tenure.killed]
+        left = [one.tenure for one in partitions if one.tenure is not None and not one.tenure.killed]
         if left:
             self._left.extend(left)
             self._wake()

@@ -96,8 +96,8 @@ class Letters:
     ) -> None:
         self.tally.dead_lettered += len(stored)
         self._tell(stored)
-        if lane.held_keys is not None:
-            lane.held_keys.update({message.raw_key: 0 for message, _failure in stored if message.raw_key is not None})
+        if (keys := lane.partition.held_keys) is not None:
+            keys.update({message.raw_key: 0 for message, _failure in stored if message.raw_key is not None})
         # What receivers of the signal produced is no part of the next message.
         here.forget()
         for (index, _failure), (message, _same), letter in zip(piece.failed, stored, letters, strict=False):

@@ -108,7 +108,7 @@ class HandlerThread(threading.Thread):
         except BaseException as error:  # noqa: BLE001  # SystemExit and its like: stop, so that the message is read again
             lane.halted = lane.interrupted = True
             if self.lanes.tenures is not None:
-                self.lanes.tenures.killed_by(lane)
+                self.lanes.tenures.killed_by(lane.partition)
             self.stop_worker(error)
         finally:
             if lane.permit is not None and self.lanes.circuit is not None:
@@ -125,6 +125,8 @@ class HandlerThread(threading.Thread):
         wait = None
         if lane.permit is not None:
             lane.until = piece.done + lane.permit.most
+        if lane.single and not lane.wary:
+            lane.until = piece.done + 1
         while True:
             # The letters first, also of a lane that waits for the message after them.
             if piece.failed and (wait is not None or lane.wary or self.settler.letters.due(lane, piece)):
@@ -149,16 +151,18 @@ class HandlerThread(threading.Thread):
         self, lane: Lane, piece: Slice, found: TopicHandlers, call: Callable[[Message], Any]
     ) -> float | None:
         """Do the same while the former worker of the partition may have died of a message."""
-        tenures = self.lanes.tenures
+        tenures, partition = self.lanes.tenures, lane.partition
         assert tenures is not None
         wait = None
         try:
-            until = tenures.before(lane, piece)
+            until = tenures.before(partition, piece)
             if until == piece.done:
-                self.settler.condemn(lane, piece, found, tenures.verdict(lane))
+                self.settler.condemn(lane, piece, found, tenures.verdict(partition))
                 return None
+            if until is None and lane.single:
+                lane.until = piece.done + 1
             wait = self._execute(lane, piece, found, call, until)
-            tenures.after(lane, piece)
+            tenures.after(partition, piece)
         except Hold as hold:
             lane.reason = hold.reason
             held = self.settler.waits.for_something(lane, hold.reason) if hold.seconds is None else hold.seconds
@@ -219,7 +223,7 @@ class HandlerThread(threading.Thread):
     def _confirm(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
         """Wait until the records that the slice produced are acknowledged; send again what was kept back."""
         deadline = time.monotonic() + (_LAST_WAIT if lane.halted else _SHORT_WAIT)
-        while piece.sent and not lane.lost:
+        while piece.sent and not lane.partition.lost:
             index, sent = piece.sent[0]
             if piece.resend:
                 piece.resend = False

@@ -1,7 +1,7 @@
-"""Lanes: the messages of each partition in order, handed over in slices, and the watermark below which all is settled.
+"""The lanes of a worker: who may work on which one next.
 
-The poller opens and halts lanes and gives them slices; handler threads take one lane at a time, work on its first
-slice, and give it back. A lane is in at most one thread, which is what keeps its order.
+The poller opens and halts partitions and gives them what was fetched; handler threads take one lane at a time, work on
+its first slice, and give it back. A lane is in at most one thread, which is what keeps its order.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..messages import RawMessage
 from .breaker import NOTHING, Permit
 from .circuits import Circuit
 from .lane import Lane, Place
+from .partition import Partition
 from .patience import Elsewhere
 from .slices import Slice
 
@@ -26,9 +28,15 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """All lanes of one consumer in one worker."""
+    """All partitions of one consumer in one worker, and their lanes."""
 
-    def __init__(self) -> None:
+    def __init__(self, ordering: str = "partition", width: int = 1, in_order: Collection[str] = ()) -> None:
+        """`width` is how many lanes a partition is dealt to; topics of `in_order` are not, whatever the ordering."""
+        self._ordering = ordering
+        self.splits = ordering != "partition"
+        """Whether it has partitions whose messages are dealt to lanes."""
+        self._width = width
+        self._in_order = frozenset(in_order)
         self.tenures: Tenures | None = None
         """Who watches for deaths; None: nobody."""
         self.gate: Gate | None = None
@@ -37,59 +45,76 @@ class Lanes:
         """What pauses them when handlers fail too often; None: nothing does."""
         self.elsewhere = Elsewhere()
         """What is heard of the lanes of other workers."""
-        self._lanes: dict[Place, Lane] = {}
+        self._partitions: dict[Place, Partition] = {}
         self._ready: deque[Lane] = deque()
         self._waiting: list[tuple[float, int, Lane]] = []
-        self._stirred: set[Lane] = set()
+        self._stirred: set[Partition] = set()
         self._order = 0
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        # A condition of their own: a worker may have hundreds of threads, and one lane is work for one of them.
+        self._work = threading.Condition(lock)
+        self._idle = 0
         self._closed = False
         self.in_flight = 0
         """Messages in all lanes that are in slices not finished."""
         self.bytes = 0
         """Their bytes."""
 
-    def __iter__(self) -> Iterator[Lane]:
-        return iter(list(self._lanes.values()))
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(list(self._partitions.values()))
 
     def __len__(self) -> int:
-        return len(self._lanes)
+        return len(self._partitions)
 
-    def get(self, place: Place) -> Lane | None:
-        """Return the lane of a partition, if it is ours."""
-        return self._lanes.get(place)
+    def get(self, place: Place) -> Partition | None:
+        """Return a partition, if it is ours."""
+        return self._partitions.get(place)
 
-    def stirred(self) -> list[Lane]:
-        """Return the lanes that run or have changed since this was asked last: of 1,000 that wait, none."""
+    def stirred(self) -> list[Partition]:
+        """Return the partitions that run or have changed since this was asked last: of 1,000 that wait, none."""
         with self._changed:
             # A thread may have given back one that left meanwhile: its offsets are not ours to store.
-            found = [lane for lane in self._stirred if self._lanes.get(lane.place) is lane]
-            self._stirred = {lane for lane in found if lane.running}
+            found = [one for one in self._stirred if self._partitions.get(one.place) is one]
+            self._stirred = {one for one in found if one.busy}
         return found
 
     def expect(self, place: Place, offset: int) -> None:
         """Note that this worker sent a message to a partition, which may be its own."""
-        if (lane := self._lanes.get(place)) is not None:
-            lane.awaits = max(lane.awaits, offset)
+        if (partition := self._partitions.get(place)) is not None:
+            partition.awaits = max(partition.awaits, offset)
 
-    def open(self, place: Place) -> Lane:
-        """Begin the lane of a partition that was assigned."""
+    def open(self, place: Place) -> Partition:
+        """Begin a partition that was assigned."""
         with self._changed:
-            lane = self._lanes[place] = Lane(place)
-            self._stirred.add(lane)
+            ordering = "partition" if place[0] in self._in_order else self._ordering
+            partition = self._partitions[place] = Partition(place, ordering, self._width)
+            self._stirred.add(partition)
             if self.tenures is not None:
-                self.tenures.begin(lane)
-            return lane
+                self.tenures.begin(partition)
+            return partition
 
-    def take(self, lane: Lane, messages: Sequence[RawMessage], size: int) -> None:
-        """Append fetched messages to their lane."""
+    def take(self, partition: Partition, messages: list[RawMessage], size: int) -> None:
+        """Append fetched messages to the lanes of their partition."""
         with self._changed:
-            lane.slices.append(Slice(messages, size))
-            self._stirred.add(lane)
-            self._count(lane, len(messages), size)
-            if not (lane.running or lane.held or lane.halted) and len(lane.slices) == 1:
-                self._ready.append(lane)
-                self._changed.notify()
+            self._stirred.add(partition)
+            self._count(partition, len(messages), size)
+            if partition.splits:
+                partition.fetch(messages, size)
+            if partition.dealing:
+                self._offer(partition.deal(messages))
+                return
+            partition.slices.append(Slice(messages, size))
+            if len(partition.slices) == 1:
+                partition.occupied.add(partition)
+                if not (partition.running or partition.held):
+                    self._offer([partition])
+
+    def _offer(self, lanes: Collection[Lane]) -> None:
+        """Let threads take lanes that have messages now."""
+        free = [lane for lane in lanes if not lane.halted]
+        self._ready.extend(free)
+        self._work.notify(len(free))
 
     def next(self, timeout: float) -> Lane | None:
         """Return a lane to work on, for the calling thread alone; None after `timeout` seconds without one."""
@@ -115,7 +140,11 @@ class Lanes:
                                 break
                             lane = settling
                         lane.running = True
-                        self._stirred.add(lane)
+                        lane.partition.busy += 1
+                        self._stirred.add(lane.partition)
+                        if self._waiting:
+                            # It may have been the one that would have woken when the next wait ends.
+                            self._work.notify()
                         return lane
                 due = self._waiting[0][0] if self._waiting else deadline
                 if shut and self.circuit is not None:
@@ -123,7 +152,9 @@ class Lanes:
                 remaining = min(due, deadline) - time.monotonic()
                 if remaining <= 0 and due >= deadline:
                     return None
-                self._changed.wait(max(remaining, 0))
+                self._idle += 1
+                self._work.wait(max(remaining, 0))
+                self._idle -= 1
         return None
 
     def _only(self) -> Lane | None:
@@ -148,16 +179,27 @@ class Lanes:
                 return lane
         return None
 
+    def width(self) -> int:
+        """Return how many lanes there are for messages."""
+        return sum(one.width if one.splits else 1 for one in self)
+
+    def waiting(self) -> int:
+        """Return how many of them wait for an outage to end."""
+        return sum(lane.outage is not None for one in self for lane in one.lanes)
+
     def interrupt(self) -> None:
         """Let the lanes that run begin no further message before they are taken again."""
         with self._changed:
-            for lane in self._lanes.values():
+            for lane in self._all():
                 lane.interrupted = lane.interrupted or lane.running
+
+    def _all(self) -> Iterator[Lane]:
+        return chain.from_iterable(partition.lanes for partition in self._partitions.values())
 
     def interrupt_beside(self, only: Lane) -> int:
         """Let no further message begin now in other lanes than `only`; return how many still run."""
         with self._changed:
-            others = [lane for lane in self._lanes.values() if lane.running and lane is not only]
+            others = [lane for lane in self._all() if lane.running and lane is not only]
             for lane in others:
                 lane.interrupted = True
             return len(others)
@@ -165,7 +207,7 @@ class Lanes:
     def wake(self) -> None:
         """Have all threads that wait for a lane look again."""
         with self._changed:
-            self._changed.notify_all()
+            self._work.notify_all()
 
     def _wake_due(self) -> None:
         now = time.monotonic()
@@ -178,62 +220,116 @@ class Lanes:
     def give_back(self, lane: Lane, *, wait: float | None = None) -> None:
         """End the calling thread's work on a lane; with `wait` nobody takes it for so many seconds."""
         with self._changed:
+            partition = lane.partition
             lane.running = False
-            self._stirred.add(lane)
+            partition.busy -= 1
+            self._stirred.add(partition)
             lane.interrupted = lane.halted
             lane.permit = lane.until = None
-            first = lane.slices[0] if lane.slices else None
-            if first is not None and first.settled == len(first.messages):
-                lane.watermark = first.messages[-1]
-                lane.slices.popleft()
-                self._count(lane, -len(first.messages), -first.size)
-            if lane.lost:
-                self._empty(lane)
-            if not lane.halted and lane.slices:
-                if wait is None:
-                    self._ready.append(lane)
-                else:
-                    lane.held = True
-                    self._order += 1
-                    heapq.heappush(self._waiting, (time.monotonic() + wait, self._order, lane))
+            begun = self._finish(lane)
+            if partition.lost:
+                self._empty(partition)
+            elif begun and lane is partition and partition.may_split():
+                self._offer(partition.split())
+            elif wait and (lane.full or not lane.waits):
+                # What fails by itself waits by itself; an outage is waited for by all.
+                self._set_apart(lane)
+            if not lane.slices:
+                partition.vacate(lane)
+            elif not lane.halted:
+                self._go_on(lane, wait)
+            if self.circuit is not None and self.circuit.limited:
+                self._work.notify_all()
             self._changed.notify_all()
 
-    def halt(self, places: Collection[Place] | None = None) -> list[Lane]:
-        """Let no further message begin in these lanes (None: in all) and return them."""
+    def _finish(self, lane: Lane) -> bool:
+        """Be done with the first slice of a lane if it is settled; tell whether any of it is done."""
+        first = lane.slices[0] if lane.slices else None
+        if first is None:
+            return False
+        if first.settled == len(first.messages):
+            lane.slices.popleft()
+            if not lane.partition.splits:
+                lane.partition.watermark = first.messages[-1]
+                self._count(lane.partition, -len(first.messages), -first.size)
+        return first.done > 0
+
+    def _go_on(self, lane: Lane, wait: float | None) -> None:
+        if wait is None:
+            self._offer([lane])
+            return
+        lane.held = True
+        self._order += 1
+        heapq.heappush(self._waiting, (time.monotonic() + wait, self._order, lane))
+        self._work.notify()
+
+    def _set_apart(self, lane: Lane) -> None:
+        if lane.partition.dealing and lane.slices and (rest := lane.partition.set_apart(lane)) is not None:
+            self._offer([rest])
+
+    def spread(self, partitions: Collection[Partition]) -> None:
+        """While threads are idle, set apart what ran at the last look already, and holds up others behind it."""
         with self._changed:
-            lanes = [lane for place, lane in self._lanes.items() if places is None or place in places]
-            for lane in lanes:
+            if self._ready or not self._idle:
+                return
+            for partition in partitions:
+                for lane in list(partition.occupied) if partition.dealing else ():
+                    if not lane.running or lane.halted or lane.number is None:
+                        continue
+                    first = lane.slices[0]
+                    now = first, first.done
+                    if lane.seen is not None and lane.seen[0] is first and lane.seen[1] == first.done:
+                        # First, so that its thread begins nothing after the message that runs now.
+                        lane.interrupted = True
+                        self._set_apart(lane)
+                    lane.seen = now
+
+    def settled(self, partition: Partition) -> RawMessage | None:
+        """Return the last message below the watermark of a partition; for the poller."""
+        if not partition.splits:
+            return partition.settled_message()
+        with self._changed:
+            if not partition.lost:
+                messages, size = partition.advance()
+                self._count(partition, -messages, -size)
+            return partition.watermark
+
+    def halt(self, places: Collection[Place] | None = None) -> list[Partition]:
+        """Let no further message begin in these partitions (None: in all) and return them."""
+        with self._changed:
+            partitions = [one for place, one in self._partitions.items() if places is None or place in places]
+            for lane in chain.from_iterable(partition.lanes for partition in partitions):
                 lane.halted = lane.interrupted = True
                 lane.held = False
             self._changed.notify_all()
-        return lanes
+        return partitions
 
-    def drain(self, lanes: Collection[Lane], timeout: float | None) -> bool:
-        """Wait up to `timeout` seconds until no thread works on these lanes; tell whether that is so."""
+    def drain(self, partitions: Collection[Partition], timeout: float | None) -> bool:
+        """Wait up to `timeout` seconds until no thread works on these partitions; tell whether that is so."""
         with self._changed:
-            return self._changed.wait_for(lambda: not any(lane.running for lane in lanes), timeout)
+            return self._changed.wait_for(lambda: not any(one.busy for one in partitions), timeout)
 
-    def drop(self, lanes: Collection[Lane]) -> None:
-        """Forget lanes that left; what they have not settled belongs to the next owner."""
+    def drop(self, partitions: Collection[Partition]) -> None:
+        """Forget partitions that left; what they have not settled belongs to the next owner."""
         with self._changed:
-            for lane in lanes:
-                lane.lost = True
-                if self._lanes.get(lane.place) is lane:
-                    del self._lanes[lane.place]
-                self._empty(lane)
+            for partition in partitions:
+                partition.lost = True
+                if self._partitions.get(partition.place) is partition:
+                    del self._partitions[partition.place]
+                self._empty(partition)
             self._changed.notify_all()
         if self.tenures is not None:
-            self.tenures.leave(lanes)
+            self.tenures.leave(partitions)
 
-    def _empty(self, lane: Lane) -> None:
-        keep = 1 if lane.running else 0
-        while len(lane.slices) > keep:
-            dropped = lane.slices.pop()
-            self._count(lane, -len(dropped.messages), -dropped.size)
+    def _empty(self, partition: Partition) -> None:
+        partition.forget()
+        left = [piece for lane in partition.lanes for piece in lane.slices]
+        messages, size = sum(len(piece.messages) for piece in left), sum(piece.size for piece in left)
+        self._count(partition, messages - partition.in_flight, size - partition.bytes)
 
-    def _count(self, lane: Lane, messages: int, size: int) -> None:
-        lane.in_flight += messages
-        lane.bytes += size
+    def _count(self, partition: Partition, messages: int, size: int) -> None:
+        partition.in_flight += messages
+        partition.bytes += size
         self.in_flight += messages
         self.bytes += size
 
@@ -252,3 +348,4 @@ class Lanes:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._work.notify_all()

@@ -36,16 +36,16 @@ class HoldingThread(HandlerThread):
         end: int | None = None,
     ) -> float | None:
         """Run messages as far as their keys are free, or park those that come next."""
-        if lane.held_keys is None:
+        if lane.partition.held_keys is None:
             try:
-                lane.held_keys = holds.of_partition(self.consumer, self.group_id, *lane.place)
+                lane.partition.held_keys = holds.of_partition(self.consumer, self.group_id, *lane.place)
             except MemoryError:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is: without them nothing may be begun
                 return self.settler.waits.for_something(lane, f"its held keys cannot be read ({type(error).__name__})")
-        if lane.held_keys:
+        if lane.partition.held_keys:
             last = min(one for one in (end, lane.until, len(piece.messages)) if one is not None)
-            place = next(self._held(lane.held_keys, piece, last), None)
+            place = next(self._held(lane.partition.held_keys, piece, last), None)
             if place == piece.done:
                 return self._park(lane, piece, found)
             end = last if place is None else place
@@ -59,7 +59,7 @@ class HoldingThread(HandlerThread):
     def _park(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
         """Park the next message; return how many seconds the lane must wait, or None: go on."""
         message = Message(piece.messages[piece.done], found.decoder)
-        key, keys = message.raw_key, lane.held_keys
+        key, keys = message.raw_key, lane.partition.held_keys
         assert key is not None
         assert keys is not None
         limit = self.consumer.hold_key_limit

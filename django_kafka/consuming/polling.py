@@ -18,8 +18,9 @@ from ..clients.consumer import ConsumerClient, Events, is_fatal, size_of
 from ..exceptions import ConfigurationError
 from ..gathering import close_broken_connections
 from ..tallies import ConsumerTally
-from .lane import Lane, Place
+from .lane import Place
 from .lanes import Lanes
+from .partition import Partition
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ _POLL = 0.1
 """Seconds the client waits for a first message, and so the longest a stop or a commit waits for the poller."""
 _TEND = 0.02
 """Seconds between two looks at watermarks and pauses, which cost a step per partition."""
+_MOMENT = 0.002
+"""Seconds between two looks at whether there is room, where messages are dealt to lanes."""
 _SKIP = 1.0
 """Seconds for which a full worker only leaves off fetching. A pause would throw prefetched messages away."""
 _LEAVE_AT_MOST = 10.0
@@ -99,7 +102,7 @@ class Poller(Events):
             return True
         if not self._until_empty or time.monotonic() < self._quiet_from:
             return False
-        return all(lane.at_end and (lane.expected or 0) > lane.awaits for lane in self.lanes)
+        return all(partition.at_end and (partition.expected or 0) > partition.awaits for partition in self.lanes)
 
     def _expect_more(self) -> None:
         """Note that partitions are on their way from one worker to another, and may come here with what is left."""
@@ -124,9 +127,11 @@ class Poller(Events):
         now = time.monotonic()
         if now - self._tended >= _TEND or most <= 0:
             self._tended = now
-            lanes = list(self.lanes) if self._full or self._has_enough() else self.lanes.stirred()
-            self._throttle(lanes)
-            self._settle(lanes)
+            partitions = list(self.lanes) if self._full or self._has_enough() else self.lanes.stirred()
+            self._throttle(partitions)
+            self._settle(partitions)
+            if self.lanes.splits:
+                self.lanes.spread(partitions)
 
     def _room(self) -> int:
         """Return how many messages may be fetched now."""
@@ -146,7 +151,11 @@ class Poller(Events):
         """Leave off fetching for a moment; when that is not enough, pause, so that polling can go on."""
         if self._full_since is None:
             self._full_since = time.monotonic()
-        self.lanes.wait_for_room(self._below_low_mark, _POLL)
+        if self.lanes.splits:
+            # Only the poller moves a watermark that has gaps behind it, and with that makes room.
+            self.stopping.wait(_MOMENT)
+        else:
+            self.lanes.wait_for_room(self._below_low_mark, _POLL)
         if time.monotonic() - self._full_since >= _SKIP:
             self._full = True
 
@@ -171,81 +180,82 @@ class Poller(Events):
         if is_fatal(error):
             raise error
         log.warning("consumer=%s fetching failed: %s; it is done again", self.consumer.name, type(error).__name__)
-        known = {lane.place: lane.expected for lane in self.lanes if lane.expected is not None}
+        known = {partition.place: partition.expected for partition in self.lanes if partition.expected is not None}
         self._client.seek(known)
-        if unknown := [lane.place for lane in self.lanes if lane.expected is None]:
+        if unknown := [partition.place for partition in self.lanes if partition.expected is None]:
             self._client.start_over(unknown)
 
     def _hand_out(self, messages: list[Any]) -> None:
         tally = self.tally
         fetched = 0
         for place, group in self._client.by_partition(messages):
-            lane = self.lanes.get(place)
-            if lane is None or lane.halted or place in self._replaced_now:
+            partition = self.lanes.get(place)
+            if partition is None or partition.halted or place in self._replaced_now:
                 continue
-            self._notice_jump(lane, group)
-            lane.at_end = False
+            self._notice_jump(partition, group)
+            partition.at_end = False
             size = size_of(group)
-            self.lanes.take(lane, group, size)
+            self.lanes.take(partition, group, size)
             self._taken += len(group)
             tally.received += len(group)
             tally.bytes += size
             fetched += size
         self._usual_size = max(1.0, fetched / len(messages))
 
-    def _notice_jump(self, lane: Lane, group: list[Any]) -> None:
+    def _notice_jump(self, partition: Partition, group: list[Any]) -> None:
         first, last = group[0].offset(), group[-1].offset()
-        if (lane.expected is not None and first != lane.expected) or last - first + 1 != len(group):
+        if (partition.expected is not None and first != partition.expected) or last - first + 1 != len(group):
             self.tally.offset_jumps += 1
             log.info(
                 "consumer=%s topic=%s partition=%s offsets %s to %s are not consecutive (expected %s, %s messages): "
                 "compaction, transactions, retention, or a topic made anew",
-                self.consumer.name, *lane.place, first, last, lane.expected, len(group),
+                self.consumer.name, *partition.place, first, last, partition.expected, len(group),
             )  # fmt: skip
-        lane.expected = last + 1
+        partition.expected = last + 1
 
     def _note_ends(self) -> None:
         for place in self._ended_now:
-            if (lane := self.lanes.get(place)) is not None and place not in self._replaced_now:
-                lane.at_end = True
+            if (partition := self.lanes.get(place)) is not None and place not in self._replaced_now:
+                partition.at_end = True
         self._ended_now.clear()
 
-    def _throttle(self, lanes: Collection[Lane]) -> None:
+    def _throttle(self, lanes: Collection[Partition]) -> None:
         """Pause lanes that wait and, when the worker is full, those that fill it; resume them at the low mark."""
         if self._full and self._below_low_mark() and not self._has_enough():
             self._full = False
         pause: list[Place] = []
         resume: list[Place] = []
-        for lane in lanes:
-            waits = lane.resting or lane.waits >= _WAITS_BEFORE_PAUSE
-            wanted = waits or self._has_enough() or (self._full and self._fills(lane))
-            if wanted != lane.paused:
-                lane.paused = wanted
-                (pause if wanted else resume).append(lane.place)
+        for partition in lanes:
+            waits = partition.resting or partition.waits >= _WAITS_BEFORE_PAUSE
+            wanted = waits or self._has_enough() or (self._full and self._fills(partition))
+            if wanted != partition.paused:
+                partition.paused = wanted
+                (pause if wanted else resume).append(partition.place)
         if pause:
             self._client.pause(pause)
         if resume:
             self._client.resume(resume)
 
-    def _fills(self, lane: Lane) -> bool:
-        """Tell whether a lane holds its share of a full worker. The others go on: one that is stuck must not stop them.
+    def _fills(self, partition: Partition) -> bool:
+        """Tell whether a partition holds its share of a full worker.
 
+        The others go on: one that is stuck must not stop them.
         What they fetch may go beyond `max_in_flight`, by half of it at the most.
         """
-        share = 2 * len(self.lanes) * (2 if lane.paused else 1)
+        share = 2 * len(self.lanes) * (2 if partition.paused else 1)
         return (
-            lane.in_flight > self.consumer.max_in_flight // share
-            or lane.bytes > self.consumer.max_in_flight_bytes // share
+            partition.in_flight > self.consumer.max_in_flight // share
+            or partition.bytes > self.consumer.max_in_flight_bytes // share
         )
 
-    def _settle(self, lanes: Collection[Lane], *, wait: bool = False) -> None:
+    def _settle(self, lanes: Collection[Partition], *, wait: bool = False) -> None:
         """Store the watermarks that moved, and commit them now unless that is done on an interval."""
         moved = {}
-        for lane in lanes:
-            message = lane.settled_message()
-            if message is not None and (offset := message.offset() or 0) != lane.stored:
-                moved[lane.place] = message
-                lane.stored = offset
+        for partition in lanes:
+            message = self.lanes.settled(partition)
+            if message is not None and (offset := message.offset() or 0) != partition.stored:
+                moved[partition.place] = message
+                partition.stored = offset
         if moved:
             self._client.store(moved)
         # The last commit of all is made even when nothing moved: an earlier one may have failed.
@@ -256,7 +266,7 @@ class Poller(Events):
         """Finish what runs, polling all the while, then commit and leave the group."""
         lanes = self.lanes.halt()
         try:
-            self._client.pause([lane.place for lane in lanes])
+            self._client.pause([partition.place for partition in lanes])
             while not self.lanes.drain(lanes, 0):
                 self._client.fetch(1, _POLL)
             self._settle(lanes)
@@ -304,7 +314,7 @@ class Poller(Events):
         log.info("consumer=%s %s=%s", self.consumer.name, "lost" if lost else "revoked", _listed(places))
         self._tell(signals.partitions_revoked, partitions=places, lost=lost)
 
-    def _finish(self, lanes: Collection[Lane]) -> None:
+    def _finish(self, lanes: Collection[Partition]) -> None:
         """Wait for what runs, but not so long that the group takes this member for dead, and commit."""
         drained = self.lanes.drain(lanes, self._drain_at_most)
         self._settle(lanes, wait=True)

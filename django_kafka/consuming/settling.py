@@ -85,8 +85,7 @@ class Settler:
         patience = self.consumer.outage_patience
         if now - outage.since < patience or is_of_database(attempt.error):
             return False
-        lanes = list(self.lanes)
-        here = Neighbours(succeeded=own, lanes=len(lanes), waiting=sum(one.outage is not None for one in lanes))
+        here = Neighbours(succeeded=own, lanes=self.lanes.width(), waiting=self.lanes.waiting())
         if not outage.is_its_own_fault(now, patience, here + elsewhere):
             return False
         attempt.lane.outage = None

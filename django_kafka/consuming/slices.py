@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..dead_letters.failures import MOST_EARLIER, Failure
@@ -29,7 +28,7 @@ class Tried:
 class Slice:
     """Messages of one lane that came in one fetch."""
 
-    messages: Sequence[RawMessage]
+    messages: list[RawMessage]
     """In the order of their offsets."""
     size: int
     """Their bytes."""

@@ -38,7 +38,7 @@ class Worker:
         self.topics, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
         self.topics += handlers.retry_topics(name)
         self.tally = tallies.of_consumer(name)
-        self.lanes = Lanes()
+        self.lanes = lanes_of(self.consumer)
         self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)
         bounds: dict[str, Any] = {"worker": self, "limit": max_messages, "until_empty": until_empty}
         self._poller = Poller(self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds)
@@ -102,14 +102,15 @@ class Worker:
     def report(self) -> dict[str, Any]:
         """Return what its row shows."""
         standing = self.circuit.standing()
-        waiting = [lane for lane in self.lanes if lane.outage is not None or lane.full]
+        waiting = [one for one in self.lanes if any(lane.outage is not None or lane.full for lane in one.lanes)]
+        reasons = [lane.reason for one in waiting for lane in one.lanes if lane.outage is not None or lane.full]
         return {
             # Counted up to this moment: a slice may take minutes.
             "handled": self.succeeded(),
             "dead_lettered": self.tally.dead_lettered,
             "partitions": len(self.lanes),
             "waiting": len(waiting),
-            "waits_for": waiting[0].reason[:300] if waiting else "",
+            "waits_for": reasons[0][:300] if reasons else "",
             "circuit": standing.state.value,
             "circuit_writing": standing.writing,
             "circuit_reason": standing.reason[:500],
@@ -141,3 +142,16 @@ class Worker:
     def alive(self) -> bool:
         """Whether it still polls."""
         return self._polling.is_alive()
+
+
+_LANES_A_THREAD = 4
+"""Lanes of a partition for each thread: with as many lanes as threads, those with the most keys would be what it
+waits for in the end."""
+_MOST_LANES = 4096
+
+
+def lanes_of(consumer: conf.Consumer) -> Lanes:
+    """Return the lanes of a consumer. What comes from retry topics, and what is imported, stays in its order."""
+    in_order = [*handlers.retry_topics(consumer.name)]
+    in_order += [conf.kafka().prefixed(name) for name, topic in consumer.topics.items() if topic.imports]
+    return Lanes(consumer.ordering, min(_LANES_A_THREAD * consumer.concurrency, _MOST_LANES), in_order)

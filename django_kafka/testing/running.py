@@ -110,7 +110,7 @@ def _run(settings: conf.Consumer, record: Produced, outcome: Consumed) -> None:
 def _work(settings: conf.Consumer, group: str, arrived: RawMessage) -> None:
     place = arrived.topic() or "", arrived.partition() or 0
     lanes = _Impatient()
-    lane: Lane = lanes.open(place)
+    lane = lanes.open(place)
     lanes.take(lane, [arrived], 0)
     failures: list[BaseException] = []
     thread = thread_of(settings)("inline", settings, group, lanes, tallies.of_consumer(settings.name), failures.append)
