@@ -220,10 +220,10 @@ def test_a_handler_without_topics_is_an_error(check: Check) -> None:
 
 
 def test_what_this_version_lacks_is_a_warning(check: Check) -> None:
-    [message] = check(consumer(ordering="key"))
+    [message] = check(consumer(processes=2))
 
     assert message.id == "django_kafka.W004"
-    assert '["ordering"] is \'key\'; this version has only "partition".' in message.msg
+    assert '["processes"] is 2; this version has only 1' in message.msg
 
 
 @pytest.fixture

@@ -1058,7 +1058,6 @@ LACKING: list[Mapping[str, Any]] = [
     producer(routing="a.b"),
     producer(topics={"a": {"serializer": "jsonschema"}}),
     producer(topics={"a": {"routing": "round_robin"}}),
-    consumer(ordering="key"),
     consumer(processes=2),
     consumer(transaction="batch"),
     consumer(guarantee="effect_once"),

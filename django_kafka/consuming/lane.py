@@ -22,7 +22,7 @@ class Lane:
 
     __slots__ = (
         "failing", "full", "halted", "held", "interrupted", "key", "number", "outage", "partition", "permit", "place",
-        "reason", "resting", "running", "seen", "single", "slices", "until", "waits", "wary",
+        "reason", "resting", "running", "seen", "single", "slices", "taken", "until", "waits", "wary",
     )  # fmt: skip
 
     def __init__(self, place: Place, partition: Partition, number: int | None = None) -> None:
@@ -62,6 +62,8 @@ class Lane:
         """Whether `deaths` must be asked before the next message."""
         self.full = False
         """Whether it waits because as many messages of a key are parked as may be."""
+        self.taken = 0, 0.0
+        """How many messages of its first slice were done when a thread took it, and when that was."""
         self.seen: tuple[Slice, int] | None = None
         """The slice that it worked on, and how far it was, when that was looked at last."""
 

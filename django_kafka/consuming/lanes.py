@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from .gate import Gate
 
 
+_QUICK = 50e-6
+"""Seconds for a message: what takes less waits for nothing, not even for a database, and gains nothing by threads."""
+_SMOOTHED = 10
+"""Turns of threads over which the time for a message is averaged."""
+
+
 class Lanes:
     """All partitions of one consumer in one worker, and their lanes."""
 
@@ -55,6 +61,8 @@ class Lanes:
         # A condition of their own: a worker may have hundreds of threads, and one lane is work for one of them.
         self._work = threading.Condition(lock)
         self._idle = 0
+        self._busy = 0
+        self._pace = 1.0
         self._closed = False
         self.in_flight = 0
         """Messages in all lanes that are in slices not finished."""
@@ -114,7 +122,11 @@ class Lanes:
         """Let threads take lanes that have messages now."""
         free = [lane for lane in lanes if not lane.halted]
         self._ready.extend(free)
-        self._work.notify(len(free))
+        if self._pace > _QUICK:
+            self._work.notify(len(free))
+        elif not self._busy:
+            # Threads that handle quickly only take the interpreter from each other.
+            self._work.notify()
 
     def next(self, timeout: float) -> Lane | None:
         """Return a lane to work on, for the calling thread alone; None after `timeout` seconds without one."""
@@ -140,7 +152,9 @@ class Lanes:
                                 break
                             lane = settling
                         lane.running = True
+                        lane.taken = lane.slices[0].done, time.monotonic()
                         lane.partition.busy += 1
+                        self._busy += 1
                         self._stirred.add(lane.partition)
                         if self._waiting:
                             # It may have been the one that would have woken when the next wait ends.
@@ -223,6 +237,7 @@ class Lanes:
             partition = lane.partition
             lane.running = False
             partition.busy -= 1
+            self._busy -= 1
             self._stirred.add(partition)
             lane.interrupted = lane.halted
             lane.permit = lane.until = None
@@ -247,6 +262,9 @@ class Lanes:
         first = lane.slices[0] if lane.slices else None
         if first is None:
             return False
+        before, since = lane.taken
+        if first.done > before:
+            self._pace += ((time.monotonic() - since) / (first.done - before) - self._pace) / _SMOOTHED
         if first.settled == len(first.messages):
             lane.slices.popleft()
             if not lane.partition.splits:
@@ -270,7 +288,11 @@ class Lanes:
     def spread(self, partitions: Collection[Partition]) -> None:
         """While threads are idle, set apart what ran at the last look already, and holds up others behind it."""
         with self._changed:
-            if self._ready or not self._idle:
+            if not self._idle:
+                return
+            if self._ready:
+                # The threads at work are too few for what there is: one of them may be at a message that takes long.
+                self._work.notify()
                 return
             for partition in partitions:
                 for lane in list(partition.occupied) if partition.dealing else ():
