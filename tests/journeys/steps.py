@@ -109,12 +109,12 @@ def query(project: Project, statement: str) -> list[Any]:
         return connection.execute(statement).fetchall()  # type: ignore[arg-type]
 
 
-def in_order(project: Project, topic: str) -> None:
-    """Fail unless the first effects of every partition came in the order of its offsets."""
-    seen: dict[int, list[int]] = {}
+def in_order(project: Project, topic: str, ordering: str = "partition") -> None:
+    """Fail unless the first effects of every partition, or of every key of it, came in the order of its offsets."""
+    seen: dict[tuple[int, str | None], list[int]] = {}
     for effect in project.effects(topic):
-        offsets = seen.setdefault(effect.partition, [])
+        offsets = seen.setdefault((effect.partition, effect.key if ordering == "key" else None), [])
         if effect.offset not in offsets:
             offsets.append(effect.offset)
-    for partition, offsets in seen.items():
-        assert offsets == sorted(offsets), f"Partition {partition} was handled out of order: {offsets}"
+    for (partition, key), offsets in seen.items():
+        assert offsets == sorted(offsets), f"Partition {partition}, key {key}, was handled out of order: {offsets}"

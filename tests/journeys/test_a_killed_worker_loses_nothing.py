@@ -39,9 +39,10 @@ def test_what_was_not_committed_is_handled_again(
     project.assert_ledger(name, settled=True)
 
 
-def test_many_kills_in_mid_traffic_lose_nothing(project: Project, topic: Callable[..., str]) -> None:
+@pytest.mark.parametrize("ordering", ["partition", "key", "unordered"])
+def test_many_kills_in_mid_traffic_lose_nothing(project: Project, topic: Callable[..., str], ordering: str) -> None:
     name = project.create_topic(topic(), partitions=2)
-    project.consumer("journey", name, "tests.app.handlers.slow", concurrency=2, **QUICK)
+    project.consumer("journey", name, "tests.app.handlers.slow", concurrency=2, ordering=ordering, **QUICK)
     project.produce(numbered(600, seconds=0.01), name)
     for step in (50, 150):
         worker = project.manage("kafka_consume")

@@ -45,11 +45,12 @@ def traffic(project: Project, name: str, most: int = 4000) -> Iterator[None]:
     assert not failures, failures
 
 
+@pytest.mark.parametrize("ordering", ["partition", "key"])
 def test_workers_that_join_leave_and_die_lose_nothing_and_keep_the_order(
-    project: Project, topic: Callable[..., str]
+    project: Project, topic: Callable[..., str], ordering: str
 ) -> None:
     name = project.create_topic(topic(), partitions=6)
-    project.consumer("journey", name, SLOW, concurrency=2, **QUICK)
+    project.consumer("journey", name, SLOW, concurrency=2, ordering=ordering, **QUICK)
     with traffic(project, name):
         first = project.manage("kafka_consume")
         wait_effects(project, name, 50)
@@ -72,7 +73,7 @@ def test_workers_that_join_leave_and_die_lose_nothing_and_keep_the_order(
     fourth.send_signal(signal.SIGTERM)
     assert fourth.finish(15) == 0
 
-    in_order(project, name)
+    in_order(project, name, ordering)
     project.assert_ledger(name, settled=True)
 
 
