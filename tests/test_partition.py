@@ -13,6 +13,8 @@ from django_kafka.consuming.lanes import Lanes
 from django_kafka.consuming.partition import Partition
 
 P0: Place = ("flights", 0)
+MANY = 10**12
+"""So many lanes that no two keys of a test share one."""
 
 
 class Raw:
@@ -71,7 +73,7 @@ def offsets(lane: Lane) -> list[int | None]:
 
 
 def test_the_first_message_is_handled_alone_and_then_the_rest_is_dealt() -> None:
-    lanes = Lanes("key", 64)
+    lanes = Lanes("key", MANY)
     partition = lanes.open(P0)
     lanes.take(partition, raws(0, b"a", b"b", b"a", b"c"), 40)
     assert taken(lanes) == [partition]
@@ -83,7 +85,7 @@ def test_the_first_message_is_handled_alone_and_then_the_rest_is_dealt() -> None
 
 
 def test_messages_of_one_key_are_in_one_lane_in_their_order() -> None:
-    lanes, partition = opened(width=64)
+    lanes, partition = opened(width=MANY)
     lanes.take(partition, raws(1, b"a", b"b", b"a"), 30)
     lanes.take(partition, raws(4, b"b", b"a"), 20)
     assert sorted(map(offsets, taken(lanes))) == [[1, 3, 5], [2, 4]]
@@ -103,7 +105,7 @@ def test_unordered_messages_are_dealt_in_turn() -> None:
 
 
 def test_the_watermark_stops_before_the_first_message_that_a_lane_has_not_settled() -> None:
-    lanes, partition = opened(width=64)
+    lanes, partition = opened(width=MANY)
     lanes.take(partition, raws(1, b"a", b"b", b"c", b"d"), 40)
     a, b, c, d = sorted(taken(lanes), key=lambda lane: offsets(lane)[0] or 0)
     finish(lanes, d)
@@ -118,7 +120,7 @@ def test_the_watermark_stops_before_the_first_message_that_a_lane_has_not_settle
 
 
 def test_a_record_that_is_not_acknowledged_holds_the_watermark_whoever_is_further() -> None:
-    lanes, partition = opened(width=64)
+    lanes, partition = opened(width=MANY)
     lanes.take(partition, raws(1, b"a", b"b"), 20)
     a, b = sorted(taken(lanes), key=lambda lane: offsets(lane)[0] or 0)
     a.slices[0].unsettled, a.slices[0].done = 0, 1
@@ -196,7 +198,7 @@ def test_a_topic_that_stays_in_order_is_not_dealt() -> None:
 
 
 def test_a_partition_that_left_counts_what_runs_until_it_comes_back() -> None:
-    lanes, partition = opened(width=64)
+    lanes, partition = opened(width=MANY)
     lanes.take(partition, raws(1, b"a", b"b", b"c"), 30)
     one = lanes.next(0)
     assert one is not None
