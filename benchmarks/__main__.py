@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--write needs a run of everything: the docs show one run.")
     # An end by signal leaves no server behind: the stack below is unwound.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    console, cases = Console(), cases_of(comparisons)
+    # Piped into a file the table would be cut at 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    cases = cases_of(comparisons)
     with ExitStack() as stack:
         broker = stack.enter_context(Kafka())
         named = versions()

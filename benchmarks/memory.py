@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from .consuming import work
 
 SLOW_SECONDS = 10.0
-"""For so long the handler is slow, so that all queues fill; then it does nothing, so that the worker is at its fastest."""
+"""For so long the handler is slow and all queues fill; then it does nothing, and the worker is at its fastest."""
 _began = 0.0
 
 
