@@ -120,6 +120,8 @@ def finish(command: Sequence[str], environment: dict[str, str], limit: float) ->
             except (ProcessLookupError, PermissionError):
                 pass
             program.wait()
+            if program.stdout is not None:
+                program.stdout.close()
         errors.seek(0)
         said = errors.read().decode(errors="replace")
     if program.returncode:
@@ -156,8 +158,8 @@ def _left(cases: Sequence[str], place: int, rounds: int, took: dict[str, float])
 
 
 def _shown(row: dict[str, Any]) -> str:
-    if "per_second" in row:
-        return f"{row['per_second']:,.0f}/s"
-    names = ("missing", "failed", "p99_ms", "seconds", "peak_mib")
-    found = next((name for name in names if name in row), "")
-    return found if found in ("missing", "failed", "") else f"{found} {row[found]:.3g}"
+    if found := next((name for name in ("missing", "failed") if name in row), ""):
+        return found
+    if found := next((name for name in ("p99_ms", "seconds") if name in row), ""):
+        return f"{found} {row[found]:.3g}"
+    return f"{row['per_second']:,.0f}/s"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -145,7 +145,7 @@ def outcomes_and_results() -> tuple[list[Any], dict[str, Any]]:
 
 
 def test_the_table_shows_ratio_promise_and_what_is_missing() -> None:
-    console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=140, record=True, file=io.StringIO())
     outcomes, _results = outcomes_and_results()
     console.print(report.table(outcomes, "title"))
     text = console.export_text()
@@ -184,9 +184,10 @@ def test_the_docs_are_written_between_their_markers_only(tmp_path: Path) -> None
         text = report.as_markdown(outcomes, machine={"cores": "2"}, versions={"x": "1"}, title="T", chart="c.svg")
         report.write_between_markers(page, text)
     written = page.read_text("utf-8")
-    assert written.startswith("before\n") and written.endswith("after\n")  # noqa: PT018
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
     assert "old figures" not in written
-    assert written.count("| produce | 90/s |") == 1 or "| produce | 90/s | 100/s |" in written
+    assert written.count("| produce | 90/s | 100/s | 0.90 |") == 1
 
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
@@ -246,7 +247,6 @@ def test_a_peer_that_cannot_be_installed_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(environments.PEERS, "aiokafka", str(tmp_path / "no-such-package"))
-    monkeypatch.setattr(environments, "ROOT", tmp_path / "environments")
     with pytest.raises(environments.Missing, match="cannot be installed here"):
         environments.interpreter("aiokafka", tmp_path / "environments")
 
@@ -259,11 +259,10 @@ def test_a_few_cases_run_on_a_real_broker(kafka: Kafka, capsys: pytest.CaptureFi
         assert row["peak_mib"] > 10
 
 
-def test_a_setting_that_this_version_lacks_is_told_as_missing(
-    kafka: Kafka, monkeypatch: pytest.MonkeyPatch, topic: Callable[..., str]
-) -> None:
+def test_a_setting_that_this_version_lacks_is_told_as_missing(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.comparisons import Load
 
-    monkeypatch.setitem(LOADS, "our_consume", Load(consumer={"guarantee": "effect_once"}))
+    monkeypatch.setitem(LOADS, "our_consume", Load(consumer={"deduplicate": "benchmarks.consuming.ignore"}))
     row = Bench(kafka, lambda: "", 10).run("our_consume")
-    assert "not available yet" in row.get("missing", "") or row.keys() & {"failed", "per_second"}
+    # When the setting is there, take another one that is not; when none is left, this test has done its work.
+    assert row["missing"].startswith("not available yet: ")
