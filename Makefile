@@ -15,7 +15,7 @@ find_python = for python in $(PYTHON) python3 python3.14 python3.13 python3.12 p
 help:
 	@echo 'make demo   a year of flights through Kafka, Django and the admin (FLIGHTS=all, SERVE=0)'
 	@echo 'make test   everything: servers, journeys, every Python and Django, lint, types'
-	@echo 'make bench  ratios against the raw client on a real broker (BENCH=name for one)'
+	@echo 'make bench  ratios against the raw client and its peers (BENCH="words --rounds 5")'
 	@echo 'make chaos  workers, brokers and the database broken on purpose (SEED=1 MINUTES=3)'
 	@echo 'make lint   ruff and mypy'
 

@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from multiprocessing.synchronize import Event, Semaphore
 
 import django
-import psycopg
 from confluent_kafka import Producer
-from django.core.management import call_command
 from django.db import connection
 
 from django_kafka.exceptions import Retry
 from django_kafka.messages import Message
 
-from .settings import BROKERS, MESSAGES, PARTITIONS, SERVER, TOPIC
+from .settings import BROKERS, MESSAGES, PARTITIONS, TOPIC
 
 EVERY = 100
 """One of so many messages fails."""
@@ -24,17 +22,10 @@ PAUSED_SECONDS = 20.0
 """For how long waiting lanes are watched."""
 
 
-def insert(message: Message) -> None:
-    """Handle a message with one INSERT."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO effect (partition, place, body) VALUES (%s, %s, %s)",
-            [message.partition, message.offset, message.raw_value],
-        )
-
-
 def insert_or_fail(message: Message) -> None:
-    """Do the same, but fail for good at one percent of the messages."""
+    """Handle a message with one INSERT, but fail for good at one percent of them."""
+    from .databases import insert
+
     insert(message)
     if message.offset % EVERY == EVERY // 2:
         raise ValueError(f"offset {message.offset} is no departure time")
@@ -50,13 +41,8 @@ def put_off(message: Message) -> None:
     raise Retry(after=3600)
 
 
-def our_insert() -> Iterator[None]:
-    """A worker with one INSERT and one transaction for each message, none of which fails."""
-    yield from _work(letters=0)
-
-
 def our_insert_failing() -> Iterator[None]:
-    """The same with one percent of the messages failing for good."""
+    """A worker with one INSERT and one transaction a message, one percent of which fail for good."""
     yield from _work(letters=MESSAGES // EVERY)
 
 
@@ -64,7 +50,9 @@ def our_letters() -> Iterator[None]:
     """Two worker processes, one for each core, that make a dead letter of each message."""
     from django_kafka.models import DeadLetter
 
-    _prepare()
+    from .databases import prepare
+
+    prepare()
     spawn = multiprocessing.get_context("spawn")
     ready, over = spawn.Semaphore(0), spawn.Event()
     workers = [spawn.Process(target=_serve, args=(ready, over), daemon=True) for _ in range(2)]
@@ -116,7 +104,9 @@ def _work(letters: int) -> Iterator[None]:
     from django_kafka.consuming.worker import Worker
     from django_kafka.models import DeadLetter
 
-    _prepare()
+    from .databases import prepare
+
+    prepare()
     worker = Worker("bench", max_messages=MESSAGES)
     worker.start()
     while not worker.tally.received:
@@ -130,21 +120,13 @@ def _work(letters: int) -> Iterator[None]:
     assert worker.tally.handled + stored == MESSAGES, (worker.tally.handled, stored)
 
 
-def _prepare() -> None:
-    with psycopg.connect(SERVER, autocommit=True) as admin:
-        admin.execute("DROP DATABASE IF EXISTS bench")
-        admin.execute("CREATE DATABASE bench")
-    call_command("migrate", verbosity=0)
-    with connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE effect (id bigserial PRIMARY KEY, partition int, place bigint, body bytea)")
-    connection.close()
-
-
 def our_paused_lanes() -> Iterator[None]:
     """A worker whose lanes all wait for the next attempt at their message, one message in each partition."""
     from django_kafka.consuming.worker import Worker
 
-    _prepare()
+    from .databases import prepare
+
+    prepare()
     worker = Worker("bench")
     worker.start()
     while sum(lane.held for lane in worker.lanes) < MESSAGES:

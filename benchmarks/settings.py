@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +11,14 @@ BROKERS = os.environ.get("BENCH_BROKERS", "127.0.0.1:9092")
 TOPIC = os.environ.get("BENCH_TOPIC", "bench")
 MESSAGES = int(os.environ.get("BENCH_MESSAGES", "0"))
 PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "4"))
-HANDLER = os.environ.get("BENCH_HANDLER", "benchmarks.cases.ignore")
+KEYS = int(os.environ.get("BENCH_KEYS", "10000"))
+"""Distinct keys."""
+SIZE = int(os.environ.get("BENCH_SIZE", "200"))
+"""Bytes of a value."""
+HANDLER = os.environ.get("BENCH_HANDLER", "")
+"""Dotted path of the handler; empty: the case registers one."""
+DIRECTORY = os.environ.get("BENCH_DIRECTORY", "")
+"""Where processes of a case leave notes for each other."""
 SERVER = os.environ.get("BENCH_DATABASE", "")
 """Where PostgreSQL is, for the cases that need it."""
 
@@ -42,10 +50,10 @@ KAFKA: dict[str, Any] = {
     "consumers": {
         "bench": {
             "group_id": os.environ.get("BENCH_GROUP", "bench"),
-            "topics": {TOPIC: {"handler": HANDLER}},
-            "transaction": "message" if SERVER else "none",
-            "retry": {"max_retries": int(HANDLER.endswith(".put_off"))},
-            "circuit_breaker": {"enabled": not HANDLER.endswith(".fail")},
+            "topics": {TOPIC: {"handler": HANDLER}} if HANDLER else {},
+            "transaction": "none",
+            "retry": {"max_retries": 0},
+            **json.loads(os.environ.get("BENCH_CONSUMER", "{}")),
         }
     },
     "heartbeats": {"enabled": False},
