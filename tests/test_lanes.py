@@ -12,6 +12,7 @@ from django_kafka.consuming.lane import Lane, Place
 from django_kafka.consuming.lanes import Lanes
 from django_kafka.consuming.partition import Partition
 from django_kafka.consuming.slices import Slice
+from tests.servers.processes import wait_until
 
 P0: Place = ("flights", 0)
 P1: Place = ("flights", 1)
@@ -150,6 +151,27 @@ def test_a_partition_that_comes_back_has_a_lane_of_its_own() -> None:
     finish(lanes, old)
     assert settled_offset(new) == 2
     assert (lanes.in_flight, lanes.bytes) == (0, 0)
+
+
+def test_a_thread_that_is_stuck_after_many_quick_messages_holds_up_no_other() -> None:
+    lanes = Lanes()
+    stuck, other = lanes.open(P0), lanes.open(P1)
+    for number in range(100):
+        lanes.take(stuck, raws(number * 100, 100), 1000)
+        assert lanes.next(0) is stuck
+        finish(lanes, stuck)
+    lanes.take(stuck, raws(10_000, 1), 10)
+    assert lanes.next(0) is stuck
+    answers: list[tuple[Lane | None, float]] = []
+    thread = threading.Thread(target=lambda: answers.append((lanes.next(20), time.monotonic())))
+    thread.start()
+    wait_until(lambda: lanes._idle == 1)
+    began = time.monotonic()
+    lanes.take(other, raws(0, 1), 10)
+    thread.join(30)
+    ((lane, at),) = answers
+    assert lane is other
+    assert at - began < 10, "not when its patience ends"
 
 
 def test_closing_sends_waiting_threads_home() -> None:

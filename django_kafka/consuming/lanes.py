@@ -111,22 +111,23 @@ class Lanes:
                 partition.fetch(messages, size)
             if partition.dealing:
                 self._offer(partition.deal(messages))
-                return
-            partition.slices.append(Slice(messages, size))
-            if len(partition.slices) == 1:
-                partition.occupied.add(partition)
-                if not (partition.running or partition.held):
-                    self._offer([partition])
+            else:
+                partition.slices.append(Slice(messages, size))
+                if len(partition.slices) == 1:
+                    partition.occupied.add(partition)
+                    if not (partition.running or partition.held):
+                        self._offer([partition])
+            if self._ready:
+                # All that work may be at messages that take long.
+                self._work.notify()
 
     def _offer(self, lanes: Collection[Lane]) -> None:
         """Let threads take lanes that have messages now."""
         free = [lane for lane in lanes if not lane.halted]
         self._ready.extend(free)
-        if self._pace > _QUICK:
+        # Threads that handle quickly only take the interpreter from each other.
+        if self._pace > _QUICK or not self._busy:
             self._work.notify(len(free))
-        elif not self._busy:
-            # Threads that handle quickly only take the interpreter from each other.
-            self._work.notify()
 
     def next(self, timeout: float) -> Lane | None:
         """Return a lane to work on, for the calling thread alone; None after `timeout` seconds without one."""

@@ -130,8 +130,7 @@ class Poller(Events):
             partitions = list(self.lanes) if self._full or self._has_enough() else self.lanes.stirred()
             self._throttle(partitions)
             self._settle(partitions)
-            if self.lanes.splits:
-                self.lanes.spread(partitions)
+            self.lanes.spread(partitions)
 
     def _room(self) -> int:
         """Return how many messages may be fetched now."""
