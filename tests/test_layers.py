@@ -36,7 +36,7 @@ LEVELS = (
         "execution",
     ),
     ("records", "outbox", "producing", "batches", "bridges", "dead_letters", "needed_topics"),
-    ("monitoring", "consuming"),
+    ("monitoring", "consuming", "offsets"),
     ("services", "testing", "health", "checks", "tasks", "admin", "management", "apps"),
 )
 WITHOUT_LEVEL = {"__init__", "migrations"}

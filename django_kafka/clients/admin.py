@@ -39,10 +39,10 @@ class Unreachable(ConfigurationError):
 class TopicAdmin:
     """Looks after the topics of one cluster; every answer is waited for up to `timeout` seconds."""
 
-    def __init__(self, cluster: conf.Cluster, timeout: float) -> None:
+    def __init__(self, cluster: conf.Cluster, timeout: float, options: Mapping[str, Any] | None = None) -> None:
         self.cluster = cluster
         self.timeout = timeout
-        chosen = properties.for_cluster(cluster)
+        chosen = {**properties.for_cluster(cluster), **(options or {})}
         self._scrub = Scrubber(chosen)
         settings: dict[str, Any] = {**chosen, "error_cb": self._ignore}
         try:

@@ -32,6 +32,13 @@ def alive(consumer: str) -> bool:
     return workers.filter(consumer=consumer, seen_at__gte=alive_since()).exists()
 
 
+def of_group(cluster: str, group_id: str) -> list[Worker]:
+    """Return the workers in a group, named with its prefix, that were heard of lately."""
+    workers = Worker.objects.using(conf.kafka().dead_letters.database)
+    alive = workers.filter(cluster=cluster, group_id=group_id, seen_at__gte=alive_since())
+    return list(alive.order_by("host", "pid", "pk"))
+
+
 def alive_since() -> datetime:
     """Return when a worker was last heard of at the earliest, if it still counts as alive."""
     return timezone.now() - timedelta(seconds=conf.kafka().heartbeats.interval * STALE_AFTER)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterable
-from datetime import datetime, time, timedelta
 from typing import Any
 
 from django.core.management.base import CommandError
 from django.db.models import Max, Min, Q, QuerySet
-from django.utils import timezone
-from django.utils.dateparse import parse_date, parse_datetime
 
 from ... import conf
 from ...dead_letters import replaying
 from ...exceptions import ConfigurationError
 from ...models import DeadLetter
+from ._moments import moment
 
 _FILTERS = ("consumer", "topic", "partition", "error", "category", "key", "since", "until", "id")
 _NAMED = 10
@@ -68,9 +65,9 @@ def chosen_letters(options: dict[str, Any]) -> QuerySet[DeadLetter]:
     if options["key"] is not None:
         letters = letters.filter(key=options["key"].encode("utf-8", "surrogateescape"))
     if options["since"] is not None:
-        letters = letters.filter(last_failed_at__gte=_moment("--since", options["since"], end=False))
+        letters = letters.filter(last_failed_at__gte=moment("--since", options["since"], end=False))
     if options["until"] is not None:
-        letters = letters.filter(last_failed_at__lte=_moment("--until", options["until"], end=True))
+        letters = letters.filter(last_failed_at__lte=moment("--until", options["until"], end=True))
     if options["id"] is not None:
         letters = letters.filter(pk__in=_existing(options["id"]))
     return letters
@@ -115,17 +112,3 @@ def _existing(ids: list[int]) -> set[int]:
         which = ", ".join(f"{pk} is {states[pk]}" for pk in settled)
         raise CommandError(f"Only open dead letters are replayed; {which}.")
     return wanted
-
-
-def _moment(option: str, text: str, *, end: bool) -> datetime:
-    zone = timezone.get_current_timezone()
-    try:
-        if (day := parse_date(text)) is not None:
-            return datetime.combine(day, time.max if end else time.min, zone)
-        if (at := parse_datetime(text)) is not None:
-            return at if timezone.is_aware(at) else timezone.make_aware(at, zone)
-        if re.search(r"[a-z]$", text):
-            return timezone.now() - timedelta(seconds=conf.parse_duration(text))
-    except (ValueError, OverflowError, ConfigurationError):
-        pass
-    raise CommandError(f"{option} {text!r} is no time; write 2026-11-23, 2026-11-23T15:00, or 2h for two hours ago.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import time
 from argparse import ArgumentParser
@@ -19,6 +18,7 @@ from ...dead_letters.executing import Executor
 from ...dead_letters.rows import me
 from ...exceptions import ConfigurationError
 from ...models import DeadLetter, Replay
+from ._operator import user
 from ._progress import Progress, progress
 from ._selection import add_filters, chosen_letters, described, duration
 from ._signals import StopSignals, say
@@ -100,7 +100,7 @@ class Command(BaseCommand):
     def _ask(self, letters: QuerySet[DeadLetter], options: dict[str, Any]) -> list[int]:
         """Ask for all of them first, so that whatever ends this command leaves them asked for; return the replays."""
         before = replaying.replays().aggregate(last=Max("pk"))["last"] or 0
-        name = f"kafka_replay {_user()} {me()}"[:200]
+        name = f"kafka_replay {user()} {me()}"[:200]
         target = options["target"] or Replay.Target.HANDLER
         ids: list[int] = []
         refused = last = 0
@@ -187,11 +187,3 @@ class _Ending(StopSignals):
 
 def _letters(count: int) -> str:
     return f"{count} dead letter{'' if count == 1 else 's'}"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container may run under a number that has no name.
-        return str(os.getuid()) if hasattr(os, "getuid") else "?"

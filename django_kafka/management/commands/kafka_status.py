@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet
-from django.utils import timezone
 
 from ... import conf
 from ...exceptions import ConfigurationError
 from ...models import Worker
 from ...monitoring import heartbeats
+from ._moments import ago
 from ._table import printable, table
 
 _COLUMNS = (
@@ -88,7 +88,7 @@ def _row(worker: Worker, since: datetime) -> tuple[str, ...]:
         worker.group_id,
         f"{worker.host}:{worker.pid}",
         "alive" if worker.seen_at >= since else "gone",
-        _ago(worker.seen_at),
+        ago(worker.seen_at),
         f"{worker.partitions} ({worker.waiting} waiting)" if worker.waiting else str(worker.partitions),
         f"{worker.handled:,}",
         f"{worker.dead_lettered:,}",
@@ -100,7 +100,7 @@ def _sentences(worker: Worker) -> list[str]:
     """Return what does not fit into a table."""
     said = []
     if worker.circuit != Worker.Circuit.CLOSED:
-        since = f" {_ago(worker.circuit_opened_at)}" if worker.circuit_opened_at else ""
+        since = f" {ago(worker.circuit_opened_at)}" if worker.circuit_opened_at else ""
         said.append(f"its circuit opened{since}: {worker.circuit_reason}")
         if worker.circuit_close_asked == worker.circuit_episode:
             said.append("it was asked to close its circuit")
@@ -138,11 +138,3 @@ def _as_dict(worker: Worker, since: datetime) -> dict[str, Any]:
             and worker.circuit_close_asked == worker.circuit_episode,
         },
     }
-
-
-def _ago(at: datetime) -> str:
-    seconds = int(max(timedelta(), timezone.now() - at).total_seconds())
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
