@@ -21,6 +21,10 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
+from django_kafka import conf
+from django_kafka.clients import reading
+from django_kafka.clients.admin import Unreachable
+from django_kafka.clients.groups import Ends
 from django_kafka.models import Tenure, Worker
 from tests.consuming import NAME, Seen, Workplace
 from tests.servers.processes import free_port, wait_until
@@ -250,6 +254,14 @@ def test_where_nothing_was_sent_since_it_goes_to_the_end_and_says_so(place: Work
     assert told()["partitions"][0]["committed"] == 0
 
 
+def test_a_time_that_could_not_be_looked_up_to_the_end_is_no_reason_to_skip(place: Workplace) -> None:
+    logs = {(place.topic, 0): Ends(low=0, high=10)}
+
+    assert reading.since(conf.consumer(NAME), place.group, logs, 0, 5.0) == {(place.topic, 0): 0}
+    with pytest.raises(Unreachable, match=r"The messages of .*\[0\] could not be read within 0 s"):
+        reading.since(conf.consumer(NAME), place.group, logs, 0, 0.0)
+
+
 def test_retry_topics_are_shown_and_stay_unless_they_are_named(place: Workplace) -> None:
     with_consumer(place, retry={"mode": "topics", "max_retries": 1})
     retry = f"{place.group}.{place.topic}.retry.1"
@@ -367,6 +379,12 @@ def test_a_consumer_that_keeps_its_offsets_in_its_database_is_not_moved(place: W
     with_consumer(place, guarantee="effect_once")
 
     assert "keeps its offsets in its database" in refused(NAME, "--to-latest", "--execute")
+
+
+def test_it_reaches_the_brokers_as_the_consumer_does(place: Workplace) -> None:
+    with_consumer(place, options={"security.protocol": "ssl", "ssl.ca.location": "/nowhere"})
+
+    assert refused().startswith("A client for cluster 'default' cannot be made: ")
 
 
 @pytest.mark.parametrize("arguments", ["", "ops --to-earliest"])
