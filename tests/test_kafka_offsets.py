@@ -142,6 +142,23 @@ def test_an_offset_that_the_log_does_not_have_is_said(place: Workplace) -> None:
     assert rows(said)[0][2:5] == ["50", "0 to 10", "10"]
 
 
+@pytest.mark.parametrize(
+    ("settings_", "lag"),
+    [
+        ({"auto_offset_reset": "latest"}, 0),
+        ({"auto_offset_reset": "error"}, None),
+        ({"options": {"auto.offset.reset": "largest"}}, 0),
+        ({"options": {"auto.offset.reset": "smallest"}}, 10),
+    ],
+)
+def test_without_an_offset_it_is_as_far_behind_as_it_would_begin(
+    place: Workplace, settings_: dict[str, Any], lag: int | None
+) -> None:
+    with_consumer(place, **settings_)
+
+    assert told()["partitions"][0]["lag"] == lag
+
+
 def test_topics_that_do_not_exist_are_said(place: Workplace) -> None:
     with_consumer(place, topics={place.topic: {}, "nowhere": {"handler": HANDLER}})
 

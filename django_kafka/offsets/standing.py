@@ -19,6 +19,8 @@ from ..monitoring import heartbeats
 Place = tuple[str, int]
 """A topic as Kafka knows it, and a partition."""
 _TIMEOUT = 15.0
+_LOW, _HIGH = ("earliest", "smallest", "beginning"), ("latest", "largest", "end")
+"""What librdkafka calls them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class Standing:
     log: Ends
     """Where the partition begins and ends."""
     reset: str
-    """Where the consumer begins without an offset that is there: earliest, latest, or error."""
+    """Where the consumer begins without an offset that is there, as librdkafka calls it."""
     next_at: datetime | None = None
     """The time of the message that it reads next, if there is one."""
     member: Member | None = None
@@ -58,7 +60,9 @@ class Standing:
         """The offset at which a worker that starts now begins; None: it refuses."""
         if self.committed is not None and not self.gone:
             return self.committed
-        return {"earliest": self.log.low, "latest": self.log.high}.get(self.reset)
+        if self.reset in _LOW:
+            return self.log.low
+        return self.log.high if self.reset in _HIGH else None
 
     @property
     def lag(self) -> int | None:
@@ -82,6 +86,8 @@ class Stand:
     """In the order of topics and numbers."""
     missing: tuple[str, ...]
     """Topics that it reads and the cluster does not have."""
+    reset: str
+    """Where the consumer begins without an offset, as librdkafka calls it."""
     unheard: str = ""
     """Why nothing is known of workers, when that is so."""
 
@@ -105,6 +111,8 @@ class Books:
         self.retries = frozenset(handlers.retry_topics(name))
         self.topics = [*origins, *sorted(self.retries)]
         self.timeout = min(_TIMEOUT, max(1.0, conf.cluster(self.consumer.cluster).connection.timeout))
+        own = self.consumer.options.get("auto.offset.reset", self.consumer.auto_offset_reset)
+        self.reset = str(own).lower()
         self._admin = GroupAdmin(self.consumer, self.group_id, self.timeout)
 
     def stand(self, topics: Collection[str] = (), partitions: Collection[int] = ()) -> Stand:
@@ -123,7 +131,7 @@ class Books:
                 retry=topic in self.retries,
                 committed=committed[topic, number],
                 log=logs[topic, number],
-                reset=self.consumer.auto_offset_reset,
+                reset=self.reset,
                 member=members.get((topic, number)),
                 worker=owners.get((topic, number)),
             )
@@ -131,7 +139,7 @@ class Books:
         ]
         return Stand(
             consumer=self.consumer, group_id=self.group_id, group=group, workers=workers,
-            partitions=self._with_times(standings), missing=missing, unheard=unheard,
+            partitions=self._with_times(standings), missing=missing, unheard=unheard, reset=self.reset,
         )  # fmt: skip
 
     def times(self, offsets: Mapping[Place, int]) -> dict[Place, datetime]:

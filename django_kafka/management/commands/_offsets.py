@@ -23,12 +23,8 @@ def headings(stand: Stand) -> list[str]:
     protocol = f", protocol {stand.group.protocol}" if stand.group.protocol else ""
     said = [f"{stand.consumer.name}: group {stand.group_id} on cluster {stand.consumer.cluster}, {state}{protocol}."]
     if stand.partitions and not stand.committed_anything:
-        said.append(f'It has committed nothing; it begins as "auto_offset_reset" says: {_beginning(stand)}.')
+        said.append(f'It has committed nothing; it begins as "auto_offset_reset" says: {stand.reset}.')
     return said
-
-
-def _beginning(stand: Stand) -> str:
-    return stand.consumer.auto_offset_reset
 
 
 def remarks(stand: Stand) -> list[str]:
@@ -38,7 +34,7 @@ def remarks(stand: Stand) -> list[str]:
         if one.gone:
             said.append(
                 f"{one.topic}[{one.partition}]: offset {one.committed} is not in its log any more; a worker begins as "
-                f'"auto_offset_reset" says: {_beginning(stand)}.'
+                f'"auto_offset_reset" says: {stand.reset}.'
             )
     if idle := [member for member in stand.group.members if not member.places]:
         said.append(f"Without a partition: {', '.join(map(str, idle))}.")
