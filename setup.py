@@ -51,7 +51,7 @@ setup(
         "test": [
             "celery>=5.4",
             "gunicorn>=27",
-            "psycopg[binary]>=3.2",
+            "psycopg[binary,pool]>=3.2",
             "pytest>=8.3",
             "pytest-django>=4.11",
             "pytest-timeout>=2.3",

@@ -1,6 +1,6 @@
 """System checks: what `manage.py check` says about settings.KAFKA. docs/settings.md explains each id.
 
-Nothing here opens a socket or starts a thread.
+Nothing here opens a socket or starts a thread, but `check --deploy --database …`, which asks that database.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from django.core import checks
-from django.db import connections
+from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
 from . import conf, handlers
 from .clients import properties
 from .conf.secrets import is_secret
 from .consuming import forwarding
-from .consuming.crew import database_connections
+from .consuming.connections import POOL_HINT, SHORTAGE_HINT, ask, of_layout, pool_shortages, shortage
+from .consuming.supervisor import layout
 from .dead_letters import publishing
 from .exceptions import ConfigurationError
 
@@ -53,23 +54,49 @@ def check_pools(**_asked: Any) -> list[checks.CheckMessage]:
     """Warn of connection pools that are smaller than the threads of a worker, which would take turns waiting."""
     if any(not problem.warning for problem in conf.problems()):
         return []
-    found = []
-    enabled = [each for each in conf.kafka().consumers.values() if each.enabled]
-    for alias, needed in (database_connections(enabled) if enabled else {}).items():
-        pool = connections.settings.get(alias, {}).get("OPTIONS", {}).get("pool")
-        if not pool:
+    return [_message("W008", sentence, POOL_HINT, warning=True) for sentence in pool_shortages(_enabled())]
+
+
+@checks.register(KAFKA)
+def check_threads(**_asked: Any) -> list[checks.CheckMessage]:
+    """Warn of more threads than there can be messages for."""
+    if any(not problem.warning for problem in conf.problems()):
+        return []
+    return [
+        _message(
+            "W050",
+            f'KAFKA["consumers"]["{each.name}"] has concurrency {each.concurrency} and max_in_flight '
+            f"{each.max_in_flight}: {each.concurrency - each.max_in_flight} threads never have a message.",
+            "Raise max_in_flight, or lower concurrency.",
+            warning=True,
+        )
+        for each in _enabled()
+        if each.concurrency > each.max_in_flight
+    ]
+
+
+@checks.register(checks.Tags.database, KAFKA, deploy=True)
+def check_connection_limits(databases: Sequence[str] | None = None, **_asked: Any) -> list[checks.CheckMessage]:
+    """Warn of a server with fewer connections than one `kafka_consume` may open. Asks only databases that are named."""
+    if not databases or any(not problem.warning for problem in conf.problems()):
+        return []
+    found: list[checks.CheckMessage] = []
+    for alias, needed in of_layout(layout(_enabled())).items():
+        if alias not in databases:
             continue
-        # psycopg_pool's own defaults: min_size=4, and max_size the same.
-        limits = pool if isinstance(pool, dict) else {}
-        size = limits.get("max_size") or limits.get("min_size", 4)
-        if size < needed:
-            sentence = (
-                f'DATABASES["{alias}"] has a pool of {size} connections; a worker of all consumers uses {needed}.'
-            )
-            found.append(
-                _message("W008", sentence, "Raise the pool's `max_size`, or lower `concurrency`.", warning=True)
-            )
+        try:
+            room = ask(alias)
+        except DatabaseError as error:
+            sentence = f"Database {alias!r} cannot be asked how many connections it has: {type(error).__name__}."
+            found.append(_message("W052", sentence, warning=True))
+            continue
+        if room is not None and (short := shortage(alias, needed, room)):
+            found.append(_message("W051", short[:1].upper() + short[1:], SHORTAGE_HINT, warning=True))
     return found
+
+
+def _enabled() -> list[conf.Consumer]:
+    return [each for each in conf.kafka().consumers.values() if each.enabled]
 
 
 @checks.register(KAFKA)

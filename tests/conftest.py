@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import pytest
 from django.conf import settings as django_settings
 
-from tests.servers import Kafka, PostgreSQL, Redis, Server, Unavailable
+from tests.servers import Kafka, PgBouncer, PostgreSQL, Redis, Server, Unavailable
 from tests.servers.leash import hold
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
-REAL = {"kafka", "postgresql", "redis_server"}
+REAL = {"kafka", "pgbouncer", "postgresql", "redis_server"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -88,6 +88,12 @@ def kafka() -> Iterator[Kafka]:
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server that a test may stop, kill and start: no Django connection of this process uses it."""
     yield from running(PostgreSQL())
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgresql: PostgreSQL) -> Iterator[PgBouncer]:
+    """PgBouncer in transaction mode before that server."""
+    yield from running(PgBouncer(postgresql))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,8 @@ DJANGO_BY_PYTHON = {"3.11": ("52",), "3.12": ("52", "60", "61"), "3.13": ("52", 
 """Every Python that is supported and the Django releases it can run, as in tox.ini."""
 POSTGRESQL = Path("/usr/lib/postgresql")
 """Where Debian keeps PostgreSQL's programs."""
+PGBOUNCER = Path("/usr/sbin/pgbouncer")
+"""Where Debian puts it, which is not on everybody's PATH."""
 # Most of the time is spent waiting: for processes to start, sessions to end, brokers to come back.
 THREE_AT_A_TIME = ["-n", "3", "--dist", "loadfile"]
 FAST = ["-n", "2", "--dist", "loadfile", "-m", "not real and not slow", "-q"]
@@ -106,6 +108,7 @@ def missing_packages(python: str = sys.executable) -> dict[str, str]:
     kept = list(POSTGRESQL.glob("*/bin/initdb"))
     needed: dict[str, tuple[str, Callable[[], object]]] = {
         "PostgreSQL's initdb": ("postgresql", lambda: kept or shutil.which("initdb")),
+        "pgbouncer": ("pgbouncer", lambda: shutil.which("pgbouncer") or PGBOUNCER.exists()),
         "redis-server": ("redis-server", lambda: shutil.which("redis-server")),
         "java": ("default-jre-headless", lambda: shutil.which("java")),
         "mvn": ("maven", lambda: shutil.which("mvn")),

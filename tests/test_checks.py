@@ -220,10 +220,10 @@ def test_a_handler_without_topics_is_an_error(check: Check) -> None:
 
 
 def test_what_this_version_lacks_is_a_warning(check: Check) -> None:
-    [message] = check(consumer(processes=2))
+    [message] = check(consumer(deduplicate="id"))
 
     assert message.id == "django_kafka.W004"
-    assert '["processes"] is 2; this version has only 1' in message.msg
+    assert "[\"deduplicate\"] is 'id'; this version has only None" in message.msg
 
 
 @pytest.fixture
@@ -343,6 +343,13 @@ def test_a_pool_without_a_size_has_the_size_that_psycopg_gives_it(
     monkeypatch.setitem(connections.settings["default"]["OPTIONS"], "pool", True)
     assert check(consumer()) == []
     assert ids(check(consumer(concurrency=2))) == ["W008"]
+
+
+def test_threads_that_never_have_a_message_are_a_warning(check: Check) -> None:
+    assert check(consumer(concurrency=8, max_in_flight=8)) == []
+    (warning,) = check(consumer(concurrency=8, max_in_flight=5))
+    assert ids([warning]) == ["W050"]
+    assert "has concurrency 8 and max_in_flight 5: 3 threads never have a message." in warning.msg
 
 
 def test_a_database_that_commits_nothing_is_an_error(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:

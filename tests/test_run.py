@@ -92,9 +92,11 @@ def test_an_interpreter_that_only_pyenv_keeps_is_found_and_one_that_does_not_run
 def test_what_a_bare_machine_lacks_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(run, "POSTGRESQL", tmp_path)
+    monkeypatch.setattr(run, "PGBOUNCER", tmp_path / "pgbouncer")
 
     assert run.missing_packages() == {
         "PostgreSQL's initdb": "postgresql",
+        "pgbouncer": "pgbouncer",
         "redis-server": "redis-server",
         "java": "default-jre-headless",
         "mvn": "maven",

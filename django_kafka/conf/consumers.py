@@ -217,6 +217,10 @@ def _find_contradictions_of_retry_topics(consumer: Consumer, block: Block) -> No
 
 
 def _find_contradictions_of_groups(consumer: Consumer, block: Block, options: Block) -> None:
+    if consumer.processes > 1 and "group.instance.id" in consumer.options:
+        path = options.path_to("group.instance.id")
+        sentence = f"{path} stands beside processes {consumer.processes}: each would throw the others out of the group."
+        block.problem(CONTRADICTION, sentence, "Leave it out, or run one process.", path=path)
     session, heartbeat = consumer.session_timeout, consumer.heartbeat_interval
     if str(consumer.options.get("group.protocol")).lower() == "consumer":
         why = "Under group.protocol=consumer the broker decides it. Leave it out."

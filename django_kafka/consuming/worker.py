@@ -27,16 +27,7 @@ class Worker:
     """
 
     def __init__(self, name: str, *, max_messages: int | None = None, until_empty: bool = False) -> None:
-        self.consumer = conf.consumer(name)
-        if not self.consumer.enabled:
-            raise ConfigurationError(f'Consumer {name!r} is switched off: KAFKA["consumers"][{name!r}]["enabled"].')
-        if missing := conf.unavailable(self.consumer):
-            raise NotAvailable(" ".join(missing))
-        handlers.resolve_all(name)
-        if problems := publishing.problems(name) + forwarding.problems(name):
-            raise ConfigurationError(" ".join(f"{sentence} {hint}" for _check, sentence, hint in problems))
-        self.topics, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
-        self.topics += handlers.retry_topics(name)
+        self.consumer, self.topics, self.group_id = ready(name)
         self.tally = tallies.of_consumer(name)
         self.lanes = lanes_of(self.consumer)
         self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)
@@ -142,6 +133,23 @@ class Worker:
     def alive(self) -> bool:
         """Whether it still polls."""
         return self._polling.is_alive()
+
+
+def ready(name: str) -> tuple[conf.Consumer, list[str], str]:
+    """Return a consumer that can work, its topics and its group, both with prefix. Opens nothing.
+
+    Raises `ConfigurationError` when it cannot.
+    """
+    consumer = conf.consumer(name)
+    if not consumer.enabled:
+        raise ConfigurationError(f'Consumer {name!r} is switched off: KAFKA["consumers"][{name!r}]["enabled"].')
+    if missing := conf.unavailable(consumer):
+        raise NotAvailable(" ".join(missing))
+    handlers.resolve_all(name)
+    if problems := publishing.problems(name) + forwarding.problems(name):
+        raise ConfigurationError(" ".join(f"{sentence} {hint}" for _check, sentence, hint in problems))
+    topics, group_id = topics_and_group(consumer, handlers.topics(name))
+    return consumer, [*topics, *handlers.retry_topics(name)], group_id
 
 
 _LANES_A_THREAD = 4

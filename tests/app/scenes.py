@@ -91,6 +91,13 @@ def show_connection(message: Message) -> None:
         )
 
 
+def sleep_in_database(message: Message) -> None:
+    """Have the database sleep for as many seconds as the value's "sleep" says, then leave one effect."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(%s)", [message.value["sleep"]])
+    record(message)
+
+
 def fail_first(message: Message) -> None:
     """Leave one effect, and fail in as many attempts as the value's "fails" says."""
     record(message)

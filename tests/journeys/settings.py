@@ -16,6 +16,7 @@ DATABASES = {
         "HOST": "127.0.0.1",
         "PORT": os.environ["JOURNEY_DATABASE_PORT"],
         "CONN_MAX_AGE": 60,
+        **json.loads(os.environ.get("JOURNEY_DATABASE_MORE", "{}")),
     }
 }
 
