@@ -165,7 +165,7 @@ def test_a_thread_that_is_stuck_after_many_quick_messages_holds_up_no_other() ->
     answers: list[tuple[Lane | None, float]] = []
     thread = threading.Thread(target=lambda: answers.append((lanes.next(20), time.monotonic())))
     thread.start()
-    wait_until(lambda: lanes._idle == 1)
+    wait_until(lambda: lanes.idle == 1)
     began = time.monotonic()
     lanes.take(other, raws(0, 1), 10)
     thread.join(30)
