@@ -79,20 +79,27 @@ def until_it_is_set(event: threading.Event) -> Callable[[Message], Any]:
     return wait
 
 
+def but_the_first(wait: Callable[[Message], Any]) -> Callable[[Message], Any]:
+    """A partition deals its messages when its first one is done."""
+
+    async def handle(message: Message) -> None:
+        if message.raw_key != b"first":
+            await wait(message)
+
+    return handle
+
+
 # How many, and in which order
 
 
 def test_hundreds_of_messages_run_at_once_in_one_thread(workplace: Workplace) -> None:
     go_on = threading.Event()
-    watched = Watched(until_it_is_set(go_on))
+    watched = Watched(but_the_first(until_it_is_set(go_on)))
     workplace.consume(watched, ordering="key", concurrency=300, **ASYNC)
     workplace.send([99], key=b"first")
     by_key(workplace, 400, 400)
     before = threading.active_count()
     with workplace.worker():
-        go_on.set()
-        watched.wait(1)
-        go_on.clear()
         wait_until(lambda: len(watched.running) == 300)
         assert threading.active_count() - before < 20
         go_on.set()
@@ -851,13 +858,7 @@ def test_dead_letters_go_to_their_topic(workplace: Workplace) -> None:
 
 def test_a_stop_awaits_what_runs_and_begins_nothing_more(workplace: Workplace) -> None:
     go_on = threading.Event()
-    wait = until_it_is_set(go_on)
-
-    async def hold(message: Message) -> None:
-        if message.raw_key != b"first":
-            await wait(message)
-
-    watched = Watched(hold)
+    watched = Watched(but_the_first(until_it_is_set(go_on)))
     workplace.consume(watched, ordering="key", concurrency=5, **ASYNC)
     workplace.send([99], key=b"first")
     by_key(workplace, 100, 10)
@@ -923,6 +924,23 @@ def test_a_worker_can_be_started_and_stopped_many_times_and_leaves_no_thread(wor
     with workplace.worker():
         seen.wait(3)
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith(f"kafka-{NAME}")] == []
+
+
+def test_a_loop_that_cannot_take_lanes_stops_the_worker(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Awaited()
+    workplace.consume(seen, **ASYNC)
+    workplace.send([0])
+    worker = workplace.start()
+    seen.wait(1)
+
+    def fail(_timeout: float) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(worker.lanes, "next", fail)
+    workplace.send([1])
+    workplace.ended(worker)
+    assert isinstance(worker.error, MemoryError)
+    assert workplace.committed() == {0: 1}
 
 
 def test_what_is_wrong_with_the_loop_itself_stops_the_worker(workplace: Workplace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,23 +12,19 @@ from contextvars import Context
 from queue import SimpleQueue
 from typing import Any
 
-from asgiref.sync import SyncToAsync
-
 from .. import conf, coroutines, handlers
-from ..coroutines import Coroutine
 from ..dead_letters import holds
-from ..exceptions import Skip
-from ..gathering import Gathered, gathered_by_context
+from ..gathering import Gathered
 from ..handlers import TopicHandlers
 from ..messages import Message
-from ..signals import handler_failed, message_handled, message_handling
 from ..tallies import ConsumerTally
 from .asides import Aside, asides_of
-from .executors import HandlerThreads, Sensitive
+from .executors import HandlerThreads, sensitive
 from .forwarding import Forwarded
 from .handling import LAST_WAIT, SHORT_WAIT, HandlerThread, until_due
 from .lane import Lane
 from .lanes import Lanes
+from .message_tasks import begin, callable_for, message_of, result_of
 from .parking import thread_of
 from .settling import Settler
 from .slices import Slice
@@ -42,8 +37,6 @@ _OTHER_THREADS = 32
 """Threads for what handlers give to `asyncio.to_thread`, at most."""
 _IN_A_ROW = 32
 """Messages of a lane that run one after another before others get a turn, though none of them awaits anything."""
-# Until its first wait a message runs at once, without a round of the loop.
-_AT_ONCE: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 
 class EventLoop(threading.Thread):
@@ -91,8 +84,9 @@ class EventLoop(threading.Thread):
 
     def run(self) -> None:
         """Work until the lanes are closed."""
+        number = min(self.consumer.concurrency, SENSITIVE_THREADS)
         try:
-            with _sensitive(f"{self.name}-sync", self.consumer) as self._bases, self._beside():
+            with sensitive(f"{self.name}-sync", number) as self._bases, self._beside():
                 with asyncio.Runner() as runner:
                     self._loop = runner.get_loop()
                     try:
@@ -135,8 +129,16 @@ class EventLoop(threading.Thread):
             self._loop.call_soon_threadsafe(call)
 
     def _fill(self) -> None:
-        """Begin turns as long as there are places and lanes, then see when to look again."""
+        """Take lanes as long as there are some; stop the worker when that fails, which the loop would only log."""
         self._rung = False
+        try:
+            self._take()
+        except BaseException as error:  # noqa: BLE001  # as in `run`
+            self.stop_worker(error)
+            self._ended.set()
+
+    def _take(self) -> None:
+        """Begin turns as long as there are places and lanes, then see when to look again."""
         while self._free and (lane := self.lanes.next(0.0)) is not None:
             self._free -= 1
             self._turn_number += 1
@@ -190,7 +192,7 @@ class EventLoop(threading.Thread):
         found = handlers.for_topic(self.consumer.name, lane.place[0])
         if lane.wary or found.imports is not None:
             return self._put_aside(lane, 0)
-        call = _callable_for(self.consumer.name, found)
+        call = callable_for(self.consumer.name, found)
         if lane.permit is not None:
             lane.until = piece.done + lane.permit.most
         if lane.single:
@@ -210,7 +212,7 @@ class EventLoop(threading.Thread):
             if self._holds and _is_held(lane, piece):
                 return self._put_aside(lane, done)
             gathered = Gathered()
-            task = self._begin(call, _message_of(piece, found), gathered, base)
+            task = begin(self._loop, call, message_of(piece, found), gathered, base)
             if not task.done():
                 in_a_row = 0
                 try:
@@ -220,46 +222,41 @@ class EventLoop(threading.Thread):
                 if self._over:
                     raise _ended()
             else:
-                error = _result(task)
+                error = result_of(task)
                 in_a_row += 1
                 if in_a_row == _IN_A_ROW:
                     in_a_row = 0
                     await asyncio.sleep(0)
             if error is not None:
                 return self._put_aside(lane, done, error, gathered)
-            if gathered.sent:
-                piece.await_later(gathered)
-            gathered.close()
-            piece.done += 1
             done += 1
-            self.succeeded += 1
-            self.tally.handled += 1
-            lane.waits = lane.failing = 0
-            lane.outage = None
+            self._succeed(lane, piece, gathered)
         return await self._confirm(lane, piece, done) if piece.sent else self._give_back(lane, done)
 
-    def _begin(
-        self, call: Coroutine, message: Message, gathered: Gathered, base: Context
-    ) -> asyncio.Task[BaseException | None]:
-        """Run a message in a task and a context of its own; what it produces is gathered there."""
-        context = base.copy()
-        context.run(gathered_by_context.set, gathered)
-        return asyncio.Task(coroutines.attempt(call, message), loop=self._loop, context=context, **_AT_ONCE)
+    def _succeed(self, lane: Lane, piece: Slice, gathered: Gathered) -> None:
+        if gathered.sent:
+            piece.await_later(gathered)
+        gathered.close()
+        piece.done += 1
+        self.succeeded += 1
+        self.tally.handled += 1
+        lane.waits = lane.failing = 0
+        lane.outage = None
 
     def run_one(self, found: TopicHandlers, message: Message, gathered: Gathered) -> Future[BaseException | None]:
         """Run a message for another thread, which waits for what it fails with."""
         future: Future[BaseException | None] = Future()
         self._awaited.add(future)
 
-        def begin() -> None:
-            task = self._begin(_callable_for(self.consumer.name, found), message, gathered, self._bases[0])
+        def start() -> None:
+            task = begin(self._loop, callable_for(self.consumer.name, found), message, gathered, self._bases[0])
             task.add_done_callback(end)
 
         def end(task: asyncio.Task[BaseException | None]) -> None:
             self._awaited.discard(future)
-            future.set_result(_ended() if self._over else _result(task))
+            future.set_result(_ended() if self._over else result_of(task))
 
-        self._soon(begin)
+        self._soon(start)
         return future
 
     def _put_aside(
@@ -323,67 +320,10 @@ def _ended() -> SystemExit:
     return SystemExit("The event loop has ended before its handlers.")
 
 
-def _result(task: asyncio.Task[BaseException | None]) -> BaseException | None:
-    """Return what the message of a task that is done failed with."""
-    try:
-        return task.result()
-    except asyncio.CancelledError as error:  # a handler cancelled its task and came back
-        return coroutines.cancelled(error)
-
-
-def _message_of(piece: Slice, found: TopicHandlers) -> Message:
-    """Return the next message of a slice, with the number of this attempt."""
-    index = piece.done
-    raw, number = piece.messages[index], 1
-    if piece.tried is not None and (tried := piece.tried_at(index)) is not None:
-        number += tried.attempts
-    if found.retry is None:
-        return Message(raw, found.decoder, number)
-    returned = found.retry.returned(raw)
-    return Message(returned, found.decoder, returned.attempts + number)
-
-
 def _is_held(lane: Lane, piece: Slice) -> bool:
     """Tell whether it is for an aside to see to the key of the next message: it is held, or nobody knows yet."""
     keys = lane.partition.held_keys
     return keys is None or (bool(keys) and piece.messages[piece.done].key() in keys)
-
-
-def _callable_for(consumer: str, found: TopicHandlers) -> Coroutine:
-    """Return what runs messages of one topic, as short as listeners allow; as `Execution.callable_for` does."""
-    observed = message_handling.receivers or message_handled.receivers or handler_failed.receivers
-    if not (observed or found.conditional or found.default is None):
-        assert found.default.coroutine is not None
-        return found.default.coroutine
-
-    async def run(message: Message) -> None:
-        handler = found.match(message)
-        assert handler.coroutine is not None
-        if message_handling.receivers:
-            await message_handling.asend_robust(consumer, message=message)
-        try:
-            await handler.coroutine(message)
-        except Exception as error:
-            if handler_failed.receivers and not isinstance(error, Skip):
-                await handler_failed.asend_robust(consumer, message=message, error=error)
-            raise
-        if message_handled.receivers:
-            await message_handled.asend_robust(consumer, message=message)
-
-    return run
-
-
-@contextmanager
-def _sensitive(name: str, consumer: conf.Consumer) -> Iterator[list[Context]]:
-    """Have threads for what is thread-sensitive; yield a context for each, in which that is called there."""
-    threads = Sensitive(name, min(consumer.concurrency, SENSITIVE_THREADS))
-    bases = [Context() for _ in threads.contexts]
-    for base, context in zip(bases, threads.contexts, strict=True):
-        base.run(SyncToAsync.thread_sensitive_context.set, context)
-    try:
-        yield bases
-    finally:
-        threads.close()
 
 
 def threads_of(

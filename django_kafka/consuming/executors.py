@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import Context
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
@@ -93,21 +95,24 @@ def _do(future: Future[Any], call: Callable[[], Any]) -> None:
         future.set_result(found)
 
 
-class Sensitive:
-    """Threads for what is thread-sensitive, such as the ORM: all that one message calls runs in the same one."""
+@contextmanager
+def sensitive(name: str, number: int) -> Iterator[list[Context]]:
+    """Have so many threads for what is thread-sensitive, such as the ORM; yield a context for each.
 
-    def __init__(self, name: str, number: int) -> None:
-        self._threads = [HandlerThreads(f"{name}-{place}", 1) for place in range(number)]
-        self.contexts = [ThreadSensitiveContext() for _ in self._threads]
-        """One for each thread: where it is set, thread-sensitive functions are called in that thread."""
-        for context, executor in zip(self.contexts, self._threads, strict=True):
-            SyncToAsync.context_to_thread_executor[context] = executor
-
-    def close(self) -> None:
-        """End the threads."""
-        for context in self.contexts:
-            SyncToAsync.context_to_thread_executor.pop(context, None)
-        for executor in self._threads:
-            executor.shutdown(wait=False)
-        for executor in self._threads:
-            executor.shutdown()
+    All thread-sensitive functions that are called in a context, or in a copy of it, run in its thread.
+    """
+    threads = [HandlerThreads(f"{name}-{place}", 1) for place in range(number)]
+    keys = [ThreadSensitiveContext() for _ in threads]
+    contexts = [Context() for _ in threads]
+    for thread, key, context in zip(threads, keys, contexts, strict=True):
+        SyncToAsync.context_to_thread_executor[key] = thread
+        context.run(SyncToAsync.thread_sensitive_context.set, key)
+    try:
+        yield contexts
+    finally:
+        for key in keys:
+            SyncToAsync.context_to_thread_executor.pop(key, None)
+        for thread in threads:
+            thread.shutdown(wait=False)
+        for thread in threads:
+            thread.shutdown()
