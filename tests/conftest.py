@@ -148,3 +148,12 @@ def _no_producer_stays_open() -> Iterator[None]:
     close_all = getattr(sys.modules.get("django_kafka.producers"), "close_all", None)
     if close_all is not None:
         close_all()
+
+
+@pytest.fixture(autouse=True)
+def _counts_begin_at_zero() -> None:
+    """Forget what earlier tests of this process have counted for producers and consumers of the same names."""
+    counts = sys.modules.get("django_kafka.tallies")
+    if counts is not None:
+        counts._producers.clear()
+        counts._consumers.clear()

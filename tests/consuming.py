@@ -126,6 +126,19 @@ class Workplace:
         finally:
             client.close()
 
+    def set_back(self, offset: int, partition: int = 0) -> None:
+        """Commit an offset for the group, which has no other member: what follows is read again as after a crash."""
+        client = Consumer({
+            "bootstrap.servers": self.cluster.bootstrap_servers, "group.id": self.group, "log_level": 0,
+            "session.timeout.ms": 1500, "heartbeat.interval.ms": 300, "enable.auto.commit": False,
+        })  # fmt: skip
+        try:
+            client.subscribe([self.topic])
+            wait_until(lambda: client.poll(0.1) is not None or client.assignment())
+            client.commit(offsets=[TopicPartition(self.topic, partition, offset)], asynchronous=False)
+        finally:
+            client.close()
+
     def letters(self) -> list[DeadLetter]:
         """Return the dead letters of this consumer in the order of their messages."""
         return list(DeadLetter.objects.filter(group_id=self.group).order_by("topic", "partition", "offset", "id"))

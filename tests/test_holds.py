@@ -144,6 +144,23 @@ def test_held_keys_are_read_by_the_next_owner_before_it_handles_anything(workpla
     assert states(workplace) == ["open", "parked"]
 
 
+def test_what_a_crash_repeats_is_handled_before_the_letter_that_holds_its_key(workplace: Workplace) -> None:
+    troubled = Troubled(2)
+    seen = Seen(troubled)
+    workplace.consume(seen, **HOLD)
+    workplace.send(range(5), key=b"a")
+    with workplace.worker():
+        wait_until(lambda: workplace.committed() == {0: 5})
+    assert (seen.values, states(workplace)) == ([0, 1], ["open", "parked", "parked"])
+
+    workplace.set_back(0)
+    with workplace.worker():
+        wait_until(lambda: workplace.committed() == {0: 5})
+
+    assert seen.values == [0, 1, 0, 1]
+    assert states(workplace) == ["open", "parked", "parked"]
+
+
 def test_while_held_keys_cannot_be_read_nothing_is_begun(workplace: Workplace, settings: Settings) -> None:
     seen = Seen()
     workplace.consume(seen, **HOLD)
@@ -335,6 +352,21 @@ def test_a_repeat_of_a_message_that_was_released_is_not_parked_behind_the_others
     assert parking(consumer, 1) is Parking.PARKED
 
     assert DeadLetter.objects.get(offset=1).state == "resolved"
+
+
+def test_a_repeat_of_what_came_before_the_letter_is_not_parked_behind_it(consumer: conf.Consumer) -> None:
+    fail(consumer, 5)
+    assert [parking(consumer, number) for number in (3, 6, 4)] == [Parking.BEFORE, Parking.PARKED, Parking.BEFORE]
+    assert list(DeadLetter.objects.order_by("pk").values_list("offset", flat=True)) == [5, 6]
+
+
+def test_messages_of_a_topic_that_was_made_anew_are_parked_whatever_their_offsets(consumer: conf.Consumer) -> None:
+    fail(consumer, 5)
+    anew = Raw(0)
+    anew.timestamp = lambda: (1, 1_700_000_000_001)  # type: ignore[method-assign]
+    assert park(
+        consumer, "ops", Message(anew, handlers.decoder_for("ops", "flights")), count=False, still_ours=nobody_else
+    ) is Parking.PARKED  # fmt: skip
 
 
 def test_only_who_owns_the_partition_parks(consumer: conf.Consumer) -> None:

@@ -308,6 +308,27 @@ def test_the_last_commit_makes_up_for_one_that_failed(workplace: Workplace) -> N
 
 
 @pytest.mark.parametrize("automatic", [True, False])
+def test_a_stop_in_the_midst_of_a_rebalance_commits_when_that_is_over(workplace: Workplace, automatic: bool) -> None:
+    seen = Seen()
+    workplace.consume(seen, enable_auto_commit=automatic, auto_commit_interval="1h", partitions=2)
+    workplace.send(range(20))
+    # As its group answers from the moment that another member joins until all have joined again.
+    workplace.cluster.push_errors(Request.OFFSET_COMMIT, *["REBALANCE_IN_PROGRESS"] * 3)
+    with workplace.worker():
+        seen.wait(20)
+    assert workplace.committed() == {0: 20, 1: 0}
+
+
+def test_a_commit_that_is_refused_is_made_again(workplace: Workplace) -> None:
+    seen = Seen()
+    workplace.consume(seen, enable_auto_commit=False)
+    workplace.cluster.push_errors(Request.OFFSET_COMMIT, "REBALANCE_IN_PROGRESS")
+    workplace.send([0])
+    with workplace.worker():
+        wait_until(lambda: workplace.committed() == {0: 1})
+
+
+@pytest.mark.parametrize("automatic", [True, False])
 def test_only_what_is_settled_is_committed(workplace: Workplace, automatic: bool) -> None:
     go_on = threading.Event()
     seen = Seen(lambda message: go_on.wait(20) and None if message.value == 3 else None)

@@ -59,6 +59,9 @@ class Events:
     def at_end(self, place: Place) -> None:
         """A partition has nothing more for now."""
 
+    def committed(self, offsets: Mapping[Place, int], refused: str | None, sentence: str) -> None:
+        """The group has these offsets; or it has refused a commit, with this code and for this reason."""
+
     def trouble(self, code: str, sentence: str, topic: str | None) -> None:
         """Something went wrong that the client itself goes on from."""
 
@@ -76,7 +79,7 @@ class ConsumerClient:
         self.name = name
         self._events = events
         self._scrub = Scrubber(properties)
-        settings = {**properties, "error_cb": self._on_error}
+        settings = {**properties, "error_cb": self._on_error, "on_commit": self._on_commit}
         try:
             self._client = confluent_kafka.Consumer(settings, logger=ClientLog("consumer", name, self._scrub))
         except confluent_kafka.KafkaException as error:
@@ -152,19 +155,14 @@ class ConsumerClient:
         return refused
 
     def commit(self, *, wait: bool) -> None:
-        """Commit what was stored; without `wait` the answer is only logged."""
+        """Commit what was stored; `Events.committed` tells the answer, which without `wait` comes while polling."""
         try:
             if wait:
-                self._client.commit(asynchronous=False)
+                self._on_commit(None, self._client.commit(asynchronous=False))
             else:
                 self._client.commit(asynchronous=True)
         except confluent_kafka.KafkaException as error:
-            if (cause := errors.of(error)) is None or cause.name() != "_NO_OFFSET":
-                log.warning(
-                    "consumer=%s commit failed: %s; what it covered may be read again",
-                    self.name,
-                    errors.sentence(error),
-                )
+            self._on_commit(errors.of(error), [])
 
     def seek(self, offsets: Mapping[Place, int]) -> None:
         """Fetch again from these offsets."""
@@ -224,6 +222,15 @@ class ConsumerClient:
 
     def _on_lost(self, _client: object, partitions: list[TopicPartition]) -> None:
         self._guarded(lambda: self._events.revoked([(one.topic, one.partition) for one in partitions], True))
+
+    def _on_commit(self, error: confluent_kafka.KafkaError | None, partitions: list[TopicPartition]) -> None:
+        if error is not None and error.name() == "_NO_OFFSET":
+            # There was nothing to commit.
+            error, partitions = None, []
+        refused = error or next((one.error for one in partitions if one.error), None)
+        code, sentence = (None, "") if refused is None else (refused.name(), self._scrub(refused.str()))
+        taken = {} if error else {(one.topic, one.partition): one.offset for one in partitions if not one.error}
+        self._guarded(lambda: self._events.committed(taken, code, sentence))
 
     def _on_error(self, error: confluent_kafka.KafkaError, topic: str | None = None) -> None:
         self._guarded(lambda: self._events.trouble(error.name(), self._scrub(error.str()), topic))

@@ -94,7 +94,9 @@ class Letters:
         stored: list[tuple[Message, Failure]],
         letters: Sequence[DeadLetter],
     ) -> None:
-        self.tally.dead_lettered += len(stored)
+        count = len(stored)
+        # Without a call in between, in which another thread might count as well.
+        self.tally.dead_lettered += count
         self._tell(stored)
         if (keys := lane.partition.held_keys) is not None:
             keys.update({message.raw_key: 0 for message, _failure in stored if message.raw_key is not None})

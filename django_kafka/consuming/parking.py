@@ -47,7 +47,7 @@ class HoldingThread(HandlerThread):
             last = min(one for one in (end, lane.until, len(piece.messages)) if one is not None)
             place = next(self._held(lane.partition.held_keys, piece, last), None)
             if place == piece.done:
-                return self._park(lane, piece, found)
+                return self._park(lane, piece, found, call)
             end = last if place is None else place
         return super()._execute(lane, piece, found, call, end)
 
@@ -56,7 +56,7 @@ class HoldingThread(HandlerThread):
         messages = piece.messages
         return (index for index in range(piece.done, end) if messages[index].key() in keys)
 
-    def _park(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
+    def _park(self, lane: Lane, piece: Slice, found: TopicHandlers, call: Callable[[Message], Any]) -> float | None:
         """Park the next message; return how many seconds the lane must wait, or None: go on."""
         message = Message(piece.messages[piece.done], found.decoder)
         key, keys = message.raw_key, lane.partition.held_keys
@@ -79,6 +79,8 @@ class HoldingThread(HandlerThread):
             return self.settler.waits.for_something(
                 lane, f"{limit} messages of one key are parked already (hold_key_limit)"
             )
+        if parking is Parking.BEFORE:
+            return super()._execute(lane, piece, found, call, piece.done + 1)
         lane.full, lane.outage = False, None
         lane.waits = lane.failing = 0
         if parking is Parking.FREE:

@@ -31,9 +31,9 @@ class Partition(Lane):
     """
 
     __slots__ = (
-        "_apart", "_dealt", "_fetched", "_next", "at_end", "awaits", "busy", "bytes", "dealing", "expected",
-        "held_keys", "in_flight", "lost", "occupied", "ordering", "paused", "splits", "stored", "tenure", "watermark",
-        "width",
+        "_apart", "_dealt", "_fetched", "_next", "at_end", "awaits", "busy", "bytes", "committed", "dealing",
+        "expected", "held_keys", "in_flight", "lost", "occupied", "ordering", "paused", "splits", "stored", "tenure",
+        "watermark", "width",
     )  # fmt: skip
 
     def __init__(self, place: Place, ordering: str = "partition", width: int = 1) -> None:
@@ -59,6 +59,8 @@ class Partition(Lane):
         """The last message of all that are settled; where nothing is dealt, of all slices that are settled whole."""
         self.stored = -1
         """The offset that was last handed to the client for committing."""
+        self.committed = -1
+        """The offset that the group says is to be read next."""
         self.lost = False
         """Whether it belongs to somebody else, so that nothing may be stored for it."""
         self.paused = False

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django.db import connections
@@ -18,6 +18,7 @@ from ..clients.consumer import ConsumerClient, Events, is_fatal, size_of
 from ..exceptions import ConfigurationError
 from ..gathering import close_broken_connections
 from ..tallies import ConsumerTally
+from .commits import Commits
 from .lane import Place
 from .lanes import Lanes
 from .partition import Partition
@@ -70,6 +71,7 @@ class Poller(Events):
             chosen["enable.partition.eof"] = True
         self._drain_at_most = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 2000
         self._client = ConsumerClient(consumer.name, chosen, self)
+        self._commits = Commits(self._client, lanes, automatic=consumer.enable_auto_commit)
         self._assigned_once = False
         self._quiet_from = 0.0
         """When the group will have had the time to tell of another rebalance: it does so at heartbeats."""
@@ -129,7 +131,7 @@ class Poller(Events):
             self._tended = now
             partitions = list(self.lanes) if self._full or self._has_enough() else self.lanes.stirred()
             self._throttle(partitions)
-            self._settle(partitions)
+            self._commits.settle(partitions)
             self.lanes.spread(partitions)
 
     def _room(self) -> int:
@@ -247,20 +249,6 @@ class Poller(Events):
             or partition.bytes > self.consumer.max_in_flight_bytes // share
         )
 
-    def _settle(self, lanes: Collection[Partition], *, wait: bool = False) -> None:
-        """Store the watermarks that moved, and commit them now unless that is done on an interval."""
-        moved = {}
-        for partition in lanes:
-            message = self.lanes.settled(partition)
-            if message is not None and (offset := message.offset() or 0) != partition.stored:
-                moved[partition.place] = message
-                partition.stored = offset
-        if moved:
-            self._client.store(moved)
-        # The last commit of all is made even when nothing moved: an earlier one may have failed.
-        if wait or (moved and not self.consumer.enable_auto_commit):
-            self._client.commit(wait=wait)
-
     def _leave(self) -> None:
         """Finish what runs, polling all the while, then commit and leave the group."""
         lanes = self.lanes.halt()
@@ -268,7 +256,8 @@ class Poller(Events):
             self._client.pause([partition.place for partition in lanes])
             while not self.lanes.drain(lanes, 0):
                 self._client.fetch(1, _POLL)
-            self._settle(lanes)
+            self._commits.settle(lanes)
+            self._commits.conclude(lanes, poll=lambda: self._client.fetch(1, _POLL))
             # Polled until the partitions are revoked, which commits them. In the midst of a rebalance a close() or a
             # commit that is waited for here would hang until the session has timed out.
             self._client.unsubscribe()
@@ -316,7 +305,7 @@ class Poller(Events):
     def _finish(self, lanes: Collection[Partition]) -> None:
         """Wait for what runs, but not so long that the group takes this member for dead, and commit."""
         drained = self.lanes.drain(lanes, self._drain_at_most)
-        self._settle(lanes, wait=True)
+        self._commits.settle(lanes, wait=True)
         if not drained:
             log.warning(
                 "consumer=%s a handler still runs after %.0f s; its message is handled again by the next owner",
@@ -326,6 +315,12 @@ class Poller(Events):
     def _tell(self, signal: Signal, **event: Any) -> None:
         signal.send_robust(self.consumer.name, worker=self._worker, **event)
         close_broken_connections()
+
+    def committed(self, offsets: Mapping[Place, int], refused: str | None, sentence: str) -> None:
+        """Note what the group has, or that it takes nothing for now."""
+        self._commits.answered(offsets, refused)
+        if refused is not None:
+            self.trouble(refused, f"commit failed: {sentence}; what it covered may be read again", None)
 
     def at_end(self, place: Place) -> None:
         """Note that a partition has nothing more for now."""

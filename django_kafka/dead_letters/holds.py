@@ -85,6 +85,16 @@ def parked(using: str, hold_id: int) -> int:
     return DeadLetter.objects.using(using).filter(hold=hold_id, state=DeadLetter.State.PARKED).count()
 
 
+def is_before(using: str, hold_id: int, message: Message) -> bool:
+    """Tell whether a message comes before all that a hold keeps.
+
+    By its time as well: in a topic that was made anew offsets begin again, and what is held is older.
+    """
+    letters = DeadLetter.objects.using(using).filter(hold=hold_id, state__in=_LIVE)
+    first = letters.order_by("offset").values_list("offset", "timestamp_ms").first()
+    return first is not None and message.offset < first[0] and (message.timestamp_ms or 0) <= (first[1] or 0)
+
+
 def head(using: str, hold_id: int) -> DeadLetter | None:
     """Return the letter that others are parked behind, with its coordinates only."""
     letters = DeadLetter.objects.using(using).filter(hold=hold_id, state=DeadLetter.State.OPEN)

@@ -26,6 +26,8 @@ class Parking(Enum):
     """It is stored, now or before."""
     FREE = auto()
     """Its key is not held any more: it may be handled."""
+    BEFORE = auto()
+    """It comes before what is held, so a crash repeats it: it is to be handled again, ahead of that."""
     FULL = auto()
     """So many are parked already that it has to wait. Nothing is stored."""
 
@@ -56,6 +58,8 @@ def park(
             state=DeadLetter.State.PARKED, hold_id=hold_id, category=CATEGORY, first_failed_at=now, last_failed_at=now,
         )  # fmt: skip
         if not letter.same().using(using).exists():
+            if holds.is_before(using, hold_id, message):
+                return Parking.BEFORE
             if count and holds.parked(using, hold_id) >= consumer.hold_key_limit:
                 return Parking.FULL
             letter.save(using=using, force_insert=True)

@@ -1,0 +1,81 @@
+"""Commits: the watermarks of a consumer's partitions are told to its group, and told again when it does not take them.
+
+For the poller's thread alone, as the client is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from ..clients.consumer import ConsumerClient
+from .lane import Place
+from .lanes import Lanes
+from .partition import Partition
+
+_AGAIN = 0.5
+"""Seconds after which a commit that was refused is made again."""
+_NO_ANSWER = 3.0
+"""Seconds for which a leaving worker waits for the answer to a commit."""
+_AT_MOST = 10.0
+"""Seconds for which it makes a commit again that is refused."""
+_FOR_NOW = frozenset({"REBALANCE_IN_PROGRESS", "COORDINATOR_LOAD_IN_PROGRESS", "NOT_COORDINATOR"})
+"""Why a group takes no commit for a moment."""
+
+
+class Commits:
+    """Stores the watermarks of partitions, and has them committed."""
+
+    def __init__(self, client: ConsumerClient, lanes: Lanes, *, automatic: bool) -> None:
+        """With `automatic` the client commits what is stored on an interval."""
+        self._client = client
+        self._lanes = lanes
+        self._automatic = automatic
+        self._refused: str | None = None
+        self._due = math.inf
+
+    def settle(self, partitions: Collection[Partition], *, wait: bool = False) -> None:
+        """Store the watermarks that moved, and commit them now unless that is done on an interval."""
+        moved = {}
+        for partition in partitions:
+            message = self._lanes.settled(partition)
+            if message is not None and (offset := message.offset() or 0) != partition.stored:
+                moved[partition.place] = message
+                partition.stored = offset
+        if moved:
+            self._client.store(moved)
+        # The last commit of all is made even when nothing moved: an earlier one may have failed.
+        due = moved or time.monotonic() >= self._due
+        if wait or (due and not self._automatic):
+            self._commit(wait=wait)
+
+    def _commit(self, *, wait: bool = False) -> None:
+        self._refused, self._due = None, math.inf
+        self._client.commit(wait=wait)
+
+    def answered(self, offsets: Mapping[Place, int], refused: str | None) -> None:
+        """Note which offsets the group has, and the code for which it has refused others."""
+        for place, offset in offsets.items():
+            if (partition := self._lanes.get(place)) is not None:
+                partition.committed = offset
+        if refused is not None:
+            self._refused, self._due = refused, time.monotonic() + _AGAIN
+
+    def conclude(self, partitions: Collection[Partition], *, poll: Callable[[], object]) -> None:
+        """Commit until the group has what is settled, polling all the while: in mid-rebalance it takes nothing.
+
+        A commit that is waited for would hang then, until the session has timed out.
+        """
+        began = asked = time.monotonic()
+        self._commit()
+        while any(one.stored >= max(one.committed, 0) and not one.lost for one in partitions):
+            poll()
+            now = time.monotonic()
+            if self._refused is None and now - asked >= _NO_ANSWER:
+                return
+            if self._refused not in (None, *_FOR_NOW) or now - began >= _AT_MOST:
+                return
+            if now >= self._due:
+                asked = now
+                self._commit()
