@@ -113,11 +113,14 @@ def test_hundreds_of_messages_run_at_once_in_one_thread(workplace: Workplace) ->
 def test_what_runs_at_once_is_what_ordering_allows(workplace: Workplace, ordering: str, at_once: int) -> None:
     running = most = 0
 
-    async def count(_message: Message) -> None:
+    async def count(message: Message) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.003)
+        await asyncio.sleep(0.001)
+        # The first of a partition that deals its messages runs alone.
+        while most < at_once and message.offset:
+            await asyncio.sleep(0.001)
         running -= 1
 
     seen = Awaited(count)
@@ -835,6 +838,25 @@ def test_messages_of_a_held_key_are_parked(workplace: Workplace) -> None:
     assert workplace.committed() == {0: 60}
     states = [letter.state for letter in workplace.letters()]
     assert states[0] == DeadLetter.State.OPEN
+
+
+def test_what_a_crash_repeats_runs_before_the_letter_that_holds_its_key(workplace: Workplace) -> None:
+    async def fail(message: Message) -> None:
+        await asyncio.sleep(0.001)
+        if message.value == 2:
+            raise ValueError("never")
+
+    seen = Awaited(fail)
+    workplace.consume(seen, on_dead_letter="hold_key", auto_commit_interval="100ms", **ASYNC)
+    workplace.send(range(5), key=b"a")
+    with workplace.worker():
+        wait_until(lambda: workplace.committed() == {0: 5})
+    assert seen.values == [0, 1]
+    workplace.set_back(0)
+    with workplace.worker():
+        wait_until(lambda: workplace.committed() == {0: 5})
+    assert seen.values == [0, 1, 0, 1]
+    assert [letter.state for letter in workplace.letters()] == ["open", "parked", "parked"]
 
 
 def test_dead_letters_go_to_their_topic(workplace: Workplace) -> None:

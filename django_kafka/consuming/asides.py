@@ -55,7 +55,8 @@ class Host(Protocol):
 class AsideThread(HandlerThread):
     """Settles what a message on the event loop left behind, and whatever else blocks; it leaves messages to the loop.
 
-    Only while the former worker of a partition may have died of a message does it run some, and waits for each.
+    Only while the former worker of a partition may have died of a message does it run some, and waits for each; and
+    messages of a held key that come ahead of the letter which holds it.
     """
 
     host: Host
@@ -148,8 +149,8 @@ class AsideThread(HandlerThread):
         call: Callable[[Message], Any],
         end: int | None = None,
     ) -> float | None:
-        """Leave messages to the event loop, as long as none of them may be one that kills its worker."""
-        if lane.wary:
+        """Leave messages to the event loop, unless it would put them aside again."""
+        if lane.wary or is_held(lane, piece):
             return super()._execute(lane, piece, found, call, end)
         lane.until = piece.done
         return None
@@ -159,6 +160,12 @@ class AsideThread(HandlerThread):
         if not (lane.halted or piece.resend or piece.sent[0][1].delivery.done()):
             return None
         return super()._confirm(lane, piece, found)
+
+
+def is_held(lane: Lane, piece: Slice) -> bool:
+    """Tell whether the key of the next message is held."""
+    keys = lane.partition.held_keys
+    return keys is not None and len(keys) > 0 and piece.messages[piece.done].key() in keys
 
 
 class _OnTheLoop(Execution):

@@ -18,7 +18,7 @@ from ..gathering import Gathered
 from ..handlers import TopicHandlers
 from ..messages import Message
 from ..tallies import ConsumerTally
-from .asides import Aside, asides_of
+from .asides import Aside, asides_of, is_held
 from .executors import HandlerThreads, sensitive
 from .forwarding import Forwarded
 from .handling import LAST_WAIT, SHORT_WAIT, HandlerThread, until_due
@@ -209,7 +209,7 @@ class EventLoop(threading.Thread):
                 if piece.sent:
                     break
                 return self._give_back(lane, done, left)
-            if self._holds and _is_held(lane, piece):
+            if self._holds and (lane.partition.held_keys is None or is_held(lane, piece)):
                 return self._put_aside(lane, done)
             gathered = Gathered()
             task = begin(self._loop, call, message_of(piece, found), gathered, base)
@@ -318,12 +318,6 @@ class EventLoop(threading.Thread):
 def _ended() -> SystemExit:
     """Return what stops the worker although nothing of a message did."""
     return SystemExit("The event loop has ended before its handlers.")
-
-
-def _is_held(lane: Lane, piece: Slice) -> bool:
-    """Tell whether it is for an aside to see to the key of the next message: it is held, or nobody knows yet."""
-    keys = lane.partition.held_keys
-    return keys is None or (bool(keys) and piece.messages[piece.done].key() in keys)
 
 
 def threads_of(
