@@ -157,8 +157,13 @@ class AsideThread(HandlerThread):
 
     def _confirm(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
         """Leave it to the event loop to wait for records, unless the lane leaves or one of them failed."""
-        if not (lane.halted or piece.resend or piece.sent[0][1].delivery.done()):
-            return None
+        if not lane.halted:
+            _index, sent = piece.sent[0]
+            if piece.resend:
+                piece.resend = False
+                sent.again()
+            if not sent.delivery.done():
+                return None
         return super()._confirm(lane, piece, found)
 
 
