@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -799,9 +801,12 @@ def test_the_message_that_is_marked_runs_with_nothing_beside_it(workplace: Workp
 
 def test_a_failed_message_waits_in_its_retry_topic_and_its_lane_goes_on(workplace: Workplace) -> None:
     attempts: list[tuple[Any, int]] = []
+    began: list[float] = []
 
     async def fail(message: Message) -> None:
         attempts.append((message.value, message.attempt))
+        if message.value == "for ever":
+            began.append(time.monotonic())
         if message.value in ("twice", "for ever") and (message.attempt < 3 or message.value == "for ever"):
             raise ValueError("not yet")
 
@@ -816,6 +821,7 @@ def test_a_failed_message_waits_in_its_retry_topic_and_its_lane_goes_on(workplac
         wait_until(workplace.letters, 30)
     assert seen.values == [*range(50), "twice"]
     assert [attempt for value, attempt in attempts if value == "for ever"] == [1, 2, 3]
+    assert all(later - earlier > 0.25 for earlier, later in pairwise(began)), "It waits until it is due."
     (letter,) = workplace.letters()
     assert (letter.topic, letter.offset, letter.attempts) == (workplace.topic, 1, 3)
     assert workplace.committed() == {0: 52}

@@ -120,7 +120,8 @@ class EventLoop(threading.Thread):
 
     def _ring(self) -> None:
         """Have lanes looked for; called by any thread, with locks held."""
-        if not self._rung:
+        # Without a free place nobody has to be told: whoever frees one looks.
+        if self._free and not self._rung:
             self._rung = True
             self._soon(self._fill)
 
