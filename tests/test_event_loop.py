@@ -456,6 +456,30 @@ def test_a_message_is_settled_when_the_records_of_its_handler_are_acknowledged(
     assert seen.values == [0, 1]
 
 
+def test_what_a_handler_sent_before_it_skipped_its_message_is_waited_for_too(
+    workplace: Workplace, far: Cluster
+) -> None:
+    skipped = threading.Event()
+
+    async def send_and_skip(message: Message) -> None:
+        await services.aproduce("landed", None, message.value)
+        skipped.set()
+        raise Skip("it is out already")
+
+    workplace.consume(Awaited(send_and_skip), kafka=far_away(far), enable_auto_commit=False, **ASYNC)
+    far.broker_down(1)
+    workplace.send([0])
+    with workplace.worker() as worker:
+        assert skipped.wait(20)
+        (partition,) = list(worker.lanes)
+        wait_until(lambda: partition.slices and partition.slices[0].done == 1)
+        assert partition.slices[0].settled == 0
+        assert workplace.committed() == {0: 0}
+        far.broker_up(1)
+        wait_until(lambda: workplace.committed() == {0: 1})
+    assert not workplace.letters()
+
+
 def test_records_that_cannot_be_delivered_for_a_while_are_sent_again_and_their_handler_is_not(
     workplace: Workplace, far: Cluster
 ) -> None:
