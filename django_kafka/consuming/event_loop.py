@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from queue import SimpleQueue
@@ -105,7 +105,7 @@ class EventLoop(threading.Thread):
             yield
         finally:
             for future in list(self._awaited):
-                future.set_result(_ended())
+                _answer(future, _ended())
             for _thread in self._threads:
                 self._asides.put(None)
             for thread in self._threads:
@@ -255,9 +255,11 @@ class EventLoop(threading.Thread):
 
         def end(task: asyncio.Task[BaseException | None]) -> None:
             self._awaited.discard(future)
-            future.set_result(_ended() if self._over else result_of(task))
+            _answer(future, _ended() if self._over else result_of(task))
 
         self._soon(start)
+        if self._over:
+            _answer(future, _ended())
         return future
 
     def _put_aside(
@@ -309,11 +311,16 @@ class EventLoop(threading.Thread):
             return time.monotonic() - asked
         if self._loop is not None:
             self._asked = time.monotonic()
-            self._soon(self._answer)
+            self._soon(self._came_round)
         return 0.0
 
-    def _answer(self) -> None:
+    def _came_round(self) -> None:
         self._asked = None
+
+
+def _answer(future: Future[BaseException | None], error: BaseException | None) -> None:
+    with suppress(InvalidStateError):  # it is answered
+        future.set_result(error)
 
 
 def _ended() -> SystemExit:
