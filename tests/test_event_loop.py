@@ -419,6 +419,10 @@ async def _produce(message: Message) -> None:
     services.produce("landed", None, message.value)
 
 
+async def _produce_bytes(message: Message) -> None:
+    services.produce("landed", b"key", b"%d" % message.value)
+
+
 async def _aproduce(message: Message) -> None:
     await services.aproduce("landed", None, message.value)
 
@@ -435,7 +439,7 @@ async def _in_a_task(message: Message) -> None:
     await asyncio.gather(*(services.aproduce("landed", None, message.value) for _ in range(3)))
 
 
-@pytest.mark.parametrize("send", [_produce, _aproduce, _in_a_thread, _in_any_thread, _in_a_task])
+@pytest.mark.parametrize("send", [_produce, _produce_bytes, _aproduce, _in_a_thread, _in_any_thread, _in_a_task])
 def test_a_message_is_settled_when_the_records_of_its_handler_are_acknowledged(
     workplace: Workplace, far: Cluster, send: Callable[[Message], Any]
 ) -> None:
