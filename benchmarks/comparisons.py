@@ -74,7 +74,10 @@ LOADS: dict[str, Load] = {
         **_WAITING, handler="benchmarks.waiting.wait", consumer={"ordering": "key", "concurrency": 64}
     ),
     "our_waiting_async": Load(
-        **_WAITING, handler="benchmarks.waiting.await_it", consumer={"ordering": "key", "concurrency": 256}
+        # Four times as many at a time: as long as the threads.
+        **{**_WAITING, "of": 5},
+        handler="benchmarks.waiting.await_it",
+        consumer={"ordering": "key", "concurrency": 256},
     ),
     "raw_latency": Load(messages=10_000, filled=False),
     "our_latency": Load(messages=10_000, filled=False, handler="benchmarks.latency.take"),

@@ -21,6 +21,7 @@ class Order:
 
     def __init__(self) -> None:
         self.handled = 0
+        self.ended = 0.0
         self.most = 0
         self.violations: list[str] = []
         self._running: set[bytes | None] = set()
@@ -40,6 +41,8 @@ class Order:
         """A handler has ended."""
         self._running.discard(key)
         self.handled += 1
+        if self.handled == MESSAGES:
+            self.ended = time.perf_counter()
 
 
 ORDER = Order()
@@ -75,7 +78,8 @@ def _timed() -> Generator[None, None, dict[str, Any]]:
     yield
     started = time.perf_counter()
     next(inner)
-    seconds = time.perf_counter() - started
+    # Until the last handler came back: what is left is the way out of the group.
+    seconds = ORDER.ended - started
     yield
     next(inner, None)
     if ORDER.violations:

@@ -11,7 +11,7 @@ from typing import Any
 from .alike import AlikeReports
 from .deliveries import Deliveries, Delivery
 from .exceptions import CircuitOpen, QueueFull
-from .gathering import here
+from .gathering import gathered_by_context, here
 from .producers import Route
 from .producing import hand_over, hand_patiently, is_alike, open_transaction, outlet, route_to, send_otherwise
 from .records import Record, Wire, fields_of, prepare
@@ -32,7 +32,7 @@ def produce_batch(
     """
     route = route_to(producer, topic)
     records = list(records)
-    watched = outlet.current is not None or here.now.gathered is not None
+    watched = outlet.current is not None or (here.now.gathered or gathered_by_context.get()) is not None
     later = watched or (route.producer.on_commit and open_transaction() is not None)
     if not later and (columns := _columns_of_bytes(route, records)) is not None:
         return _send_columns(route, *columns)

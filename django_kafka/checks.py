@@ -14,7 +14,7 @@ from django.core import checks
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, handlers
+from . import conf, coroutines, handlers
 from .clients import properties
 from .conf.secrets import is_secret
 from .consuming import forwarding
@@ -127,7 +127,9 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
     if any(not problem.warning for problem in conf.problems()):
         # What settings do not say cannot be compared with what is registered.
         return []
-    sources = (handlers.problems(), publishing.problems(), publishing.doubled(), forwarding.problems())
+    sources = (
+        handlers.problems(), coroutines.problems(), publishing.problems(), publishing.doubled(), forwarding.problems(),
+    )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():
         found += _unfinished(consumer)

@@ -1,16 +1,19 @@
 """Time limits of handlers: what runs until when, and what holds a handler to it.
 
 No thread is killed and no exception is thrown into one. A handler that has a limit may ask its message for the time
-left; its next database statement after the limit is refused, and PostgreSQL ends one that runs past it. Whoever watches
-reads `running`.
+left; its next database statement after the limit is refused, and PostgreSQL ends one that runs past it. One that is
+`async def` is cancelled where it awaits something. Whoever watches reads `running`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connections
@@ -33,6 +36,10 @@ class Running:
     """When, by the monotonic clock."""
     limit: float
     """How many seconds it may take."""
+    task: asyncio.Task[Any] | None = None
+    """What it runs in on an event loop; None: it has its thread for itself."""
+    thread: int = field(default_factory=threading.get_ident)
+    """The identity of its thread."""
 
     def seconds(self) -> float:
         """Return how long it has run, in seconds."""
@@ -44,14 +51,18 @@ class Running:
         place = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
         return {**place, "handler": self.handler, "seconds": round(self.seconds(), 1), "limit": self.limit}
 
+    def stack(self) -> str:
+        """Return where it is, like a traceback; nothing when its thread has ended."""
+        return stack_of(self.thread) if self.task is None else stack_of_task(self.task)
+
     @property
     def overran(self) -> bool:
         """Whether its time is over."""
         return self.seconds() > self.limit
 
 
-running: dict[int, Running] = {}
-"""By the identity of the thread. What has no limit is not in here."""
+running: dict[int | Running, Running] = {}
+"""By the identity of the thread, or of an `async def` handler by itself. What has no limit is not in here."""
 
 
 def overdue(consumer: str) -> list[Running]:
@@ -83,6 +94,47 @@ def limited(
                 running[thread] = around
 
     return run
+
+
+def limited_coroutine(
+    call: Callable[[Message], Awaitable[Any]], *, limit: float, handler: str, consumer: str
+) -> Callable[[Message], Awaitable[Any]]:
+    """Return the same for a handler that is `async def`: after the limit it is cancelled where it awaits something."""
+
+    async def run(message: Message) -> Any:
+        mine = Running(consumer, handler, message, time.monotonic(), limit, asyncio.current_task())
+        message.deadline = mine.began + limit
+        running[mine] = mine
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                return await call(message)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise HandlerTimeout(f"The handler's time of {limit:g} s is over; it was cancelled.") from error
+        finally:
+            del running[mine]
+
+    return run
+
+
+def stack_of(thread: int) -> str:
+    """Return where a thread is, like a traceback; nothing when it has ended."""
+    frame = sys._current_frames().get(thread)
+    return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+
+def stack_of_task(task: asyncio.Task[Any]) -> str:
+    """Return what a task awaits, like a traceback; for any thread."""
+    frames = []
+    inner: Any = task.get_coro()
+    while inner is not None:
+        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None)
+        if frame is not None:
+            frames.append((frame, frame.f_lineno))
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
+    return "".join(traceback.StackSummary.extract(iter(frames)).format())
 
 
 _BOUND = """

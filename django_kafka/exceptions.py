@@ -18,6 +18,7 @@
     │   │   └── BrokersUnreachable      network         no answer yet because no broker can be reached
     │   └── DeliveryFailed              (from Kafka)    Kafka, or the client, gave the record up
     ├── HandlerTimeout                  timeout         a handler whose time limit is over
+    ├── HandlerCancelled                handler         an `async def` handler that was cancelled
     ├── WorkerKilled                    handler         a message in whose handler three worker processes ended
     ├── PartitionLost                   network         a partition went to another worker while its message ran
     └── ReplayRefused                   configuration   a dead letter whose state does not allow what was asked
@@ -141,6 +142,10 @@ class HandlerTimeout(KafkaError, TimeoutError):
     """A handler went on after its time limit."""
 
     category = "timeout"
+
+
+class HandlerCancelled(KafkaError):
+    """An `async def` handler was cancelled, by itself or by what it awaited."""
 
 
 class WorkerKilled(KafkaError):

@@ -55,9 +55,22 @@ class Gathered:
         """Forget what a rollback took back; what went out at once is out."""
         self.promised = []
 
+    def close(self) -> None:
+        """Gather nothing more: what a handler left running may go on for ever, and nobody waits for its records."""
+        self.sent = self.promised = _NOTHING
+
+
+class _Nothing(list[Any]):
+    """A list that stays empty."""
+
+    def append(self, _one: Any) -> None:
+        """Keep nothing."""
+
+
+_NOTHING = _Nothing()
 
 gathered_by_context: ContextVar[Gathered | None] = ContextVar("gathered", default=None)
-"""The same as `Now.gathered`, for coroutines that a handler runs in other threads."""
+"""What is gathered where a thread gathers nothing by itself: on event loops, and in threads that a handler calls."""
 
 
 class Now:

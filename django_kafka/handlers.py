@@ -10,8 +10,9 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from . import conf, deadlines, serializers
-from .exceptions import ConfigurationError, NoHandler, NotAvailable
+from . import conf, coroutines, deadlines, serializers
+from .coroutines import Coroutine, on_an_event_loop
+from .exceptions import ConfigurationError, NoHandler
 from .messages import Message, RawMessage
 from .registry import (
     HandlerFunction,
@@ -33,6 +34,7 @@ __all__ = [
     "forget",
     "kafka_handler",
     "limited",
+    "on_an_event_loop",
     "problems",
     "registrations",
     "resolve_all",
@@ -52,6 +54,8 @@ class Handler:
     """Runs it on a message, held to its time limit; what it returns is ignored."""
     timeout: float | None = None
     """How many seconds it may run; None: for ever."""
+    coroutine: Coroutine | None = None
+    """The same to be awaited, when it is `async def`; `call` runs that on an event loop of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +165,13 @@ def _usable(registration: Registration, limit: float | None, consumer: conf.Cons
         raise ConfigurationError(
             f"The handler {registration.path!r} is {type(function).__name__}; it must be callable."
         )
-    # An object may have a coroutine for its call.
-    if any(inspect.iscoroutinefunction(one) for one in (function, type(function).__call__)):
-        raise NotAvailable(f"The handler {registration.path!r} is `async def`, which this version does not run.")
     path = registration.path
+    if coroutines.is_coroutine(function):
+        coroutines.refuse_transaction(consumer, path)
+        coroutine: Coroutine = _adapt(function, path)
+        if limit is not None:
+            coroutine = deadlines.limited_coroutine(coroutine, limit=limit, handler=path, consumer=consumer.name)
+        return Handler(path, coroutines.in_a_thread(coroutine), limit, coroutine)
     call = _adapt(function, path)
     if limit is not None:
         call = deadlines.limited(call, limit=limit, handler=path, consumer=consumer.name, database=consumer.database)
@@ -199,6 +206,7 @@ def resolve_all(consumer: str) -> None:
         )
     for topic in topics(consumer):
         for_topic(consumer, conf.kafka().prefixed(topic))
+    on_an_event_loop(consumer)
 
 
 def limited(consumer: str) -> bool:

@@ -54,7 +54,8 @@ def produce(
             now = here.local.now
         except AttributeError:
             now = here.now
-        if now.gathered is None and outlet.current is None and len(value) + len(key) <= chosen.largest_alike:
+        gathers = now.gathered or gathered_by_context.get()
+        if gathers is None and outlet.current is None and len(value) + len(key) <= chosen.largest_alike:
             for connection in now.connections if chosen.on_commit else ():
                 if connection.in_atomic_block:
                     break
@@ -88,14 +89,15 @@ def hand_over(route: Route, wire: Wire) -> Delivery:
         now = here.local.now
     except AttributeError:
         now = here.now
+    gathered = now.gathered or gathered_by_context.get()
     if route.producer.on_commit:
         # As open_transaction() does, but without its second look at the thread.
         for connection in now.connections:
             if connection.in_atomic_block:
-                return _send_on_commit(route, wire, connection, now.gathered)
+                return _send_on_commit(route, wire, connection, gathered)
     delivery = send(route, wire)
-    if now.gathered is not None:
-        now.gathered.sent.append(Sent(delivery, partial(_send_again, route, wire)))
+    if gathered is not None:
+        gathered.sent.append(Sent(delivery, partial(_send_again, route, wire)))
     return delivery
 
 
@@ -219,12 +221,7 @@ async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> D
     while len(route.producer.client) >= route.producer.queue_limit - 1:
         # Only the waiting happens elsewhere: the record belongs to this thread, its transaction and its handler.
         await asyncio.to_thread(make_room, route, deadline)
-    delivery = hand_over(route, wire)
-    gathered = gathered_by_context.get()
-    if gathered is not None and gathered is not here.now.gathered:
-        # `async_to_sync` runs the coroutines of a handler in a thread of their own, but in its context.
-        gathered.sent.append(Sent(delivery, partial(_send_again, route, wire)))
-    return delivery
+    return hand_over(route, wire)
 
 
 def open_transaction() -> BaseDatabaseWrapper | None:

@@ -54,14 +54,21 @@ class Workplace:
         handlers.subscribe(self.topic, handler, consumer=NAME)
         self._subscribed.append(handler)
 
-    def send(self, values: Iterable[Any], partition: int = 0, **more: Any) -> None:
+    def send(
+        self,
+        values: Iterable[Any],
+        partition: int = 0,
+        key_of: Callable[[Any], bytes | None] = lambda _value: None,
+        **more: Any,
+    ) -> None:
         """Send values, as they are or as JSON, with a bare client, and wait until the cluster has them."""
         producer = Producer({"bootstrap.servers": self.cluster.bootstrap_servers, "linger.ms": 1, "log_level": 0})
         failures: list[Any] = []
         for value in values:
             raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
             note = lambda error, _message: failures.append(error) if error else None  # noqa: E731
-            producer.produce(self.topic, raw, partition=partition, on_delivery=note, **more)
+            options = {"key": key_of(value), **more}
+            producer.produce(self.topic, raw, partition=partition, on_delivery=note, **options)
         assert producer.flush(20) == 0
         assert not failures, failures[0]
 
@@ -163,3 +170,14 @@ class Seen:
     def wait(self, count: int, seconds: float = 20) -> None:
         """Wait until so many messages were handled."""
         wait_until(lambda: len(self.places) >= count, seconds, f"fewer than {count} messages were handled")
+
+
+class Awaited(Seen):
+    """The same as a coroutine; what it goes on with is awaited."""
+
+    async def __call__(self, message: Message) -> None:  # type: ignore[override]
+        self.threads.add(threading.get_ident())
+        if self.then is not None:
+            await self.then(message)
+        self.values.append(message.value)
+        self.places.append((message.partition, message.offset))

@@ -183,8 +183,8 @@ def test_a_handler_for_an_unknown_consumer_is_a_problem(use: Callable[..., None]
         (here("missing"), ConfigurationError, "The handler '.*missing' of consumer 'ops' cannot be imported: "),
         ("tests.nowhere.f", ConfigurationError, "cannot be imported: No module named 'tests.nowhere'"),
         (here("not_callable"), ConfigurationError, "is int; it must be callable"),
-        (here("later"), NotAvailable, "is `async def`, which this version does not run"),
-        (here("instance"), NotAvailable, "is `async def`"),
+        (here("later"), ConfigurationError, "is `async def`, and KAFKA.*\"transaction\".* is 'message'. Django has no"),
+        (here("instance"), ConfigurationError, 'is `async def`.* set "transaction": "none"'),
     ],
 )
 def test_a_handler_that_cannot_be_used_is_a_sentence_at_the_start(

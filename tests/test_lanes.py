@@ -165,7 +165,7 @@ def test_a_thread_that_is_stuck_after_many_quick_messages_holds_up_no_other() ->
     answers: list[tuple[Lane | None, float]] = []
     thread = threading.Thread(target=lambda: answers.append((lanes.next(20), time.monotonic())))
     thread.start()
-    wait_until(lambda: lanes._idle == 1)
+    wait_until(lambda: lanes.idle == 1)
     began = time.monotonic()
     lanes.take(other, raws(0, 1), 10)
     thread.join(30)
@@ -401,3 +401,27 @@ def test_a_lane_that_left_while_it_ran_is_not_looked_at() -> None:
     mine = lanes.open(P0)
     finish(lanes, former)
     assert lanes.stirred() == [mine]
+
+
+def test_a_bell_rings_when_there_may_be_a_lane_and_says_when_to_look_anyway() -> None:
+    lanes = Lanes()
+    rung: list[int] = []
+    lanes.ring(lambda: rung.append(1))
+    lane, other = lanes.open(P0), lanes.open(P1)
+    assert (rung, lanes.due_in()) == ([], 1.0)
+    lanes.take(lane, raws(0, 2), 20)
+    assert rung
+    assert lanes.next(0) is lane
+    assert lanes.next(0) is None, "It does not wait."
+
+    rung.clear()
+    lanes.give_back(lane, wait=0.2)
+    assert rung, "Somebody has to look when the wait is over."
+    assert 0.0 < lanes.due_in() <= 0.2
+    wait_until(lambda: lanes.due_in() == 0.0)
+    assert lanes.next(0) is lane
+
+    for ring in (lanes.wake, lambda: lanes.take(other, raws(0, 1), 10), lanes.close):
+        rung.clear()
+        ring()
+        assert rung

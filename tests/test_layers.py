@@ -30,6 +30,7 @@ LEVELS = (
         "deadlines",
         "retry_topics",
         "registry",
+        "coroutines",
         "handlers",
         "categories",
         "retries",

@@ -88,12 +88,12 @@ def test_other_partitions_go_on_and_when_all_threads_hang_that_is_said(
         seen.wait(1)
         assert seen.places == [(1, 0)]
         dog.look()
-        assert "all of its handler threads" not in caplog.text
+        assert "all that it may run at a time" not in caplog.text
         workplace.send(["slow"], partition=1)
         wait_until(lambda: len(deadlines.overdue(NAME)) == 2)
         for _ in range(2):
             dog.look()
-        assert caplog.text.count("all of its handler threads (2) are past their limit") == 1
+        assert caplog.text.count("all that it may run at a time (2) is past the limit") == 1
         go_on.set()
         seen.wait(3)
 

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from .. import conf, handlers
+from ..exceptions import ConfigurationError
 from ..monitoring.heartbeats import Heartbeat
 from ..producers import close_all
 from .deaths import Tenures
+from .event_loop import ASIDE_THREADS, SENSITIVE_THREADS
 from .gate import Gate
 from .replays import ReplayThread
 from .watchdog import Watchdog
@@ -22,7 +24,9 @@ log = logging.getLogger(__name__)
 def database_connections(consumers: Sequence[conf.Consumer]) -> Counter[str]:
     """Return how many connections one process that runs these consumers opens at most, by database.
 
-    Each handler thread has its own, and so have the threads for replays, for their leases, and for heartbeats.
+    Each handler thread has its own, and so have the threads for replays, for their leases, and for heartbeats. Where
+    handlers are `async def`, those that settle and those that are thread-sensitive have; what a handler opens in other
+    threads comes on top.
     """
     settings = conf.kafka()
     letters = settings.dead_letters.database
@@ -31,8 +35,18 @@ def database_connections(consumers: Sequence[conf.Consumer]) -> Counter[str]:
         most[database] += 1
     for consumer in consumers:
         for database in {consumer.database, letters}:
-            most[database] += consumer.concurrency
+            most[database] += _threads(consumer)
     return most
+
+
+def _threads(consumer: conf.Consumer) -> int:
+    try:
+        on_an_event_loop = handlers.on_an_event_loop(consumer.name)
+    except ConfigurationError:  # which is a check of its own
+        on_an_event_loop = False
+    if not on_an_event_loop:
+        return consumer.concurrency
+    return min(consumer.concurrency, ASIDE_THREADS) + min(consumer.concurrency, SENSITIVE_THREADS)
 
 
 class Crew:
@@ -67,7 +81,7 @@ class Crew:
         for worker in self.workers:
             worker.start()
         replays.start()
-        if any(handlers.limited(name) for name in names):
+        if any(handlers.limited(name) or handlers.on_an_event_loop(name) for name in names):
             watchdog.start()
         try:
             for worker in self.workers:

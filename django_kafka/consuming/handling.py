@@ -25,9 +25,9 @@ from .settling import Settler
 from .slices import Slice
 from .taking import take_in
 
-_SHORT_WAIT = 1.0
+SHORT_WAIT = 1.0
 """Seconds a thread stays with a lane whose records are not acknowledged yet, before it looks at other lanes."""
-_LAST_WAIT = 5.0
+LAST_WAIT = 5.0
 """Seconds for the same when the lane is about to leave; what is still open then is handled again by the next owner."""
 _LONG_REST = 1.0
 """Seconds until a message is due from which on no more is fetched behind it."""
@@ -99,7 +99,8 @@ class HandlerThread(threading.Thread):
             here.end()
             self.connections.close()
 
-    def _work_on(self, lane: Lane) -> None:
+    def _work_on(self, lane: Lane, succeeded: int = 0) -> None:
+        """Work on a lane and give it back; so many of its messages have succeeded since it was taken."""
         wait = None
         before = self.succeeded
         try:
@@ -112,7 +113,7 @@ class HandlerThread(threading.Thread):
             self.stop_worker(error)
         finally:
             if lane.permit is not None and self.lanes.circuit is not None:
-                self.lanes.circuit.answer(lane.permit, self.succeeded - before)
+                self.lanes.circuit.answer(lane.permit, succeeded + self.succeeded - before)
             self.lanes.give_back(lane, wait=wait)
 
     def work(self, lane: Lane, piece: Slice) -> float | None:
@@ -222,7 +223,7 @@ class HandlerThread(threading.Thread):
 
     def _confirm(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
         """Wait until the records that the slice produced are acknowledged; send again what was kept back."""
-        deadline = time.monotonic() + (_LAST_WAIT if lane.halted else _SHORT_WAIT)
+        deadline = time.monotonic() + (LAST_WAIT if lane.halted else SHORT_WAIT)
         while piece.sent and not lane.partition.lost:
             index, sent = piece.sent[0]
             if piece.resend:

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..messages import RawMessage
+from .bell import Bell
 from .breaker import NOTHING, Permit
 from .circuits import Circuit
 from .lane import Lane, Place
@@ -56,11 +57,12 @@ class Lanes:
         self._waiting: list[tuple[float, int, Lane]] = []
         self._stirred: set[Partition] = set()
         self._order = 0
-        lock = threading.RLock()
+        self._lock = lock = threading.RLock()
         self._changed = threading.Condition(lock)
         # A condition of their own: a worker may have hundreds of threads, and one lane is work for one of them.
         self._work = threading.Condition(lock)
-        self._idle = 0
+        self.idle = 0
+        """How many threads wait for a lane, or places of an event loop are free."""
         self._busy = 0
         self._pace = 1.0
         self._closed = False
@@ -167,10 +169,23 @@ class Lanes:
                 remaining = min(due, deadline) - time.monotonic()
                 if remaining <= 0 and due >= deadline:
                     return None
-                self._idle += 1
+                self.idle += 1
                 self._work.wait(max(remaining, 0))
-                self._idle -= 1
+                self.idle -= 1
         return None
+
+    def ring(self, call: Callable[[], None]) -> None:
+        """Have `call` called, with locks held, when there may be a lane to take, instead of waking threads."""
+        with self._changed:
+            self._work = Bell(self._lock, call)
+
+    def due_in(self) -> float:
+        """Return after how many seconds, one at most, to ask for a lane again though nobody has rung."""
+        with self._changed:
+            due = self._waiting[0][0] - time.monotonic() if self._waiting else 1.0
+            if self._ready and self.circuit is not None and self.circuit.limited:
+                due = min(due, self.circuit.pause())
+        return min(max(due, 0.0), 1.0)
 
     def _only(self) -> Lane | None:
         return None if self.gate is None else self.gate.only
@@ -289,7 +304,7 @@ class Lanes:
     def spread(self, partitions: Collection[Partition]) -> None:
         """While threads are idle, set apart what ran at the last look already, and holds up others behind it."""
         with self._changed:
-            if not self._idle:
+            if not self.idle:
                 return
             if self._ready:
                 # The threads at work are too few for what there is: one of them may be at a message that takes long.

@@ -1,36 +1,41 @@
-"""The watchdog of a worker process: it says which handler went on after its time limit, and where it is."""
+"""The watchdog of a worker process: it says which handler went on after its time limit or blocks a loop, and where."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-import traceback
 from collections.abc import Sequence
 
 from django.db import connections
 
 from .. import deadlines, tallies
-from ..deadlines import Running
+from ..deadlines import Running, stack_of
 from ..gathering import close_broken_connections
 from ..signals import handler_overran
+from .event_loop import EventLoop
 from .worker import Worker
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 """Seconds between two looks, and so how late an overrun is said at the most. One that is shorter may go unsaid."""
+BLOCKED_AFTER = 1.0
+"""Seconds for which an event loop has not come round when that is said."""
 
 
 class Watchdog(threading.Thread):
-    """Looks every second at what runs with a time limit. It says, counts and signals; it never touches a handler."""
+    """Looks every second at what runs with a time limit, and whether event loops come round.
+
+    It says, counts and signals; it never touches a handler.
+    """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         super().__init__(name="kafka-watchdog", daemon=True)
         self._workers = workers
         self._ended = threading.Event()
-        self._said: dict[int, Running] = {}
+        self._said: dict[int | Running, Running] = {}
         self._all_hang: set[str] = set()
+        self._blocked: dict[str, float] = {}
 
     def run(self) -> None:
         """Watch until the end."""
@@ -48,22 +53,36 @@ class Watchdog(threading.Thread):
     def look(self) -> None:
         """Look once."""
         now = dict(deadlines.running)
-        for thread, one in list(self._said.items()):
-            if now.get(thread) is not one:
-                del self._said[thread]
+        for place, one in list(self._said.items()):
+            if now.get(place) is not one:
+                del self._said[place]
                 self._came_back(one)
-        for thread, one in now.items():
-            if one.overran and thread not in self._said:
-                self._overran(thread, one)
+        for place, one in now.items():
+            if one.overran and place not in self._said:
+                self._overran(place, one)
         for worker in self._workers:
             self._look_at_all(worker)
+            for event_loop in worker.event_loops:
+                self._look_at_loop(worker, event_loop)
 
-    def _overran(self, thread: int, one: Running) -> None:
-        frame = sys._current_frames().get(thread)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-        if deadlines.running.get(thread) is not one:
+    def _look_at_loop(self, worker: Worker, event_loop: EventLoop) -> None:
+        name, seconds = worker.consumer.name, event_loop.unanswered()
+        if seconds >= BLOCKED_AFTER:
+            if name not in self._blocked:
+                log.error(
+                    "consumer=%s its event loop is blocked for %.1f s: nothing else of it runs, and no time limit ends "
+                    "this; what blocks belongs into `await sync_to_async(…)`. It is here:\n%s",
+                    name, seconds, stack_of(event_loop.ident or 0),
+                )  # fmt: skip
+            self._blocked[name] = seconds
+        elif (before := self._blocked.pop(name, None)) is not None:
+            log.warning("consumer=%s its event loop goes on after about %.0f s", name, before)
+
+    def _overran(self, place: int | Running, one: Running) -> None:
+        stack = one.stack()
+        if deadlines.running.get(place) is not one:
             return  # it came back just now, and the stack is another's
-        self._said[thread] = one
+        self._said[place] = one
         tallies.of_consumer(one.consumer).overruns += 1
         message = one.message
         log.error(
@@ -87,12 +106,12 @@ class Watchdog(threading.Thread):
 
     def _look_at_all(self, worker: Worker) -> None:
         name = worker.consumer.name
-        if not worker.handler_threads <= self._said.keys():
+        if not worker.all_hang(self._said.values()):
             self._all_hang.discard(name)
         elif name not in self._all_hang:
             self._all_hang.add(name)
             log.error(
-                "consumer=%s all of its handler threads (%s) are past their limit: it handles nothing until one comes "
+                "consumer=%s all that it may run at a time (%s) is past the limit: it handles nothing until one comes "
                 "back; end the process to have its messages handled by another",
                 name, worker.consumer.concurrency,
             )  # fmt: skip

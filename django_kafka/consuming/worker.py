@@ -9,11 +9,12 @@ from typing import Any
 
 from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
+from ..deadlines import Running
 from ..exceptions import ConfigurationError, NotAvailable
 from . import forwarding
 from .circuits import Circuit
+from .event_loop import EventLoop, threads_of
 from .lanes import Lanes
-from .parking import thread_of
 from .polling import Poller, topics_and_group
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,7 @@ class Worker:
         self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)
         bounds: dict[str, Any] = {"worker": self, "limit": max_messages, "until_empty": until_empty}
         self._poller = Poller(self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds)
-        kind = thread_of(self.consumer)
-        self._threads = [
-            kind(f"kafka-{name}-{number}", self.consumer, self.group_id, self.lanes, self.tally, self.fail)
-            for number in range(self.consumer.concurrency)
-        ]
+        self._threads = threads_of(self.consumer, self.group_id, self.lanes, self.tally, self.fail)
         # The main thread stays free for signals, which must never reach the thread that polls.
         self._polling = threading.Thread(target=self._run, name=f"kafka-{name}-poller", daemon=True)
         self.error: BaseException | None = None
@@ -129,6 +126,16 @@ class Worker:
         """The identities of its handler threads."""
         return {thread.ident for thread in self._threads if thread.ident is not None}
 
+    def all_hang(self, hanging: Iterable[Running]) -> bool:
+        """Tell whether nothing more can run, because all that does is among what goes on after its time limit."""
+        mine = [one.thread for one in hanging if one.thread in self.handler_threads]
+        return len(mine) >= self.consumer.concurrency if self.event_loops else self.handler_threads <= set(mine)
+
+    @property
+    def event_loops(self) -> list[EventLoop]:
+        """Where its handlers run when they are `async def`; nothing when they run in threads."""
+        return [thread for thread in self._threads if isinstance(thread, EventLoop)]
+
     @property
     def alive(self) -> bool:
         """Whether it still polls."""
@@ -155,6 +162,9 @@ def ready(name: str) -> tuple[conf.Consumer, list[str], str]:
 _LANES_A_THREAD = 4
 """Lanes of a partition for each thread: with as many lanes as threads, those with the most keys would be what it
 waits for in the end."""
+_LANES_A_TASK = 16
+"""The same for each message that runs at a time on an event loop, which are many more: a lane with six of 1,000 keys
+would hold up the others long before the end, because the watermark stops before it."""
 _MOST_LANES = 4096
 
 
@@ -162,4 +172,5 @@ def lanes_of(consumer: conf.Consumer) -> Lanes:
     """Return the lanes of a consumer. What comes from retry topics, and what is imported, stays in its order."""
     in_order = [*handlers.retry_topics(consumer.name)]
     in_order += [conf.kafka().prefixed(name) for name, topic in consumer.topics.items() if topic.imports]
-    return Lanes(consumer.ordering, min(_LANES_A_THREAD * consumer.concurrency, _MOST_LANES), in_order)
+    each = _LANES_A_TASK if handlers.on_an_event_loop(consumer.name) else _LANES_A_THREAD
+    return Lanes(consumer.ordering, min(each * consumer.concurrency, _MOST_LANES), in_order)

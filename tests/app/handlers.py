@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import OperationalError
 
@@ -38,6 +40,12 @@ def slow(message: Message) -> None:
     """Take as many seconds as the value's "seconds" says, then leave one effect."""
     time.sleep(message.value.get("seconds", 0.05))
     record(message)
+
+
+async def slow_and_awaited(message: Message) -> None:
+    """Do the same as a coroutine."""
+    await asyncio.sleep(message.value.get("seconds", 0.05))
+    await sync_to_async(record)(message)
 
 
 def ignore(message: Message) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.journeys.project import Project
 from tests.journeys.steps import QUICK, assigned, in_order, numbered, wait_committed, wait_effects, wait_said
 from tests.servers.processes import wait_until
 
-SLOW = "tests.app.handlers.slow"
+SLOW, AWAITED = "tests.app.handlers.slow", "tests.app.handlers.slow_and_awaited"
 SHORT_POLLS = {"session.timeout.ms": 6000, "max.poll.interval.ms": 6000}
 
 
@@ -45,12 +46,20 @@ def traffic(project: Project, name: str, most: int = 4000) -> Iterator[None]:
     assert not failures, failures
 
 
-@pytest.mark.parametrize("ordering", ["partition", "key"])
+@pytest.mark.parametrize(
+    ("ordering", "handler", "settings"),
+    [
+        ("partition", SLOW, {"concurrency": 2}),
+        ("key", SLOW, {"concurrency": 2}),
+        ("key", AWAITED, {"concurrency": 50, "transaction": "none"}),
+    ],
+    ids=["partition", "key", "key-awaited"],
+)
 def test_workers_that_join_leave_and_die_lose_nothing_and_keep_the_order(
-    project: Project, topic: Callable[..., str], ordering: str
+    project: Project, topic: Callable[..., str], ordering: str, handler: str, settings: dict[str, Any]
 ) -> None:
     name = project.create_topic(topic(), partitions=6)
-    project.consumer("journey", name, SLOW, concurrency=2, ordering=ordering, **QUICK)
+    project.consumer("journey", name, handler, ordering=ordering, **settings, **QUICK)
     with traffic(project, name):
         first = project.manage("kafka_consume")
         wait_effects(project, name, 50)
