@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from django.core.signals import setting_changed
 
 from . import conf, deadlines, serializers
-from .exceptions import ConfigurationError, NoHandler, NotAvailable
+from .exceptions import BatchFailed, ConfigurationError, NoHandler, NotAvailable
 from .messages import Message, RawMessage
 from .registry import (
     HandlerFunction,
     Registration,
+    batch_of,
     forget,
     kafka_handler,
     on_change,
@@ -33,6 +34,7 @@ __all__ = [
     "forget",
     "kafka_handler",
     "limited",
+    "named",
     "problems",
     "registrations",
     "resolve_all",
@@ -52,6 +54,10 @@ class Handler:
     """Runs it on a message, held to its time limit; what it returns is ignored."""
     timeout: float | None = None
     """How many seconds it may run; None: for ever."""
+    call_all: Callable[[list[Message]], Any] | None = None
+    """Runs it on a list; None: it takes one message. `call` gives it a list of one."""
+    most: int | None = None
+    """How many messages its list has at most; None: as many as came together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,12 @@ class TopicHandlers:
     """The format of its messages when they are imported as dead letters; None: they are handled."""
     retry: RetryTopic | None = None
     """The retry topic whose messages these are, of the topic named above; None: they are read from that itself."""
+    lists: bool = field(init=False)
+    """Whether one of them takes lists."""
+
+    def __post_init__(self) -> None:
+        mine = [handler for _wanted, handler in self.conditional] + ([self.default] if self.default else [])
+        object.__setattr__(self, "lists", any(one.call_all is not None for one in mine))
 
     def original(self, raw: RawMessage) -> RawMessage:
         """Return what a message was when it first came."""
@@ -164,11 +176,57 @@ def _usable(registration: Registration, limit: float | None, consumer: conf.Cons
     # An object may have a coroutine for its call.
     if any(inspect.iscoroutinefunction(one) for one in (function, type(function).__call__)):
         raise NotAvailable(f"The handler {registration.path!r} is `async def`, which this version does not run.")
-    path = registration.path
+    path, batch = registration.path, batch_of(function)
+    if batch is not None:
+        return _of_lists(function, path, registration.batch_size or batch.batch_size, limit, consumer)
     call = _adapt(function, path)
     if limit is not None:
-        call = deadlines.limited(call, limit=limit, handler=path, consumer=consumer.name, database=consumer.database)
+        call = deadlines.limited(
+            call, limit=limit, handler=path, consumer=consumer.name, database=consumer.database,
+            shared=consumer.transaction == "batch",
+        )  # fmt: skip
     return Handler(path, call, limit)
+
+
+def _of_lists(
+    function: HandlerFunction, path: str, most: int | None, limit: float | None, consumer: conf.Consumer
+) -> Handler:
+    if _adapt(function, path) is not function:
+        raise ConfigurationError(f"The handler {path!r} takes lists (batch=True); it must take (messages) only.")
+    if limit is None:
+        return Handler(path, partial(_alone, function), None, function, most)
+    name, database = consumer.name, consumer.database
+    return Handler(
+        path,
+        deadlines.limited(partial(_alone, function), limit=limit, handler=path, consumer=name, database=database),
+        limit,
+        deadlines.limited_list(function, limit=limit, handler=path, consumer=name, database=database),
+        most,
+    )
+
+
+def _alone(function: HandlerFunction, message: Message) -> Any:
+    """Run a handler of lists on one message: what it says of that is what it raises."""
+    try:
+        return function([message])
+    except BatchFailed as failed:
+        (error,) = named(failed, [message]).values()
+    # Not where it was caught: it would be taken for an error that came of the other.
+    raise error
+
+
+def named(failed: BatchFailed, messages: Sequence[Message]) -> dict[int, Exception]:
+    """Return the errors that a handler named, by the index of the message in its list.
+
+    Raises `ValueError` when it names what it was not given.
+    """
+    places = {id(message): index for index, message in enumerate(messages)}
+    found = {}
+    for message, error in failed.failures.items():
+        if (index := places.get(id(message))) is None:
+            raise ValueError(f"The handler raised BatchFailed for {message!r}, which is not in the list it was given.")
+        found[index] = error
+    return dict(sorted(found.items()))
 
 
 def _adapt(function: HandlerFunction, path: str) -> Callable[[Message], Any]:

@@ -262,11 +262,6 @@ def test_what_has_no_name_cannot_be_registered() -> None:
         subscribe("flights", Later())
 
 
-def test_lists_are_not_available_yet() -> None:
-    with pytest.raises(NotAvailable, match="batch=True"):
-        kafka_handler(topics="flights", batch=True)
-
-
 def test_topics_are_matched_with_their_prefix_and_read_with_their_serializer(use: Callable[..., None]) -> None:
     topics = {"flights": {"handler": here("of_message")}, "text": {"handler": here("other"), "serializer": "text"}}
     use({"topics": topics, "key_serializer": "bytes"}, topic_prefix="stage.")

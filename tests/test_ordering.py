@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from django_kafka import tallies
 from django_kafka.consuming.worker import Worker
 from django_kafka.messages import Message
-from tests.consuming import Seen, Workplace
+from tests.consuming import NAME, Seen, Workplace
 from tests.servers.processes import wait_until
 
 
@@ -159,9 +160,10 @@ def test_a_held_key_is_not_overtaken_by_other_threads(workplace: Workplace) -> N
     seen = ByKey(fail)
     workplace.consume(seen, ordering="key", concurrency=4, on_dead_letter="hold_key")
     sent = send(workplace, 60, 6)
+    before = tallies.of_consumer(NAME).parked
     with workplace.worker() as worker:
         seen.wait(50)
-        wait_until(lambda: worker.tally.parked == 9)
+        wait_until(lambda: worker.tally.parked == before + 9)
     assert dict(seen.values_of) == {k: v for k, v in sent.items() if k != b"k3"}
     assert workplace.committed() == {0: 60}
 
