@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         named = versions()
         dsn = ""
         if any(case in LOADS and LOADS[case].database for case in cases):
-            database = stack.enter_context(PostgreSQL())
+            database = stack.enter_context(PostgreSQL(durable=True))
             dsn = database.dsn
             with psycopg.connect(dsn) as connection:
                 named["PostgreSQL"] = str(connection.info.server_version // 10000)

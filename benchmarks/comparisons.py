@@ -92,6 +92,9 @@ LOADS: dict[str, Load] = {
     "our_insert_failing": Load(
         **_DATABASE, handler="benchmarks.failing.insert_or_fail", consumer={"transaction": "message"}
     ),
+    "our_insert_in_batches_failing": Load(
+        **_DATABASE, handler="benchmarks.failing.insert_or_fail", consumer={"transaction": "batch"}
+    ),
     "our_letters": Load(
         of=10,
         filled=False,
@@ -159,6 +162,10 @@ COMPARISONS = (
         if number > 1
     ),
     Comparison(name="failing, 1 % against none", ours="our_insert_failing", against="our_insert", promised=0.8),
+    Comparison(
+        name="failing, 1 % in batches against none",
+        ours="our_insert_in_batches_failing", against="our_insert_in_batches", promised=0.7,
+    ),
     Comparison(name="failing, all of them, letters", ours="our_letters", kind="at least", promised=5000),
     Comparison(
         name="failing, 1,000 lanes that wait, cores",

@@ -46,6 +46,11 @@ def our_insert_failing() -> Iterator[None]:
     yield from _work(letters=MESSAGES // EVERY)
 
 
+def our_insert_in_batches_failing() -> Iterator[None]:
+    """The same with one transaction for many messages."""
+    yield from _work(letters=MESSAGES // EVERY)
+
+
 def our_letters() -> Iterator[None]:
     """Two worker processes, one for each core, that make a dead letter of each message."""
     from django_kafka.models import DeadLetter

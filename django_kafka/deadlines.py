@@ -71,11 +71,12 @@ def overdue(consumer: str) -> list[Running]:
 
 
 def limited(
-    call: Callable[[Message], Any], *, limit: float, handler: str, consumer: str, database: str
+    call: Callable[[Message], Any], *, limit: float, handler: str, consumer: str, database: str, shared: bool = False
 ) -> Callable[[Message], Any]:
     """Return `call` held to `limit` seconds, from when it begins; `handler` is its path.
 
-    Only what has a limit goes through here, so that others pay nothing.
+    `shared` tells that its transaction may have others before it and after it. Only what has a limit goes through
+    here, so that others pay nothing.
     """
 
     def run(message: Message) -> Any:
@@ -85,7 +86,7 @@ def limited(
         around = running.get(thread)
         running[thread] = mine
         try:
-            with connections[database].execute_wrapper(_Statements(message.deadline, limit)):
+            with connections[database].execute_wrapper(_Statements(message.deadline, limit, shared)):
                 return call(message)
         finally:
             if around is None:
@@ -119,6 +120,22 @@ def limited_coroutine(
     return run
 
 
+def limited_list(
+    call: Callable[[list[Message]], Any], *, limit: float, handler: str, consumer: str, database: str
+) -> Callable[[list[Message]], Any]:
+    """Return `call` on a list held to `limit` seconds for all of it."""
+
+    def run(messages: list[Message]) -> Any:
+        def on_all(first: Message) -> Any:
+            for message in messages:
+                message.deadline = first.deadline
+            return call(messages)
+
+        return limited(on_all, limit=limit, handler=handler, consumer=consumer, database=database)(messages[0])
+
+    return run
+
+
 def stack_of(thread: int) -> str:
     """Return where a thread is, like a traceback; nothing when it has ended."""
     frame = sys._current_frames().get(thread)
@@ -143,17 +160,34 @@ SELECT set_config('statement_timeout', CASE
     THEN current_setting('statement_timeout') ELSE %s END, true)
 """
 """Until the end of the transaction; what somebody else has set stays when it is shorter."""
+_BOUND_ANEW = """
+WITH before AS MATERIALIZED (
+    SELECT coalesce(
+        nullif(current_setting('lynx_kafka.statement_timeout', true), ''), current_setting('statement_timeout')
+    ) AS base
+)
+SELECT set_config('statement_timeout', CASE
+    WHEN base::interval BETWEEN '1 ms' AND %s * interval '1 ms' THEN base ELSE %s END, true),
+    set_config('lynx_kafka.statement_timeout', base, true)
+FROM before
+"""
+"""The same where another message of the transaction may have set it: what counts is what was there before all."""
+_LIFTED = """
+SELECT set_config('statement_timeout', current_setting('lynx_kafka.statement_timeout'), true)
+WHERE coalesce(current_setting('lynx_kafka.statement_timeout', true), '') <> ''
+"""
 _OF_SAVEPOINTS = ("SAVEPOINT", "RELEASE", "ROLLBACK")
 
 
 class _Statements:
     """What stands around each statement of a handler on the connection of its transaction."""
 
-    __slots__ = ("_deadline", "_limit", "_setting", "_within")
+    __slots__ = ("_deadline", "_limit", "_setting", "_shared", "_within")
 
-    def __init__(self, deadline: float, limit: float) -> None:
+    def __init__(self, deadline: float, limit: float, shared: bool) -> None:
         self._deadline = deadline
         self._limit = limit
+        self._shared = shared
         self._setting = False
         self._within: float | None = None
         """The seconds that PostgreSQL gives a statement now; None: what it gives anyway."""
@@ -179,7 +213,15 @@ class _Statements:
         self._setting = True
         try:
             with connection.cursor() as cursor:
-                cursor.execute(_BOUND, [milliseconds, str(milliseconds)])
+                anew = self._shared and self._within is None
+                cursor.execute(_BOUND_ANEW if anew else _BOUND, [milliseconds, str(milliseconds)])
         finally:
             self._setting = False
         self._within = left
+
+
+def lift(connection: Any) -> None:
+    """Give the statements of a transaction back the time that they had before handlers with limits ran in it."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(_LIFTED)

@@ -30,14 +30,16 @@ What a handler raises to say what is to become of its message stands apart, so t
     Ruling
     ├── Retry                           try again, maybe after a while that the handler knows
     ├── Skip                            leave it: it is settled
-    └── Reject                          a dead letter at once
+    ├── Reject                          a dead letter at once
+    └── BatchFailed                     of a list: which messages failed, and why
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class KafkaError(Exception):
@@ -71,7 +73,11 @@ class EncodeError(SerializationError):
 
 
 class DecodeError(SerializationError):
-    """Bytes that their serializer cannot read."""
+    """Bytes that their serializer cannot read. `place` is the topic, partition and offset of their message."""
+
+    def __init__(self, sentence: str, *, place: tuple[str, int, int] | None = None) -> None:
+        super().__init__(sentence)
+        self.place = place
 
 
 class NoHandler(KafkaError):
@@ -203,6 +209,24 @@ class Reject(Ruling):
     def __str__(self) -> str:
         cause = self.__cause__
         return self.reason if cause is None else f"{self.reason} ({type(cause).__name__}: {cause})"
+
+
+class BatchFailed(Ruling):
+    """Name the messages of a list that failed, and the error of each; raised by handlers with `batch=True`.
+
+    What is decided about such an error is decided about that message alone. The others of the list did not fail.
+    """
+
+    def __init__(self, failures: Mapping[Any, Exception]) -> None:
+        if not isinstance(failures, Mapping) or not failures:
+            raise TypeError(
+                f"BatchFailed takes a mapping of messages to their errors, with one at least; this is {failures!r}."
+            )
+        for message, error in failures.items():
+            if not isinstance(error, Exception):
+                raise TypeError(f"BatchFailed: the error of {message!r} is {error!r}; it must be an exception.")
+        super().__init__(f"{len(failures)} messages of the list failed")
+        self.failures = dict(failures)
 
 
 def _seconds(after: object) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
@@ -22,6 +23,15 @@ from .tallies import ConsumerTally
 log = logging.getLogger(__name__)
 
 
+class _Gathering(Protocol):
+    """What a transaction produces, of one message or of many."""
+
+    @property
+    def promised(self) -> Sequence[weakref.ref[Any]]: ...
+    def clear(self) -> None: ...
+    def forget_promised(self) -> None: ...
+
+
 class Execution:
     """How the messages of one consumer are executed; used by one thread at a time, with what that thread gathers."""
 
@@ -30,7 +40,8 @@ class Execution:
         self.tally = tally
         self.gathered = gathered
         self.database = consumer.database
-        self._in_transaction = consumer.transaction != "none"
+        self.in_transaction = consumer.transaction != "none"
+        """Whether handlers run in a transaction."""
 
     def callable_for(self, handlers: TopicHandlers) -> Callable[[Message], Any]:
         """Return what runs messages of one topic, as short as settings and listeners allow.
@@ -38,7 +49,7 @@ class Execution:
         It is asked once per slice, so that what nobody listens to costs nothing per message.
         """
         observed = message_handling.receivers or message_handled.receivers or handler_failed.receivers
-        if not (self._in_transaction or observed or handlers.conditional or handlers.default is None):
+        if not (self.in_transaction or observed or handlers.conditional or handlers.default is None):
             return handlers.default.call
 
         def run(message: Message) -> None:
@@ -56,8 +67,8 @@ class Execution:
         if message_handling.receivers:
             message_handling.send_robust(name, message=message)
         try:
-            if self._in_transaction:
-                self._transact(lambda: handler.call(message), finish, message)
+            if self.in_transaction:
+                self.transact(lambda: handler.call(message), finish, message, self.gathered)
             else:
                 handler.call(message)
                 if finish is not None:
@@ -69,7 +80,13 @@ class Execution:
         if message_handled.receivers:
             message_handled.send_robust(name, message=message)
 
-    def _transact(self, handle: Callable[[], Any], finish: Callable[[], None] | None, message: Message) -> None:
+    def transact(
+        self, handle: Callable[[], Any], finish: Callable[[], None] | None, message: Message, gathered: _Gathering
+    ) -> None:
+        """Do `handle`, then `finish`, in one transaction; raise what they raise, or its COMMIT, after the rollback.
+
+        `message` is named in logs; `gathered` is what they produce. An error after the COMMIT is counted, not raised.
+        """
         stage = _Stage()
         connection = connections[self.database]
         # Django never forgets why an earlier transaction broke.
@@ -81,19 +98,19 @@ class Execution:
                 handle()
                 if finish is not None:
                     finish()
-                _refuse_broken(connection)
+                refuse_broken(connection)
                 stage.connection = connection.connection
                 stage.returned = True
         except MemoryError:
             raise
         except Exception as error:
             if stage.committed:
-                self._hook_failed(error, message)
+                self._hook_failed(error, message, gathered)
                 return
             if isinstance(error, Skip):
-                self.gathered.forget_promised()
+                gathered.forget_promised()
             else:
-                self.gathered.clear()
+                gathered.clear()
             if stage.returned and self._connection_broke(error, stage):
                 self.tally.unknown_commits += 1
                 log.warning(
@@ -103,14 +120,14 @@ class Execution:
                 raise UnknownCommit(str(error)) from error
             raise
 
-    def _hook_failed(self, error: Exception, message: Message) -> None:
+    def _hook_failed(self, error: Exception, message: Message, gathered: _Gathering) -> None:
         """Count an error that came after the COMMIT; send the records whose hooks it kept from running."""
         self.tally.hook_errors += 1
         log.error(
             "consumer=%s topic=%s partition=%s offset=%s an on_commit hook failed; the message itself is handled",
             self.consumer.name, message.topic, message.partition, message.offset, exc_info=error,
         )  # fmt: skip
-        for reference in self.gathered.promised:
+        for reference in gathered.promised:
             if (promise := reference()) is not None:
                 promise()
 
@@ -126,7 +143,7 @@ _IN_ERROR = 3
 """libpq's name for a transaction in which a statement failed: its COMMIT is answered by ROLLBACK, without an error."""
 
 
-def _refuse_broken(connection: Any) -> None:
+def refuse_broken(connection: Any) -> None:
     """Raise when the transaction can only be rolled back, although the handler came back: it caught the reason.
 
     Leaving `atomic()` would roll everything back and say nothing, and the message would count as handled.

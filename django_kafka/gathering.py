@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connections
@@ -26,6 +26,8 @@ class Sent:
     """The delivery of the latest sending."""
     send: Callable[[], Delivery]
     """Send the record at once and return the delivery."""
+    note: str = field(default="", kw_only=True)
+    """What is to be known of it when its message is given up for it."""
 
     def again(self) -> None:
         """Send the record again, whose delivery failed; what cannot be sent yet stays failed, to be tried once more."""
@@ -104,7 +106,11 @@ class Here:
 
     def begin(self) -> Gathered:
         """Gather what this thread produces from now on, into what is returned."""
-        self.now.gathered = gathered = Gathered()
+        return self.into(Gathered())
+
+    def into(self, gathered: Gathered) -> Gathered:
+        """Gather what this thread produces from now on into `gathered`, and return that."""
+        self.now.gathered = gathered
         gathered_by_context.set(gathered)
         return gathered
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,12 @@ from django.core.signals import setting_changed
 
 from . import conf, coroutines, deadlines, serializers
 from .coroutines import Coroutine, on_an_event_loop
-from .exceptions import ConfigurationError, NoHandler
+from .exceptions import BatchFailed, ConfigurationError, NoHandler
 from .messages import Message, RawMessage
 from .registry import (
     HandlerFunction,
     Registration,
+    batch_of,
     forget,
     kafka_handler,
     on_change,
@@ -34,6 +35,7 @@ __all__ = [
     "forget",
     "kafka_handler",
     "limited",
+    "named",
     "on_an_event_loop",
     "problems",
     "registrations",
@@ -56,6 +58,10 @@ class Handler:
     """How many seconds it may run; None: for ever."""
     coroutine: Coroutine | None = None
     """The same to be awaited, when it is `async def`; `call` runs that on an event loop of its own."""
+    call_all: Callable[[list[Message]], Any] | None = None
+    """Runs it on a list; None: it takes one message. `call` gives it a list of one."""
+    most: int | None = None
+    """How many messages its list has at most; None: as many as came together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,12 @@ class TopicHandlers:
     """The format of its messages when they are imported as dead letters; None: they are handled."""
     retry: RetryTopic | None = None
     """The retry topic whose messages these are, of the topic named above; None: they are read from that itself."""
+    lists: bool = field(init=False)
+    """Whether one of them takes lists."""
+
+    def __post_init__(self) -> None:
+        mine = [handler for _wanted, handler in self.conditional] + ([self.default] if self.default else [])
+        object.__setattr__(self, "lists", any(one.call_all is not None for one in mine))
 
     def original(self, raw: RawMessage) -> RawMessage:
         """Return what a message was when it first came."""
@@ -165,17 +177,65 @@ def _usable(registration: Registration, limit: float | None, consumer: conf.Cons
         raise ConfigurationError(
             f"The handler {registration.path!r} is {type(function).__name__}; it must be callable."
         )
-    path = registration.path
+    path, batch = registration.path, batch_of(function)
     if coroutines.is_coroutine(function):
         coroutines.refuse_transaction(consumer, path)
+        if batch is not None:
+            raise ConfigurationError(f"The handler {path!r} is `async def`; it cannot take lists (batch=True).")
         coroutine: Coroutine = _adapt(function, path)
         if limit is not None:
             coroutine = deadlines.limited_coroutine(coroutine, limit=limit, handler=path, consumer=consumer.name)
         return Handler(path, coroutines.in_a_thread(coroutine), limit, coroutine)
+    if batch is not None:
+        return _of_lists(function, path, registration.batch_size or batch.batch_size, limit, consumer)
     call = _adapt(function, path)
     if limit is not None:
-        call = deadlines.limited(call, limit=limit, handler=path, consumer=consumer.name, database=consumer.database)
+        call = deadlines.limited(
+            call, limit=limit, handler=path, consumer=consumer.name, database=consumer.database,
+            shared=consumer.transaction == "batch",
+        )  # fmt: skip
     return Handler(path, call, limit)
+
+
+def _of_lists(
+    function: HandlerFunction, path: str, most: int | None, limit: float | None, consumer: conf.Consumer
+) -> Handler:
+    if _adapt(function, path) is not function:
+        raise ConfigurationError(f"The handler {path!r} takes lists (batch=True); it must take (messages) only.")
+    if limit is None:
+        return Handler(path, partial(_alone, function), call_all=function, most=most)
+    name, database = consumer.name, consumer.database
+    return Handler(
+        path,
+        deadlines.limited(partial(_alone, function), limit=limit, handler=path, consumer=name, database=database),
+        limit,
+        call_all=deadlines.limited_list(function, limit=limit, handler=path, consumer=name, database=database),
+        most=most,
+    )
+
+
+def _alone(function: HandlerFunction, message: Message) -> Any:
+    """Run a handler of lists on one message: what it says of that is what it raises."""
+    try:
+        return function([message])
+    except BatchFailed as failed:
+        (error,) = named(failed, [message]).values()
+    # Not where it was caught: it would be taken for an error that came of the other.
+    raise error
+
+
+def named(failed: BatchFailed, messages: Sequence[Message]) -> dict[int, Exception]:
+    """Return the errors that a handler named, by the index of the message in its list.
+
+    Raises `ValueError` when it names what it was not given.
+    """
+    places = {id(message): index for index, message in enumerate(messages)}
+    found = {}
+    for message, error in failed.failures.items():
+        if (index := places.get(id(message))) is None:
+            raise ValueError(f"The handler raised BatchFailed for {message!r}, which is not in the list it was given.")
+        found[index] = error
+    return dict(sorted(found.items()))
 
 
 def _adapt(function: HandlerFunction, path: str) -> Callable[[Message], Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from django.utils.module_loading import import_string
 
 from . import conf
-from .exceptions import ConfigurationError, NotAvailable
+from .exceptions import ConfigurationError
 
 HandlerFunction = Callable[..., Any]
 F = TypeVar("F", bound=HandlerFunction)
@@ -31,6 +31,10 @@ class Registration:
     """The dotted path of the callable: what is shown, stored and looked up; never taken from a message or a form."""
     timeout: float | None = field(default=None, compare=False)
     """How many seconds it may run, by its own registration; None: as the consumer has it."""
+    batch: bool = field(default=False, compare=False)
+    """Whether it was registered as one that takes lists."""
+    batch_size: int | None = field(default=None, compare=False)
+    """How many messages such a list has at most; None: as many as came together."""
     function: HandlerFunction | None = field(default=None, compare=False)
     """The callable, when it was registered as such."""
 
@@ -59,21 +63,25 @@ def kafka_handler(
     consumer: str | None = None,
     header: Mapping[str, str] | None = None,
     batch: bool = False,
+    batch_size: int | None = None,
     timeout: float | str | timedelta | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function for `topics` of `consumer` (None: the default one).
 
     With `header` it takes only messages that have these headers. `timeout` is how long it may run: seconds, "30s", or
     a timedelta; None: as the consumer has it; a "timeout" of the topic in settings goes before it. The function takes
-    a `Message`, or its decoded value and the `Message`. Put handlers into `<app>/kafka_handlers.py`, which is imported
-    when Django starts.
+    a `Message`, or its decoded value and the `Message`; with `batch` it takes a list of messages of one partition, of
+    `batch_size` at most. Put handlers into `<app>/kafka_handlers.py`, which is imported when Django starts.
     """
-    if batch:
-        raise NotAvailable("Handlers that take a list (batch=True) are not available in this version.")
+    if batch_size is not None:
+        if not batch:
+            raise ConfigurationError(f"batch_size is {batch_size!r}, but only a handler with batch=True takes a list.")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigurationError(f"batch_size is {batch_size!r}; allowed: None, or a number of messages from 1.")
     limit = None if timeout is None else conf.parse_duration(timeout, "timeout", least=0.001)
 
     def register(function: F) -> F:
-        _register(consumer, topics, function, header, limit)
+        _register(consumer, topics, function, header, limit, batch=batch, batch_size=batch_size)
         return function
 
     return register
@@ -90,6 +98,9 @@ def _register(
     handler: HandlerFunction | str,
     header: Mapping[str, str] | None,
     timeout: float | None = None,
+    *,
+    batch: bool = False,
+    batch_size: int | None = None,
 ) -> None:
     path = _path(handler)
     with _changed:
@@ -100,6 +111,8 @@ def _register(
                 header=tuple(sorted((header or {}).items())),
                 path=path,
                 timeout=timeout,
+                batch=batch,
+                batch_size=batch_size,
                 function=None if isinstance(handler, str) else handler,
             )
             if not any(_same(registration, one) for one in _registered):
@@ -148,6 +161,11 @@ def registrations(consumer: str) -> list[Registration]:
     default = conf.kafka().default_consumer
     found += [one for one in _registered if (one.consumer or default) == consumer]
     return found
+
+
+def batch_of(function: HandlerFunction) -> Registration | None:
+    """Return where a function is registered as one that takes lists, whoever calls it; None: it takes a message."""
+    return next((one for one in _registered if one.batch and one.function is function), None)
 
 
 def problems() -> list[tuple[str, str, str]]:

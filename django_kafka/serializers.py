@@ -143,5 +143,6 @@ def _decode(serializer: Serializer, data: bytes | None, message: Message, part: 
         reason = f"{error.msg} at {error.pos}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise DecodeError(
             f"The {part} of {message.topic}[{message.partition}]@{message.offset} cannot be read as "
-            f"{type(serializer).__name__.lower()}: {reason}"
+            f"{type(serializer).__name__.lower()}: {reason}",
+            place=(message.topic, message.partition, message.offset),
         ) from None

@@ -1062,7 +1062,6 @@ LACKING: list[Mapping[str, Any]] = [
     producer(routing="a.b"),
     producer(topics={"a": {"serializer": "jsonschema"}}),
     producer(topics={"a": {"routing": "round_robin"}}),
-    consumer(transaction="batch"),
     consumer(guarantee="effect_once"),
     consumer(guarantee="at_most_once"),
     consumer(deduplicate="id"),

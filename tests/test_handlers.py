@@ -8,7 +8,7 @@ import pytest
 from pytest_django import Settings
 
 from django_kafka import handlers, registry
-from django_kafka.exceptions import ConfigurationError, NoHandler, NotAvailable
+from django_kafka.exceptions import ConfigurationError, NoHandler
 from django_kafka.handlers import for_topic, kafka_handler, registrations, resolve_all, subscribe
 from django_kafka.messages import Message
 from django_kafka.serializers import TopicDecoder
@@ -260,11 +260,6 @@ def test_what_has_no_name_cannot_be_registered() -> None:
         subscribe("flights", functools.partial(of_event, 1))
     with pytest.raises(ConfigurationError, match="has no name"):
         subscribe("flights", Later())
-
-
-def test_lists_are_not_available_yet() -> None:
-    with pytest.raises(NotAvailable, match="batch=True"):
-        kafka_handler(topics="flights", batch=True)
 
 
 def test_topics_are_matched_with_their_prefix_and_read_with_their_serializer(use: Callable[..., None]) -> None:

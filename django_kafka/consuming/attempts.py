@@ -62,3 +62,14 @@ class Attempt:
             return self.found.match(self.message).path
         except (NoHandler, UnicodeError):
             return ""
+
+
+class Undivided(Exception):
+    """Messages failed together, and nobody knows yet which of them is to blame."""
+
+    def __init__(self, error: Exception, until: int) -> None:
+        super().__init__(f"{type(error).__name__} up to index {until}")
+        self.error = error
+        """What they failed with."""
+        self.until = until
+        """The index in their slice before which they were."""

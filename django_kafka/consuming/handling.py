@@ -17,6 +17,8 @@ from ..handlers import TopicHandlers
 from ..messages import Message, RawMessage
 from ..retry_topics import RetryTopic
 from ..tallies import ConsumerTally
+from .attempts import Undivided
+from .batching import Batching
 from .deaths import Hold
 from .forwarding import Forwarded
 from .lane import Lane
@@ -75,6 +77,7 @@ class HandlerThread(threading.Thread):
     def _begin(self) -> None:
         self.gathered = here.begin()
         self.execution = Execution(self.consumer, self.tally, self.gathered)
+        self.batching = Batching(self.execution)
 
     def run(self) -> None:
         """Work until the lanes are closed."""
@@ -144,6 +147,9 @@ class HandlerThread(threading.Thread):
                 if piece.sent:
                     break
                 return left
+            if piece.known and piece.messages[piece.done].offset() in piece.known:
+                wait = self._recall(lane, piece, found)
+                continue
             execute = self._execute_warily if lane.wary else self._execute
             wait = execute(lane, piece, found, call)
         return self._confirm(lane, piece, found) if piece.sent else None
@@ -187,6 +193,10 @@ class HandlerThread(threading.Thread):
             end, attempt = start + 1, tried.attempts + 1 if tried else 1
         if lane.until is not None:
             end = lane.until if end is None else min(end, lane.until)
+        portion = None
+        if (found.lists or self.batching.together) and found.retry is None:
+            portion = self.batching.next(lane, piece, found, end)
+            end = portion.until
         messages: Iterable[RawMessage] = islice(piece.messages, start, end)
         if found.retry is not None:
             # One by one: each has to be due.
@@ -195,6 +205,9 @@ class HandlerThread(threading.Thread):
         failed: Exception | None = None
         self._slice = piece, start
         try:
+            if portion is not None and portion.several:
+                self.batching.run(lane, piece, found, portion)
+                messages = ()
             for raw in messages:
                 if lane.interrupted:
                     break
@@ -207,7 +220,7 @@ class HandlerThread(threading.Thread):
                 raise
             failed = error
         finally:
-            self._slice = None
+            self._slice, lane.several = None, False
             self.succeeded += piece.done - start
             self.tally.handled += piece.done - start
         if failed is None or piece.done > start:
@@ -216,10 +229,29 @@ class HandlerThread(threading.Thread):
         if failed is None:
             return None
         try:
+            if isinstance(failed, Undivided):
+                wait = self.settler.failed_together(lane, piece, found, failed.error, failed.until)
+                if wait is not None:
+                    self.batching.tell_failed(piece, found, failed.error)
+                return wait
             return self.settler.failed(lane, piece, found, piece.done, failed)
         finally:
             # Its traceback leads to this frame: the circle would keep what the handler held until it is collected.
             del failed
+
+    def _recall(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
+        """Be done with the next message as its handler of lists said."""
+        offset = piece.messages[piece.done].offset() or 0
+        error = piece.known.pop(offset)
+        if error is not None:
+            # Alone when it is tried again.
+            piece.suspect = max(piece.suspect, piece.done + 1)
+            self.batching.tell_failed(piece, found, error)
+            return self.settler.failed(lane, piece, found, piece.done, error)
+        piece.done += 1
+        self.succeeded += 1
+        self.tally.handled += 1
+        return None
 
     def _confirm(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
         """Wait until the records that the slice produced are acknowledged; send again what was kept back."""
@@ -241,6 +273,8 @@ class HandlerThread(threading.Thread):
                 elif isinstance(sent, Forwarded):
                     wait = self.settler.not_forwarded(lane, piece, index, sent, error)
                 else:
+                    if sent.note and sent.note not in getattr(error, "__notes__", ()):
+                        error.add_note(sent.note)
                     wait = self.settler.failed(lane, piece, found, index, error)
                 if wait is not None:
                     # Only the record is sent again: what its handler did is committed.

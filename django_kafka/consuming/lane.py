@@ -22,7 +22,7 @@ class Lane:
 
     __slots__ = (
         "failing", "full", "halted", "held", "interrupted", "key", "number", "outage", "partition", "permit", "place",
-        "reason", "resting", "running", "seen", "single", "slices", "taken", "until", "waits", "wary",
+        "reason", "resting", "running", "seen", "several", "single", "slices", "taken", "until", "waits", "wary",
     )  # fmt: skip
 
     def __init__(self, place: Place, partition: Partition, number: int | None = None) -> None:
@@ -58,6 +58,8 @@ class Lane:
         """Whether its next message is not due for long enough to fetch no more."""
         self.single = False
         """Whether it is given back after each message."""
+        self.several = False
+        """Whether several of its messages may be in one transaction or call now, so that none can be set apart."""
         self.wary = False
         """Whether `deaths` must be asked before the next message."""
         self.full = False

@@ -319,6 +319,9 @@ class Lanes:
                     if lane.seen is not None and lane.seen[0] is first and lane.seen[1] == first.done:
                         # First, so that its thread begins nothing after the message that runs now.
                         lane.interrupted = True
+                        if lane.several:
+                            # Their keys run in one transaction: it ends after the message that runs.
+                            continue
                         self._set_apart(lane)
                     lane.seen = now
 

@@ -51,6 +51,14 @@ class HoldingThread(HandlerThread):
             end = last if place is None else place
         return super()._execute(lane, piece, found, call, end)
 
+    def _recall(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
+        """Be done with the next message as its handler of lists said; park it if an earlier one holds its key now."""
+        raw = piece.messages[piece.done]
+        if piece.known[raw.offset() or 0] is None or raw.key() not in (lane.partition.held_keys or ()):
+            return super()._recall(lane, piece, found)
+        del piece.known[raw.offset() or 0]
+        return self._park(lane, piece, found, self.execution.callable_for(found))
+
     @staticmethod
     def _held(keys: dict[bytes, int], piece: Slice, end: int) -> Iterator[int]:
         messages = piece.messages

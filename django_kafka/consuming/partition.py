@@ -216,7 +216,7 @@ class Partition(Lane):
             self._apart[key] = lane
         if not others:
             return None
-        rest.slices.append(Slice(others, 0))
+        rest.slices.append(Slice(others, 0, known=dict(piece.known)))
         self.occupied.add(rest)
         return rest
 

@@ -68,6 +68,33 @@ class Settler:
                 self.letters.keep(attempt, verdict.category)
         return None
 
+    def failed_together(
+        self, lane: Lane, piece: Slice, found: TopicHandlers, error: Exception, until: int
+    ) -> float | None:
+        """Have messages that failed together before index `until` tried by halves, until those to blame are alone.
+
+        Returns how many seconds their lane must wait first, as for an outage, or None. No attempt is used up.
+        """
+        piece.suspect = until
+        here.forget()
+        # What the project decides, it decides about one message.
+        policy = replace(self._policies.get(found.topic, self._usual), judge=None)
+        match retries.decide(error, policy=policy):
+            case Again():
+                return self.waits.for_others(lane)
+            case Wait() as verdict:
+                if lane.outage is None:
+                    own = 0 if self.lanes.circuit is None else self.lanes.circuit.succeeded()
+                    succeeded = own + self.lanes.elsewhere.neighbours.succeeded
+                    lane.outage = Outage(piece.messages[piece.done].offset() or 0, time.monotonic(), succeeded)
+                return self.waits.for_an_outage(lane, verdict.category, verdict.reason, verdict.after)
+        log.info(
+            "consumer=%s topic=%s partition=%s %s messages from offset=%s failed together error=%s; tried by halves",
+            self.consumer.name, *lane.place, until - piece.done, piece.messages[piece.done].offset(),
+            type(error).__name__,
+        )  # fmt: skip
+        return None
+
     def condemn(self, lane: Lane, piece: Slice, found: TopicHandlers, error: Exception) -> None:
         """Give the next message up without running it."""
         self.letters.keep(Attempt(lane, piece, found, piece.done, error), "handler")

@@ -46,6 +46,10 @@ class Slice:
     """Whether the first record to wait for failed and is to be sent again."""
     tried: Tried | None = None
     """The failed attempts of the message that is tried again, or was last."""
+    suspect: int = 0
+    """The index before which something failed that was run together, and is to be found by halves."""
+    known: dict[int, Exception | None] = field(default_factory=dict)
+    """By offset, what a handler of lists said of messages that are next: why one failed; None: it is handled."""
     due: tuple[int, float] | None = None
     """In a retry topic: the index of its next message, and when that is due, by the monotonic clock."""
 
@@ -60,6 +64,12 @@ class Slice:
         self.sent.extend((self.done, sent) for sent in gathered.sent)
         gathered.clear()
 
+    def await_all(self, index: int, records: list[Sent]) -> None:
+        """Keep a message that is next, and all after it, unsettled until these records are acknowledged."""
+        if records and self.unsettled is None:
+            self.unsettled = index
+        self.sent.extend((index, sent) for sent in records)
+
     def await_record(self, index: int, sent: Sent) -> None:
         """Keep a message unsettled until one more record of it is acknowledged."""
         place = bisect_right([entry[0] for entry in self.sent], index)
@@ -69,9 +79,8 @@ class Slice:
 
     def forward(self, sent: Sent) -> None:
         """Be done with the next message, and keep it unsettled until its retry topic has it."""
-        if self.unsettled is None:
-            self.unsettled = self.done
         self.await_record(self.done, sent)
+        self._look_for_unsettled()
         self.done += 1
 
     def fail(self, index: int, failure: Failure) -> None:

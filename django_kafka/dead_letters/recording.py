@@ -68,7 +68,7 @@ def record_all(
     is when keys are held.
     """
     some = _first(failed)
-    if len(some) > 1 and not holds.keeps(consumer):
+    if not holds.keeps(consumer):
         try:
             return _record_together(consumer, group_id, some, still_ours)
         except PartitionLost:
@@ -76,7 +76,8 @@ def record_all(
         except Exception as error:
             if retries.stops_worker(error) or not isinstance(retries.decide(error), retries.DeadLetter):
                 raise
-            log.info("consumer=%s letters are stored one by one: %s", consumer.name, type(error).__name__)
+            if len(some) > 1:
+                log.info("consumer=%s letters are stored one by one: %s", consumer.name, type(error).__name__)
     message, failure = failed[0]
     return [record(consumer, group_id, message, failure, still_ours=still_ours)]
 

@@ -22,8 +22,10 @@ class PostgreSQL(Server):
     name = "PostgreSQL"
     user = "postgres"
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        """Make one whose COMMIT waits for the disk, as in production, when it is to be `durable`."""
         super().__init__()
+        self.durable = durable
         self.port = free_port()
         self.program: Program | None = None
 
@@ -56,10 +58,10 @@ class PostgreSQL(Server):
             f"port={self.port}",
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
-            "fsync=off",
-            "full_page_writes=off",
             "max_connections=200",
         ]
+        if not self.durable:
+            options += ["fsync=off", "full_page_writes=off"]
         arguments = [part for option in options for part in ("-c", option)]
         self.program = Program.start([programs / "postgres", "-D", data, *arguments], log=log, user=account, cwd=home)
         wait_ready(self.program, self._answers, name=self.name)
