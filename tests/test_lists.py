@@ -483,6 +483,19 @@ def test_a_handler_of_lists_takes_nothing_but_the_list(settings: Settings) -> No
         handlers.forget(with_event)
 
 
+async def lists_later(messages: list[Message]) -> None: ...
+
+
+def test_a_coroutine_takes_no_list(settings: Settings) -> None:
+    settings.KAFKA = {"consumers": {NAME: {"group_id": "g", "topics": {"flights": {}}, "transaction": "none"}}}
+    kafka_handler(topics="flights", consumer=NAME, batch=True)(lists_later)
+    try:
+        with pytest.raises(ConfigurationError, match=r"is `async def`; it cannot take lists \(batch=True\)"):
+            for_topic(NAME, "flights")
+    finally:
+        handlers.forget(lists_later)
+
+
 def test_what_fails_in_a_list_is_named_by_messages_and_their_errors() -> None:
     message = Message(Raw(), TopicDecoder("text", "json"))
     wrong: Any
