@@ -34,7 +34,7 @@ def remarks(stand: Stand) -> list[str]:
         if one.gone and one.claimed is not None:
             said.append(
                 f"{one.topic}[{one.partition}]: its claim is at {one.claimed}, which is not in its log; nothing of it is "
-                f"handled until somebody says where to go on."
+                "handled until somebody says where to go on."
             )
         elif one.gone:
             said.append(
