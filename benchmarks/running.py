@@ -87,7 +87,8 @@ class Bench:
     def _measure(self, command: list[str], topic: str, messages: int, load: Load) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="lynx-kafka-bench-") as directory:
             environment = {
-                **os.environ,
+                # A path of ours would have the peers' programs find our package instead of theirs.
+                **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
                 "BENCH_BROKERS": self.broker.address,
                 "BENCH_TOPIC": topic,
                 "BENCH_GROUP": f"bench-{uuid.uuid4().hex[:8]}",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, repeat
+from itertools import repeat
 from operator import itemgetter, length_hint
 from typing import Any
 
-from .deliveries import Deliveries, Delivery, Reports
+from .alike import AlikeReports
+from .deliveries import Deliveries, Delivery
 from .exceptions import CircuitOpen, QueueFull
 from .gathering import here
-from .producers import PAGE, Route
-from .producing import hand_over, hand_patiently, open_transaction, outlet, refuse, route_to
+from .producers import Route
+from .producing import hand_over, hand_patiently, is_alike, open_transaction, outlet, route_to, send_otherwise
 from .records import Record, Wire, fields_of, prepare
+from .reports import PAGE, Reports
 
-_Columns = tuple["Sequence[bytes | None]", "Sequence[bytes | None]"]
+_Columns = tuple["list[bytes | None]", "list[bytes | None]"]
 """The values and the keys of a batch."""
 _KEY, _VALUE = itemgetter("key"), itemgetter("value")
 
@@ -37,7 +39,7 @@ def produce_batch(
     wires = [prepare(route, *fields_of(record)) for record in records]
     if later:
         return _hand_over_each(route, wires)
-    if any(wire[2] >= 0 or wire[3] is not None or wire[4] for wire in wires):
+    if not all(map(is_alike, wires)):
         return _send_each(route, wires)
     return _send_columns(route, [wire[0] for wire in wires], [wire[1] for wire in wires])
 
@@ -53,16 +55,19 @@ def _hand_over_each(route: Route, wires: Sequence[Wire]) -> list[Delivery]:
 
 
 def _send_each(route: Route, wires: Sequence[Wire]) -> Deliveries:
-    """Send records of which some have a partition, headers or a timestamp."""
-    reports = Reports(route.topic, route.producer, len(wires))
-    for number, (wire, report) in enumerate(zip(wires, reports.takers(), strict=True), 1):
-        try:
-            hand_patiently(route, wire, report)
-        except (QueueFull, CircuitOpen) as error:
-            raise _partly(error, number - 1, len(wires)) from error
-        if not number % PAGE:
-            route.producer.client.serve(0)
-    return Deliveries(reports)
+    """Send records of which some have a partition, headers or a timestamp, or are large."""
+    pages = []
+    for start in range(0, len(wires), PAGE):
+        some = wires[start : start + PAGE]
+        page = Reports(route.topic, route.producer, len(some))
+        pages.append(page)
+        for place, wire in enumerate(some):
+            try:
+                hand_patiently(route, wire, Delivery(page, place))
+            except (QueueFull, CircuitOpen) as error:
+                raise _partly(error, start + place, len(wires)) from error
+        route.producer.client.serve(0)
+    return Deliveries(pages, len(wires))
 
 
 def _columns_of_bytes(route: Route, records: list[Any]) -> _Columns | None:
@@ -79,31 +84,38 @@ def _columns_of_bytes(route: Route, records: list[Any]) -> _Columns | None:
     if set(map(type, keys)) != {bytes} or set(map(type, values)) != {bytes}:
         return None
     longest = max(map(len, keys)) + max(map(len, values))
-    return (values, keys) if longest <= route.producer.max_bytes else None
+    return (values, keys) if longest <= route.producer.largest_alike else None
 
 
-def _send_columns(route: Route, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Deliveries:
-    """Send records that are a value and a key, in the interpreter's own loop."""
-    reports = Reports(route.topic, route.producer, len(values))
-    client = route.producer.client
-    coming, their_keys, takers = iter(values), iter(keys), reports.takers()
+def _send_columns(route: Route, values: list[bytes | None], keys: list[bytes | None]) -> Deliveries:
+    """Send records that are a value and a key and no more."""
+    pages = []
+    for start in range(0, len(values), PAGE):
+        some = values[start : start + PAGE], keys[start : start + PAGE]
+        page = AlikeReports(route.topic, route.producer, some[1], some[0])
+        pages.append(page)
+        _send_page(route, page, *some, before=start, of=len(values))
+        route.producer.client.serve(0)
+    return Deliveries(pages, len(values))
+
+
+def _send_page(
+    route: Route, page: AlikeReports, values: list[bytes | None], keys: list[bytes | None], *, before: int, of: int
+) -> None:
+    """Send the records of one page in the interpreter's own loop; so many `of` all came before it."""
+    coming = iter(values)
+    # The client is asked once, because one that is closed meanwhile takes nothing any more.
+    handing = map(route.producer.client.produce, repeat(route.topic), coming, keys, repeat(-1), repeat(page.shared))
     while length_hint(coming):
-        # Asked for once a page, because a client that is closed meanwhile takes nothing any more.
-        handing = map(client.produce, repeat(route.topic), coming, their_keys, repeat(-1), takers)
         try:
-            deque(islice(handing, PAGE), maxlen=0)
+            deque(handing, maxlen=0)
         except Exception as error:  # noqa: BLE001  # raised again unless it is about the record
-            number = len(values) - length_hint(coming) - 1
-            report = reports.delivery(number).report
+            place = len(values) - length_hint(coming) - 1
+            delivery = Delivery(page, place)
             try:
-                if isinstance(error, BufferError):
-                    hand_patiently(route, (values[number], keys[number], -1, None, 0), report)
-                else:
-                    refuse(route, report, error)
+                send_otherwise(route, (values[place], keys[place], -1, None, 0), delivery, error)
             except (QueueFull, CircuitOpen) as reason:
-                raise _partly(reason, number, len(values)) from reason
-        client.serve(0)
-    return Deliveries(reports)
+                raise _partly(reason, before + place, of) from reason
 
 
 def _partly(error: QueueFull | CircuitOpen, taken: int, of: int) -> QueueFull | CircuitOpen:

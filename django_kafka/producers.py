@@ -17,26 +17,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 from django.core.signals import setting_changed
 
 from . import conf, serializers, tallies
+from .alike import LARGEST, AlikeReports
 from .clients import properties
 from .clients.producer import ProducerClient, failure
-from .deliveries import Delivery, Reports
+from .deliveries import Delivery
 from .exceptions import CircuitOpen, ConfigurationError, DeliveryFailed, NotAvailable
 from .gathering import close_broken_connections
 from .reachability import Reachability
+from .reports import PAGE, Reports
 from .signals import circuit_closed, circuit_opened, delivery_failed, record_delivered
 
 log = logging.getLogger(__name__)
 
 RECORD_OVERHEAD = 100
 """Bytes that Kafka adds to a record, at the most (librdkafka counts them too)."""
-PAGE = 1000
-"""Delivery reports on a page, and records after which the producing thread serves delivery reports itself."""
 _FIRST_PAGE = 16
+_ALIKE = 256
+"""Records that come one by one on a page of those that are alike: what is on it is kept until it is full."""
 _ASK_FOR = 1.0
 """Seconds for which a broker may think about an answer while delivery reports wait."""
 
@@ -44,7 +47,7 @@ _ASK_FOR = 1.0
 class Route:
     """Where the records for one topic go, and what turns them into bytes."""
 
-    __slots__ = ("_find", "key", "producer", "reports", "topic", "value")
+    __slots__ = ("_find", "_places", "key", "page", "producer", "topic", "value")
 
     def __init__(
         self,
@@ -63,19 +66,30 @@ class Route:
         self.value = value
         """Serializes values."""
         self._find = find
-        self.reports = Reports(topic, producer, _FIRST_PAGE).takers()
-        """Those for the next records."""
+        self.page = AlikeReports.empty(topic, producer, _FIRST_PAGE)
+        """Where the next record goes that is a key and a value and no more."""
+        self._places = _places(Reports(topic, producer, _FIRST_PAGE))
+
+    def turn(self) -> AlikeReports:
+        """Begin a new page of those."""
+        page = self.page = AlikeReports.empty(self.topic, self.producer, _ALIKE)
+        return page
 
     def promise(self) -> Delivery:
         """Return the delivery of a record that is not handed over yet."""
-        while (report := next(self.reports, None)) is None:
-            self.reports = Reports(self.topic, self.producer, PAGE).takers()
-        return Delivery(report)
+        while (place := next(self._places, None)) is None:
+            self._places = _places(Reports(self.topic, self.producer, PAGE))
+        return Delivery(*place)
 
     def living(self) -> Route:
         """Return the same route of the producer that now has this name: a broken or closed one is replaced."""
         producer = producers[self.producer.name]
         return self if producer is self.producer else self._find(producer)
+
+
+def _places(reports: Reports) -> Iterator[tuple[Reports, int]]:
+    """Return the places of a page; `next` is safe in any number of threads."""
+    return zip(repeat(reports), range(len(reports)), strict=False)
 
 
 class Producer:
@@ -91,6 +105,8 @@ class Producer:
         # The library's own defaults, where options do not say otherwise.
         self.max_bytes = int(str(settings.options.get("message.max.bytes", 1_000_000))) - RECORD_OVERHEAD
         """Bytes that key, value and headers of a record may have together."""
+        self.largest_alike = min(self.max_bytes, LARGEST)
+        """Bytes of key and value up to which records are told apart by these."""
         self.queue_limit = int(str(settings.options.get("queue.buffering.max.messages", 100_000)))
         self.routes: dict[str | None, Route] = {}
         """What `route` found, by the topic as callers name it."""
@@ -185,13 +201,14 @@ class Producer:
         """Note that one more (1) or one less (-1) waits for a delivery of this producer."""
         self.client.hurry(waiting)
 
-    def delivered(self, delivery: Delivery) -> None:
+    def delivered(self, reports: Reports, place: int) -> None:
         """Tell those who listen that Kafka has a record."""
-        self._tell(record_delivered, delivery=delivery)
+        self._tell(record_delivered, delivery=Delivery(reports, place))
 
-    def refused(self, delivery: Delivery, error: Any) -> None:
+    def refused(self, reports: Reports, place: int, error: Any) -> None:
         """Settle a delivery whose report is an error of the client."""
-        self.gave_up(delivery, error if isinstance(error, DeliveryFailed) else failure(delivery.topic, error))
+        failed = error if isinstance(error, DeliveryFailed) else failure(reports.topic, error)
+        self.gave_up(Delivery(reports, place), failed)
 
     def gave_up(self, delivery: Delivery, error: BaseException) -> None:
         """Settle a delivery that Kafka, the client, or what stands before it gave up."""

@@ -17,7 +17,7 @@ class ProducerTally:
     acknowledged: int = 0
     """Records that Kafka has."""
     bytes: int = 0
-    """Bytes of key and value of those."""
+    """Bytes of the values of those."""
     discarded: int = 0
     """Records whose transaction did not commit."""
     failed: Counter[str] = field(default_factory=Counter)

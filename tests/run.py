@@ -31,9 +31,9 @@ DJANGO_BY_PYTHON = {"3.11": ("52",), "3.12": ("52", "60", "61"), "3.13": ("52", 
 """Every Python that is supported and the Django releases it can run, as in tox.ini."""
 POSTGRESQL = Path("/usr/lib/postgresql")
 """Where Debian keeps PostgreSQL's programs."""
-FAST = ["-m", "not real and not slow", "-q"]
 # Most of the time is spent waiting: for processes to start, sessions to end, brokers to come back.
-TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile"]
+THREE_AT_A_TIME = ["-n", "3", "--dist", "loadfile"]
+FAST = ["-n", "2", "--dist", "loadfile", "-m", "not real and not slow", "-q"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,7 @@ def stages(found: Iterable[str]) -> list[Stage]:
     fast = ["run-parallel", "-p", "2", "--parallel-no-spinner", "-e", ",".join(others or [newest]), "--", *FAST]
     return [
         Stage(
-            name=f"everything, {newest}", arguments=["run", "-e", newest, "--", *TWO_AT_A_TIME], database="postgresql"
+            name=f"everything, {newest}", arguments=["run", "-e", newest, "--", *THREE_AT_A_TIME], database="postgresql"
         ),
         *lint_stages(),
         chaos_stage(newest),

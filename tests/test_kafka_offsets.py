@@ -24,6 +24,7 @@ from pytest_django import Settings
 from django_kafka import claims, conf
 from django_kafka.clients import reading
 from django_kafka.clients.admin import Unreachable
+from django_kafka.clients.embedded import Cluster
 from django_kafka.clients.groups import Ends
 from django_kafka.models import Tenure, Worker
 from tests.consuming import NAME, Seen, Workplace
@@ -67,12 +68,12 @@ def moved(place: Workplace, *arguments: str) -> dict[int, int]:
 
 @pytest.fixture
 def place(workplace: Workplace) -> Workplace:
-    """A consumer on two partitions: ten messages in one, sent a minute apart until now, and four in the other."""
+    """A consumer on two partitions: ten messages a minute apart until now, and in the other four of two hours ago."""
     workplace.consume(Seen(), partitions=2)
     now = round(time.time() * 1000)
     for number in range(10):
         workplace.send([number], timestamp=now - (9 - number) * 60_000)
-    workplace.send(range(4), partition=1)
+    workplace.send(range(4), partition=1, timestamp=now - 2 * 3_600_000)
     return workplace
 
 
@@ -86,7 +87,7 @@ def test_a_group_that_never_committed_is_shown_as_such(place: Workplace) -> None
     assert 'It has committed nothing; it begins as "auto_offset_reset" says: earliest.' in said
     assert rows(said) == [
         [place.topic, "0", "nothing", "0 to 10", "10", "9 min ago", "-"],
-        [place.topic, "1", "nothing", "0 to 4", "4", "0 s ago", "-"],
+        [place.topic, "1", "nothing", "0 to 4", "4", "2 h ago", "-"],
     ]
 
 
@@ -95,7 +96,7 @@ def test_a_group_that_has_committed_is_shown_with_what_is_left(place: Workplace)
 
     assert rows(offsets(NAME)) == [
         [place.topic, "0", "7", "0 to 10", "3", "2 min ago", "-"],
-        [place.topic, "1", "nothing", "0 to 4", "4", "0 s ago", "-"],
+        [place.topic, "1", "nothing", "0 to 4", "4", "2 h ago", "-"],
     ]
 
 
@@ -198,7 +199,7 @@ def test_without_execute_nothing_is_changed_and_it_says_how(place: Workplace) ->
 
     assert rows(said) == [
         [place.topic, "0", "2 (of 7 min ago)", "10 (end)", "-", "8"],
-        [place.topic, "1", "nothing (of 0 s ago)", "4 (end)", "-", "4"],
+        [place.topic, "1", "nothing (of 2 h ago)", "4 (end)", "-", "4"],
     ]
     assert said.splitlines()[-2:] == [
         "Would reset 2 partitions: 0 messages read again, 12 messages skipped. Nothing was changed. To do it:",
@@ -223,6 +224,7 @@ def test_who_is_to_be_stopped_is_said_before_it_is_tried(place: Workplace) -> No
     worker(place, "here", partition=1)
 
     assert "To be stopped before: worker here:4711." in offsets(NAME, "--to-latest")
+    assert told(NAME, "--to-latest")["to_be_stopped"] == ["worker here:4711"]
 
 
 # What it moves
@@ -246,10 +248,10 @@ def test_it_shifts_and_stops_at_the_ends(place: Workplace) -> None:
 
 
 def test_it_goes_to_the_first_message_since_a_time(place: Workplace) -> None:
-    assert moved(place, "--to-time=150s") == {0: 7, 1: 0}
+    assert moved(place, "--to-time=150s") == {0: 7, 1: 4}
     at = datetime.now(UTC) - timedelta(seconds=330)
-    assert moved(place, f"--to-time={at.isoformat()}", "--partition=0") == {0: 4, 1: 0}
-    assert moved(place, "--to-time=7d", "--partition=0") == {0: 0, 1: 0}
+    assert moved(place, f"--to-time={at.isoformat()}", "--partition=0") == {0: 4, 1: 4}
+    assert moved(place, "--to-time=7d") == {0: 0, 1: 0}
 
 
 def test_a_time_without_an_offset_is_in_the_time_zone_of_the_project(place: Workplace, settings: Settings) -> None:
@@ -431,6 +433,13 @@ def test_without_brokers_it_says_so(settings: Settings, arguments: str) -> None:
 
     assert "Cluster 'default' does not say which topics it has" in refused(*arguments.split())
     assert time.monotonic() - began < 5
+
+
+def test_a_consumer_without_topics_has_nothing_to_move(settings: Settings, embedded: Cluster, db: None) -> None:
+    settings.KAFKA = {"brokers": embedded.bootstrap_servers.split(","), "consumers": {"ops": {"group_id": "g"}}}
+
+    assert offsets() == "ops: group g on cluster default, whose state this cluster does not tell.\n"
+    assert refused("ops", "--to-latest") == "Consumer 'ops' reads no topic."
 
 
 def test_a_project_without_consumers_is_told(settings: Settings) -> None:

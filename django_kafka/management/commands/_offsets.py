@@ -142,6 +142,7 @@ def moves_as_dict(stand: Stand, moves: Sequence[Move], *, executed: bool) -> dic
     return {
         **_identity(stand),
         "executed": executed,
+        "to_be_stopped": stand.users,
         "moves": [
             {
                 "topic": move.standing.topic,

@@ -114,6 +114,8 @@ class Command(BaseCommand):
     def _move(self, books: Books, target: resetting.Target, options: dict[str, Any]) -> None:
         # What waits in retry topics was read from the others: to read both again would handle it twice.
         topics = options["topic"] or [name for name in books.topics if name not in books.retries]
+        if not topics:
+            raise CommandError(f"Consumer {books.consumer.name!r} reads no topic.")
         stand = books.stand(topics, options["partition"] or ())
         moves = resetting.plan(books, stand, target)
         if not options["json"]:

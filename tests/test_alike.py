@@ -1,0 +1,236 @@
+"""Records that are a key and a value and no more: their reports find them by that."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from pytest_django import Settings
+
+from django_kafka import services, tallies
+from django_kafka.alike import LARGEST, AlikeReports
+from django_kafka.clients.embedded import Cluster, Request
+from django_kafka.deliveries import Deliveries, Delivery
+from django_kafka.exceptions import DeliveryFailed
+from django_kafka.producers import producers
+from django_kafka.signals import delivery_failed, record_delivered
+from tests.sending import read, use
+from tests.servers.processes import wait_until
+
+Pair = tuple[bytes | None, bytes | None]
+
+
+@pytest.fixture
+def name(embedded: Cluster, settings: Settings, topic: Callable[..., str]) -> str:
+    """A topic of four partitions on an embedded cluster that the default producer sends to."""
+    use(settings, embedded.bootstrap_servers)
+    made = topic()
+    embedded.create_topic(made)
+    return made
+
+
+def page_of(delivery: Delivery) -> AlikeReports:
+    assert isinstance(delivery.reports, AlikeReports)
+    return delivery.reports
+
+
+def assert_true(cluster: Cluster, name: str, pairs: Sequence[Pair], deliveries: Sequence[Delivery]) -> None:
+    """Compare what deliveries say with the log: each names the place of its own key and value, and no other's."""
+    for delivery in deliveries:
+        delivery.result(20)
+    log = {(one.partition(), one.offset()): (one.key(), one.value()) for one in read(cluster, name, len(pairs))}
+    places = [(delivery.partition, delivery.offset) for delivery in deliveries]
+    assert len(set(places)) == len(pairs)
+    assert [log[place] for place in places] == list(pairs)
+
+
+VARIED: list[Pair] = [(key, value) for key in (None, b"", b"a", b"b") for value in (None, b"", b"x", b"y" * 300)]
+
+
+@pytest.mark.parametrize("size", [1, 16, 999, 1000, 1001, 2500])
+def test_each_delivery_of_a_batch_names_the_place_of_its_own_record(embedded: Cluster, name: str, size: int) -> None:
+    pairs: list[Pair] = [(b"key-%d" % (number % 50), b"%d" % number) for number in range(size)]
+    deliveries = services.produce_batch(name, [{"key": key, "value": value} for key, value in pairs])
+    assert isinstance(deliveries, Deliveries)
+    assert isinstance(deliveries[0].reports, AlikeReports)
+    assert_true(embedded, name, pairs, deliveries)
+
+
+def test_keys_and_values_that_are_absent_empty_or_repeated_are_told_apart(embedded: Cluster, name: str) -> None:
+    pairs = VARIED * 7
+    random.Random(7).shuffle(pairs)
+    half = len(pairs) // 2
+    deliveries = list(services.produce_batch(name, [{"key": key, "value": value} for key, value in pairs[:half]]))
+    deliveries += [services.produce(name, key, value) for key, value in pairs[half:]]
+    assert_true(embedded, name, pairs, deliveries)
+
+
+def test_records_of_one_by_one_find_their_reports_over_many_pages(embedded: Cluster, name: str) -> None:
+    pairs: list[Pair] = [(b"%d" % (number % 7), b"%d" % (number % 90)) for number in range(1200)]
+    deliveries = [services.produce(name, key, value) for key, value in pairs]
+    assert len({id(page_of(delivery)) for delivery in deliveries}) > 3
+    assert_true(embedded, name, pairs, deliveries)
+
+
+def test_a_page_that_is_done_keeps_no_records(name: str) -> None:
+    deliveries = services.produce_batch(name, [{"key": b"%d" % n, "value": b"v"} for n in range(20)])
+    services.flush(20)
+    page = page_of(deliveries[0])
+    assert (page.keys, page.values) == ([], [])
+    assert {delivery.state for delivery in deliveries} == {"acknowledged"}
+    assert all(delivery.offset is not None for delivery in deliveries)
+
+
+def test_nothing_is_kept_for_deliveries_that_nobody_has(name: str) -> None:
+    deliveries = services.produce_batch(name, [{"key": b"%d" % n, "value": b"v"} for n in range(500)])
+    page = weakref.ref(page_of(deliveries[0]))
+    del deliveries
+    gc.collect()
+    assert page() is None
+    services.flush(20)
+    assert tallies.of_producer("default").acknowledged == 500
+    assert tallies.of_producer("default").bytes == 500
+
+
+def test_large_records_are_not_kept_until_their_reports_come(name: str) -> None:
+    small, large = (services.produce(name, b"", b"v" * size) for size in (LARGEST, LARGEST + 1))
+    assert isinstance(small.reports, AlikeReports)
+    assert not isinstance(large.reports, AlikeReports)
+    batch = services.produce_batch(name, [{"key": b"k", "value": b"v" * LARGEST}])
+    assert not isinstance(batch[0].reports, AlikeReports)
+    services.flush(20)
+    assert {small.state, large.state, batch[0].state} == {"acknowledged"}
+
+
+def test_records_with_more_than_key_and_value_are_never_taken_for_others(embedded: Cluster, name: str) -> None:
+    plain = services.produce(name, b"k", b"v")
+    headers = [services.produce(name, b"k", b"v", headers={"n": b"%d" % number}) for number in range(20)]
+    assert isinstance(plain.reports, AlikeReports)
+    assert not any(isinstance(delivery.reports, AlikeReports) for delivery in headers)
+    services.flush(20)
+    log = {(one.partition(), one.offset()): one.headers() for one in read(embedded, name, 21)}
+    assert log[plain.partition or 0, plain.offset or 0] is None
+    assert [log[one.partition or 0, one.offset or 0] for one in headers] == [
+        [("n", b"%d" % number)] for number in range(20)
+    ]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_who_failed_is_who_is_told(embedded: Cluster, name: str, together: bool) -> None:
+    """The leader of one partition refuses what it gets for good: the others' records are delivered."""
+    heard: list[Delivery] = []
+
+    def hear(delivery: Delivery, error: BaseException, **_more: Any) -> None:
+        heard.append(delivery)
+
+    pairs: list[Pair] = [(b"key-%d" % (number % 40), b"%d" % (number % 160)) for number in range(320)]
+    delivery_failed.connect(hear)
+    embedded.push_errors(Request.PRODUCE, "MSG_SIZE_TOO_LARGE")
+    try:
+        if together:
+            deliveries = list(services.produce_batch(name, [{"key": key, "value": value} for key, value in pairs]))
+        else:
+            deliveries = [services.produce(name, key, value) for key, value in pairs]
+        services.flush(20)
+    finally:
+        delivery_failed.disconnect(hear)
+    failed = [delivery for delivery in deliveries if delivery.state == "failed"]
+    assert 0 < len(failed) < len(pairs)
+    assert set(heard) == set(failed)
+    for delivery in failed:
+        with pytest.raises(DeliveryFailed, match=r"MSG_SIZE_TOO_LARGE|too large"):
+            delivery.result(0)
+    kept = [(pair, one) for pair, one in zip(pairs, deliveries, strict=True) if one.state == "acknowledged"]
+    assert len(kept) + len(failed) == len(pairs)
+    assert_true(embedded, name, [pair for pair, _one in kept], [one for _pair, one in kept])
+    assert tallies.of_producer("default").acknowledged == len(kept)
+    assert sum(tallies.of_producer("default").failed.values()) == len(failed)
+
+
+def test_failures_that_nobody_waits_for_are_told_and_counted(embedded: Cluster, name: str) -> None:
+    heard: list[tuple[str, str]] = []
+
+    def hear(delivery: Delivery, **_more: Any) -> None:
+        heard.append((delivery.topic, delivery.state))
+
+    delivery_failed.connect(hear)
+    embedded.push_errors(Request.PRODUCE, "MSG_SIZE_TOO_LARGE")
+    try:
+        services.produce_batch(name, [{"key": b"k", "value": b"v"}] * 30)
+        services.flush(20)
+    finally:
+        delivery_failed.disconnect(hear)
+    assert heard == [(name, "failed")] * 30
+    assert sum(tallies.of_producer("default").failed.values()) == 30
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_receivers_hear_of_each_record_once_with_its_place(embedded: Cluster, name: str, kept: bool) -> None:
+    heard: list[Delivery] = []
+
+    def hear(delivery: Delivery, **_more: Any) -> None:
+        heard.append(delivery)
+
+    record_delivered.connect(hear)
+    try:
+        deliveries = services.produce_batch(name, [{"key": b"%d" % n, "value": b"v"} for n in range(300)])
+        if not kept:
+            del deliveries
+        services.flush(20)
+        wait_until(lambda: len(heard) == 300)
+    finally:
+        record_delivered.disconnect(hear)
+    places = Counter((one.partition, one.offset) for one in heard)
+    assert set(places) == {(one.partition(), one.offset()) for one in read(embedded, name, 300)}
+    assert set(places.values()) == {1}
+    if kept:
+        assert set(heard) == set(deliveries)
+
+
+def test_many_threads_send_and_wait_at_once(embedded: Cluster, name: str) -> None:
+    found: list[tuple[Pair, Delivery]] = []
+
+    def send(thread: int) -> None:
+        for number in range(150):
+            pair = b"%d" % (number % 5), b"%d-%d" % (thread % 2, number % 30)
+            delivery = services.produce(name, *pair)
+            if not number % 50:
+                delivery.result(20)
+            found.append((pair, delivery))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 1200
+    assert_true(embedded, name, [pair for pair, _one in found], [one for _pair, one in found])
+
+
+def test_coroutines_wait_for_records_of_a_batch(name: str) -> None:
+    async def send() -> list[Delivery]:
+        deliveries = services.produce_batch(name, [{"key": b"%d" % n, "value": b"v"} for n in range(40)])
+        return list(await asyncio.gather(*deliveries))
+
+    assert [delivery.state for delivery in asyncio.run(send())] == ["acknowledged"] * 40
+
+
+def test_a_record_that_the_client_refuses_is_not_waited_for(name: str, settings: Settings) -> None:
+    """What the client refuses while it is handed over has no report: its page is done without it."""
+    deliveries = [services.produce(name, b"k", b"v") for _number in range(3)]
+    page = page_of(deliveries[0])
+    place = next(page.places)
+    page.keys[place], page.values[place] = b"k", b"v"
+    page.refuse(place, DeliveryFailed("no", code="_NO", retriable=False))
+    services.flush(20)
+    assert Delivery(page, place).state == "failed"
+    assert [delivery.state for delivery in deliveries] == ["acknowledged"] * 3
+    assert len({(one.partition, one.offset) for one in deliveries}) == 3
+    assert producers["default"].flush(0) == 0
