@@ -1060,7 +1060,6 @@ LACKING: list[Mapping[str, Any]] = [
     producer(topics={"a": {"routing": "round_robin"}}),
     consumer(processes=2),
     consumer(transaction="batch"),
-    consumer(guarantee="effect_once"),
     consumer(guarantee="at_most_once"),
     consumer(deduplicate="id"),
     consumer(serializer="avro"),

@@ -78,6 +78,12 @@ def forward(message: Message) -> None:
     _play(value, message)
 
 
+def announced(message: Message) -> None:
+    """Say that the handler runs, then leave one effect."""
+    print(f"announced {message.offset}", flush=True)
+    record(message)
+
+
 def show_connection(message: Message) -> None:
     """Leave one effect that tells which database connection made it."""
     with connection.cursor() as cursor:
