@@ -89,6 +89,8 @@ class Crew:
         """Have what is written of partitions tell the next worker that this one died. Its heartbeats tell that."""
         for worker, name in zip(self.workers, beat.ids, strict=True):
             gate.join(worker.lanes)
+            if worker.consumer.guarantee == "at_most_once":
+                continue  # what killed a worker never comes again
             worker.lanes.tenures = Tenures(
                 name, worker.consumer, worker.group_id, gate, beaten=beat.beaten.is_set, wake=beat.wake
             )

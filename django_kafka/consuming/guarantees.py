@@ -10,22 +10,31 @@ from ..dead_letters import holds
 from . import parking
 from .claimed_handling import ClaimedHoldingThread, ClaimedThread
 from .claimed_polling import ClaimingPoller
+from .committed_handling import CommittedThread
+from .committed_polling import CommittingPoller
 from .handling import HandlerThread
 from .polling import Poller
 
+_POLLERS: dict[str, type[Poller]] = {
+    "at_most_once": CommittingPoller,
+    "at_least_once": Poller,
+    "effect_once": ClaimingPoller,
+}
 Problem = tuple[str, str, str]
 """The id of a check, a sentence, and a way out."""
 
 
 def poller_of(consumer: conf.Consumer) -> type[Poller]:
     """Return the kind of poller that a consumer needs."""
-    return ClaimingPoller if consumer.guarantee == "effect_once" else Poller
+    return _POLLERS[consumer.guarantee]
 
 
 def thread_of(consumer: conf.Consumer) -> type[HandlerThread]:
     """Return the kind of handler threads that a consumer needs."""
     if consumer.guarantee == "effect_once":
         return ClaimedHoldingThread if holds.keeps(consumer) else ClaimedThread
+    if consumer.guarantee == "at_most_once":
+        return CommittedThread
     return parking.thread_of(consumer)
 
 

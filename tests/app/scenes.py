@@ -79,8 +79,9 @@ def forward(message: Message) -> None:
 
 
 def announced(message: Message) -> None:
-    """Say that the handler runs, then leave one effect."""
-    print(f"announced {message.offset}", flush=True)
+    """Say that the handler runs, take the value's "seconds", then leave one effect."""
+    print(f"announced {message.partition}@{message.offset}", flush=True)
+    time.sleep(message.value.get("seconds", 0))
     record(message)
 
 

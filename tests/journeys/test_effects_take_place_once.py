@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from tests.journeys.steps import (
     wait_said,
 )
 from tests.journeys.test_rebalances_lose_nothing import traffic
+from tests.journeys.wire import Wire
 from tests.servers.processes import wait_until
 
 ONCE = {"guarantee": "effect_once", **QUICK}
@@ -139,8 +137,9 @@ def test_a_topic_that_was_made_anew_stops_until_somebody_says_where_to_go_on(
     wait_committed(project, name)
     worker.send_signal(signal.SIGTERM)
     assert worker.finish(15) == 0
-    project.cluster.admin().delete_topics([name], operation_timeout=30)[name].result(30)
-    wait_until(lambda: name not in project.cluster.admin().list_topics(timeout=30).topics)
+    admin = project.cluster.admin()  # held until the answer is there
+    admin.delete_topics([name], operation_timeout=30)[name].result(30)
+    wait_until(lambda: name not in admin.list_topics(timeout=30).topics)
     project.ledger.clear()
     project.create_topic(name)
     # As many and more: by its offset alone nobody would notice.
@@ -169,7 +168,8 @@ def test_messages_that_retention_deleted_stop_their_partition(project: Project, 
     assert worker.finish(15) == 0
     project.produce([{"partition": number % 2, "value": {}} for number in range(20)], name)
     place = TopicPartition(name, 0, 15)
-    project.cluster.admin().delete_records([place])[place].result(30)
+    admin = project.cluster.admin()  # held until the answer is there
+    admin.delete_records([place])[place].result(30)
     worker = project.manage("kafka_consume")
 
     wait_said(worker, "messages before 15 are deleted, and those from 10 on were not handled")
@@ -194,61 +194,3 @@ def test_a_commit_that_was_not_answered_is_looked_up(project: Project, topic: Ca
     assert "whose COMMIT was not answered is handled" in worker.output()
     assert worker.output().count("announced ") == 20, "no handler ran twice"
     project.assert_ledger(name, settled=True, once=True)
-
-
-class Wire:
-    """A way to the database server that can be cut between a COMMIT of a handler and its answer."""
-
-    def __init__(self, server: int) -> None:
-        self.server = server
-        self.cut_after_commit = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._open: list[socket.socket] = []
-
-    def __enter__(self) -> Wire:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for one in (self._listener, *self._open):
-            one.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _address = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self.server))
-            self._open += [client, server]
-            state = {"effect": False, "commit": False}
-            threading.Thread(target=self._carry, args=(client, server, state, True), daemon=True).start()
-            threading.Thread(target=self._carry, args=(server, client, state, False), daemon=True).start()
-
-    def _carry(self, source: socket.socket, target: socket.socket, state: dict[str, bool], asks: bool) -> None:
-        with closing_both(source, target):
-            while data := source.recv(65536):
-                if asks:
-                    # Only the connection of a handler, which writes effects.
-                    state["effect"] = state["effect"] or b"tests_effect" in data
-                    state["commit"] = state["effect"] and b"COMMIT" in data
-                elif state["commit"] and b"COMMIT" in data and self.cut_after_commit.is_set():
-                    self.cut_after_commit.clear()
-                    return
-                target.sendall(data)
-
-
-@contextmanager
-def closing_both(*sockets: socket.socket) -> Iterator[None]:
-    """Close both ends as soon as one has ended."""
-    try:
-        yield
-    except OSError:
-        pass
-    finally:
-        for one in sockets:
-            try:
-                one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                one.close()
