@@ -17,7 +17,7 @@ from django.utils.module_loading import import_string
 from . import conf, handlers
 from .clients import properties
 from .conf.secrets import is_secret
-from .consuming import forwarding
+from .consuming import forwarding, guarantees
 from .consuming.crew import database_connections
 from .dead_letters import publishing
 from .exceptions import ConfigurationError
@@ -100,7 +100,9 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
     if any(not problem.warning for problem in conf.problems()):
         # What settings do not say cannot be compared with what is registered.
         return []
-    sources = (handlers.problems(), publishing.problems(), publishing.doubled(), forwarding.problems())
+    sources = (
+        handlers.problems(), publishing.problems(), publishing.doubled(), forwarding.problems(), guarantees.problems()
+    )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():
         found += _unfinished(consumer)

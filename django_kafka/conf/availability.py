@@ -17,7 +17,6 @@ def _registry(serializer: str | None) -> bool:
 CONSUMER: tuple[_Line, ...] = (
     ("processes", lambda value: value > 1, "only 1; start `kafka_consume` several times instead"),
     ("transaction", lambda value: value == "batch", 'only "message" and "none"'),
-    ("guarantee", lambda value: value != "at_least_once", 'only "at_least_once"'),
     ("deduplicate", lambda value: value is not None, "only None"),
     ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
     ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 def database_connections(consumers: Sequence[conf.Consumer]) -> Counter[str]:
     """Return how many connections one process that runs these consumers opens at most, by database.
 
-    Each handler thread has its own, and so have the threads for replays, for their leases, and for heartbeats.
+    Each handler thread has its own, and so have the threads for replays, for their leases, for heartbeats, and for the
+    claims of a consumer.
     """
     settings = conf.kafka()
     letters = settings.dead_letters.database
@@ -32,6 +33,8 @@ def database_connections(consumers: Sequence[conf.Consumer]) -> Counter[str]:
     for consumer in consumers:
         for database in {consumer.database, letters}:
             most[database] += consumer.concurrency
+        if consumer.guarantee == "effect_once":
+            most[consumer.database] += 1
     return most
 
 
@@ -86,6 +89,8 @@ class Crew:
         """Have what is written of partitions tell the next worker that this one died. Its heartbeats tell that."""
         for worker, name in zip(self.workers, beat.ids, strict=True):
             gate.join(worker.lanes)
+            if worker.consumer.guarantee == "at_most_once":
+                continue  # what killed a worker never comes again
             worker.lanes.tenures = Tenures(
                 name, worker.consumer, worker.group_id, gate, beaten=beat.beaten.is_set, wake=beat.wake
             )

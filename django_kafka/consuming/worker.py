@@ -10,11 +10,10 @@ from typing import Any
 from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
 from ..exceptions import ConfigurationError, NotAvailable
-from . import forwarding
+from . import forwarding, guarantees
 from .circuits import Circuit
 from .lanes import Lanes
-from .parking import thread_of
-from .polling import Poller, topics_and_group
+from .polling import topics_and_group
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ class Worker:
         if missing := conf.unavailable(self.consumer):
             raise NotAvailable(" ".join(missing))
         handlers.resolve_all(name)
-        if problems := publishing.problems(name) + forwarding.problems(name):
+        if problems := publishing.problems(name) + forwarding.problems(name) + guarantees.problems(name):
             raise ConfigurationError(" ".join(f"{sentence} {hint}" for _check, sentence, hint in problems))
         self.topics, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
         self.topics += handlers.retry_topics(name)
@@ -41,8 +40,10 @@ class Worker:
         self.lanes = lanes_of(self.consumer)
         self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)
         bounds: dict[str, Any] = {"worker": self, "limit": max_messages, "until_empty": until_empty}
-        self._poller = Poller(self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds)
-        kind = thread_of(self.consumer)
+        self._poller = guarantees.poller_of(self.consumer)(
+            self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds
+        )
+        kind = guarantees.thread_of(self.consumer)
         self._threads = [
             kind(f"kafka-{name}-{number}", self.consumer, self.group_id, self.lanes, self.tally, self.fail)
             for number in range(self.consumer.concurrency)
@@ -102,8 +103,12 @@ class Worker:
     def report(self) -> dict[str, Any]:
         """Return what its row shows."""
         standing = self.circuit.standing()
-        waiting = [one for one in self.lanes if any(lane.outage is not None or lane.full for lane in one.lanes)]
-        reasons = [lane.reason for one in waiting for lane in one.lanes if lane.outage is not None or lane.full]
+        waiting = [
+            one for one in self.lanes
+            if one.blocked or any(lane.outage is not None or lane.full for lane in one.lanes)
+        ]  # fmt: skip
+        reasons = [one.blocked for one in waiting if one.blocked]
+        reasons += [lane.reason for one in waiting for lane in one.lanes if lane.outage is not None or lane.full]
         return {
             # Counted up to this moment: a slice may take minutes.
             "handled": self.succeeded(),
