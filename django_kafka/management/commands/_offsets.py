@@ -33,8 +33,8 @@ def remarks(stand: Stand) -> list[str]:
     for one in stand.partitions:
         if one.gone and one.claimed is not None:
             said.append(
-                f"{one.topic}[{one.partition}]: its claim is at {one.claimed}, which is not in its log; nothing of it is "
-                "handled until somebody says where to go on."
+                f"{one.topic}[{one.partition}]: its claim is at {one.claimed}, which is not in its log; nothing of it "
+                "is handled until somebody says where to go on."
             )
         elif one.gone:
             said.append(
