@@ -17,7 +17,7 @@ from django.utils.module_loading import import_string
 from . import conf, coroutines, handlers
 from .clients import properties
 from .conf.secrets import is_secret
-from .consuming import forwarding
+from .consuming import forwarding, guarantees
 from .consuming.connections import POOL_HINT, SHORTAGE_HINT, ask, of_layout, pool_shortages, shortage
 from .consuming.supervisor import layout
 from .dead_letters import publishing
@@ -129,6 +129,7 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
         return []
     sources = (
         handlers.problems(), coroutines.problems(), publishing.problems(), publishing.doubled(), forwarding.problems(),
+        guarantees.problems(),
     )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():

@@ -13,7 +13,7 @@ from django.db.transaction import TransactionManagementError
 
 from . import conf
 from .categories import UnknownCommit
-from .exceptions import Skip
+from .exceptions import PartitionLost, Skip
 from .gathering import Gathered
 from .handlers import TopicHandlers
 from .messages import Message
@@ -34,6 +34,9 @@ class _Gathering(Protocol):
 
 class Execution:
     """How the messages of one consumer are executed; used by one thread at a time, with what that thread gathers."""
+
+    after_unknown_commit = "it is handled again"
+    """What becomes of a message whose COMMIT was not answered."""
 
     def __init__(self, consumer: conf.Consumer, tally: ConsumerTally, gathered: Gathered) -> None:
         self.consumer = consumer
@@ -74,7 +77,7 @@ class Execution:
                 if finish is not None:
                     finish()
         except Exception as error:
-            if handler_failed.receivers and not isinstance(error, Skip):
+            if handler_failed.receivers and not isinstance(error, Skip | PartitionLost):
                 handler_failed.send_robust(name, message=message, error=error)
             raise
         if message_handled.receivers:
@@ -97,6 +100,8 @@ class Execution:
                 transaction.on_commit(stage.commit, using=self.database)
                 handle()
                 if finish is not None:
+                    # What it writes would be refused for what the handler did, and hide that.
+                    refuse_broken(connection)
                     finish()
                 refuse_broken(connection)
                 stage.connection = connection.connection
@@ -114,8 +119,8 @@ class Execution:
             if stage.returned and self._connection_broke(error, stage):
                 self.tally.unknown_commits += 1
                 log.warning(
-                    "consumer=%s topic=%s partition=%s offset=%s its COMMIT was not answered; it is handled again",
-                    self.consumer.name, message.topic, message.partition, message.offset,
+                    "consumer=%s topic=%s partition=%s offset=%s its COMMIT was not answered; %s",
+                    self.consumer.name, message.topic, message.partition, message.offset, self.after_unknown_commit,
                 )  # fmt: skip
                 raise UnknownCommit(str(error)) from error
             raise

@@ -43,14 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark as `real` what asks for a real server; leave out what is about SQLite where that is not the database.
+    """Mark as `real` what asks for a real server; leave out what is about another database than the one that is used.
 
-    Those run on SQLite in the other environments of tox.
+    Those run in the other environments of tox.
     """
-    if not django_settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"):
-        left_out = [item for item in items if item.get_closest_marker("sqlite")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+    used = django_settings.DATABASES["default"]["ENGINE"]
+    other = "postgresql" if used.endswith("sqlite3") else "sqlite"
+    left_out = [item for item in items if item.get_closest_marker(other)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
     for item in items:
         if not REAL.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("real")

@@ -357,6 +357,47 @@ def test_a_database_that_commits_nothing_is_an_error(check: Check, monkeypatch: 
     assert ids(check(consumer())) == ["E016", "E016"]
 
 
+def test_effects_once_need_one_database_and_handlers_in_a_transaction(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections.settings, "other", connections.settings["default"])
+    elsewhere = {"dead_letters": {"database": "other"}}
+    assert check({**consumer(guarantee="effect_once", database="other"), **elsewhere}) == []
+    (error,) = check({**consumer(guarantee="effect_once"), **elsewhere})
+    assert ids([error]) == ["E050"]
+    assert "dead letters are kept in 'other': a second database" in error.msg
+    (error,) = check(consumer(guarantee="effect_once", handler="tests.test_checks.coroutine"))
+    assert ids([error]) == ["E024"]
+    assert "tests.test_checks.coroutine" in error.msg
+
+
+def test_what_is_handled_at_most_once_is_on_no_event_loop(check: Check) -> None:
+    (error,) = check(consumer(guarantee="at_most_once", transaction="none", handler="tests.test_checks.coroutine"))
+    assert ids([error]) == ["E051"]
+    assert "tests.test_checks.coroutine" in error.msg
+
+
+@pytest.mark.parametrize("guarantee", ["at_most_once", "effect_once"])
+def test_what_is_given_again_in_parts_keeps_no_other_guarantee(check: Check, guarantee: str) -> None:
+    (error,) = check(consumer(guarantee=guarantee, transaction="batch"))
+    assert ids([error]) == ["E053"]
+    handlers.kafka_handler(topics="flights", consumer="flights", batch=True)(many)
+    try:
+        errors = check(consumer(guarantee=guarantee, handler="tests.test_checks.many"))
+    finally:
+        handlers.forget(many)
+    assert set(ids(errors)) == {"E053"}
+    assert "tests.test_checks.many" in errors[0].msg
+
+
+def many(messages: list[object]) -> None:
+    """A handler that takes lists."""
+
+
+async def coroutine(message: object) -> None:
+    """A handler that no transaction is open for."""
+
+
 def test_a_login_in_an_option_that_is_refused_is_not_quoted(check: Check) -> None:
     (error,) = check(consumer(options={"sasl.oauthbearer.method": "http://user:HUNTER2@127.0.0.1:1/token"}))
     assert ids([error]) == ["E015"]

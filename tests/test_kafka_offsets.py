@@ -21,7 +21,7 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from django_kafka import conf
+from django_kafka import claims, conf
 from django_kafka.clients import reading
 from django_kafka.clients.admin import Unreachable
 from django_kafka.clients.embedded import Cluster
@@ -294,6 +294,28 @@ def test_retry_topics_are_shown_and_stay_unless_they_are_named(place: Workplace)
     assert told(f"--topic={retry}")["partitions"][0]["committed"] == 0
 
 
+def test_a_claim_goes_before_what_is_committed_and_moves_with_it(place: Workplace) -> None:
+    with_consumer(place, guarantee="effect_once")
+    consumer = conf.consumer(NAME)
+    commit(place, {0: 4})
+    before = claims.reset(consumer, place.group, (place.topic, 0), 6)
+
+    assert rows(offsets())[0][2:5] == ["4 (claim 6)", "0 to 10", "4"]
+    assert moved(place, "--shift=-4", "--partition=0") == {0: 2, 1: 0}
+    (after,) = claims.of_group("default", "default", place.group)
+    assert (after.offset, after.epoch) == (2, before.epoch + 1)
+
+
+def test_a_claim_beyond_the_log_is_said_and_moved(place: Workplace) -> None:
+    with_consumer(place, guarantee="effect_once")
+    claims.reset(conf.consumer(NAME), place.group, (place.topic, 0), 60)
+
+    assert f"{place.topic}[0]: its claim is at 60, which is not in its log" in offsets()
+    assert told()["partitions"][0]["lag"] is None
+    assert moved(place, "--to-earliest")[0] == 0
+    assert claims.of_group("default", "default", place.group)[0].offset == 0
+
+
 def test_who_moved_what_is_logged(place: Workplace, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "django_kafka.offsets")
 
@@ -392,12 +414,6 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(place: Workplace, argumen
 
     assert refused(*arguments.split()) == sentence.format(topic=place.topic)
     assert place.committed() == {0: 0, 1: 0}
-
-
-def test_a_consumer_that_keeps_its_offsets_in_its_database_is_not_moved(place: Workplace) -> None:
-    with_consumer(place, guarantee="effect_once")
-
-    assert "keeps its offsets in its database" in refused(NAME, "--to-latest", "--execute")
 
 
 def test_it_reaches_the_brokers_as_the_consumer_does(place: Workplace) -> None:

@@ -36,7 +36,7 @@ LEVELS = (
         "retries",
         "execution",
     ),
-    ("records", "outbox", "producing", "batches", "bridges", "dead_letters", "needed_topics"),
+    ("records", "outbox", "producing", "batches", "bridges", "claims", "dead_letters", "needed_topics"),
     ("monitoring", "consuming", "offsets"),
     ("services", "testing", "health", "checks", "tasks", "admin", "management", "apps"),
 )

@@ -227,8 +227,8 @@ def test_a_handler_that_leads_nowhere_is_refused_before_the_group_is_joined(work
 
 
 def test_what_this_version_lacks_is_refused_when_it_starts(workplace: Workplace) -> None:
-    workplace.consume(Seen(), guarantee="effect_once")
-    with pytest.raises(NotAvailable, match="effect_once"):
+    workplace.consume(Seen(), deduplicate="id")
+    with pytest.raises(NotAvailable, match="deduplicate"):
         Worker(NAME)
 
 

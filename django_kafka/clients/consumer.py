@@ -59,6 +59,9 @@ class Events:
     def at_end(self, place: Place) -> None:
         """A partition has nothing more for now."""
 
+    def out_of_log(self, place: Place, sentence: str) -> None:
+        """The next message of a partition is not there, and nothing says where to go on."""
+
     def committed(self, offsets: Mapping[Place, int], refused: str | None, sentence: str) -> None:
         """The group has these offsets; or it has refused a commit, with this code and for this reason."""
 
@@ -75,8 +78,10 @@ def is_fatal(error: BaseException) -> bool:
 class ConsumerClient:
     """A librdkafka consumer whose callbacks never raise."""
 
-    def __init__(self, name: str, properties: Mapping[str, Any], events: Events) -> None:
+    def __init__(self, name: str, properties: Mapping[str, Any], events: Events, *, idle: bool = False) -> None:
+        """With `idle` nothing is fetched of an assigned partition until `begin` says from where."""
         self.name = name
+        self._idle = idle
         self._events = events
         self._scrub = Scrubber(properties)
         settings = {**properties, "error_cb": self._on_error, "on_commit": self._on_commit}
@@ -117,6 +122,8 @@ class ConsumerClient:
                 good.append(message)
             elif error.name() == "_PARTITION_EOF":
                 self._events.at_end((message.topic(), message.partition()))
+            elif error.name() == "_AUTO_OFFSET_RESET":
+                self._tell_out_of_log((message.topic(), message.partition()), error)
             elif is_fatal(failed := confluent_kafka.KafkaException(error)):
                 raise failed
             else:
@@ -169,6 +176,33 @@ class ConsumerClient:
         for (topic, partition), offset in offsets.items():
             self._client.seek(TopicPartition(topic, partition, offset))
 
+    def begin(self, place: Place, offset: int, others: Mapping[Place, int]) -> None:
+        """Fetch a partition from an offset, and have that committed.
+
+        `others` are the partitions that are fetched already, and how far they are.
+        """
+        partition = TopicPartition(*place, offset)
+        try:
+            self._client.seek(partition)
+        except confluent_kafka.KafkaException as error:
+            if (cause := errors.of(error)) is None or cause.name() != "_STATE":
+                raise
+            # It has met an end of the log before, and left off.
+            self._assign_anew(partition, others)
+        with suppress(confluent_kafka.KafkaException):
+            self._client.store_offsets(offsets=[partition])
+        self._client.resume([partition])
+
+    def _assign_anew(self, partition: TopicPartition, others: Mapping[Place, int]) -> None:
+        if self._incremental:
+            self._client.incremental_unassign([partition])
+            self._client.incremental_assign([partition])
+            return
+        known = {(partition.topic, partition.partition): partition.offset, **others}
+        mine = [(one.topic, one.partition) for one in self._client.assignment()]
+        self._client.assign([TopicPartition(*one, known.get(one, 0)) for one in mine])
+        self._client.pause([TopicPartition(*one) for one in mine if one not in known])
+
     def pause(self, places: Collection[Place]) -> None:
         """Fetch no more for these partitions; what was prefetched for them is thrown away."""
         self._client.pause([TopicPartition(*place) for place in places])
@@ -178,7 +212,9 @@ class ConsumerClient:
         self._client.resume([TopicPartition(*place) for place in places])
 
     def start_over(self, places: Collection[Place]) -> None:
-        """Fetch these partitions again from their committed offsets."""
+        """Fetch these partitions again from their committed offsets; what is idle waits for its `begin`."""
+        if self._idle:
+            return
         partitions = [TopicPartition(*place) for place in places]
         if self._incremental:
             self._client.incremental_unassign(partitions)
@@ -216,12 +252,26 @@ class ConsumerClient:
 
     def _on_assign(self, _client: object, partitions: list[TopicPartition]) -> None:
         self._guarded(lambda: self._events.assigned([(one.topic, one.partition) for one in partitions]))
+        if self._idle:
+            self._guarded(lambda: self._assign_idle(partitions))
+
+    def _assign_idle(self, partitions: list[TopicPartition]) -> None:
+        # From an offset of its own, because to look for the committed one may end in an error that stops the fetching.
+        idle = [TopicPartition(one.topic, one.partition, 0) for one in partitions]
+        if self._incremental:
+            self._client.incremental_assign(idle)
+        else:
+            self._client.assign(idle)
+        self._client.pause(idle)
 
     def _on_revoke(self, _client: object, partitions: list[TopicPartition]) -> None:
         self._guarded(lambda: self._events.revoked([(one.topic, one.partition) for one in partitions], False))
 
     def _on_lost(self, _client: object, partitions: list[TopicPartition]) -> None:
         self._guarded(lambda: self._events.revoked([(one.topic, one.partition) for one in partitions], True))
+
+    def _tell_out_of_log(self, place: Place, error: confluent_kafka.KafkaError) -> None:
+        self._guarded(lambda: self._events.out_of_log(place, self._scrub(error.str())))
 
     def _on_commit(self, error: confluent_kafka.KafkaError | None, partitions: list[TopicPartition]) -> None:
         if error is not None and error.name() == "_NO_OFFSET":

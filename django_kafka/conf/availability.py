@@ -15,7 +15,6 @@ def _registry(serializer: str | None) -> bool:
 
 
 CONSUMER: tuple[_Line, ...] = (
-    ("guarantee", lambda value: value != "at_least_once", 'only "at_least_once"'),
     ("deduplicate", lambda value: value is not None, "only None"),
     ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
     ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),

@@ -175,6 +175,8 @@ def _read_dispatch(block: Block) -> Dispatch | None:
 
 def _find_contradictions(consumer: Consumer, block: Block) -> None:
     _find_contradictions_of_retry_topics(consumer, block)
+    if consumer.guarantee == "at_most_once":
+        _find_contradictions_of_at_most_once(consumer, block)
     if consumer.guarantee == "effect_once":
         if consumer.transaction == "none":
             sentence = f'{block.path} has guarantee "effect_once" and transaction "none".'
@@ -186,6 +188,16 @@ def _find_contradictions(consumer: Consumer, block: Block) -> None:
                 sentence = f'{block.path} has guarantee "effect_once" and retry mode "topics".'
                 block.problem(CONTRADICTION, sentence, 'Retry topics leave the transaction: use mode "blocking".')
                 break
+
+
+def _find_contradictions_of_at_most_once(consumer: Consumer, block: Block) -> None:
+    if through_topics(consumer):
+        sentence = f'{block.path} has guarantee "at_most_once" and retry mode "topics".'
+        block.problem(CONTRADICTION, sentence, 'A retry topic may have a message twice: use mode "blocking".')
+    if consumer.on_dead_letter == "hold_key":
+        sentence = f'{block.path} has guarantee "at_most_once" and on_dead_letter "hold_key".'
+        hint = "Who keeps later messages for the one that failed wants none lost: leave one of the two out."
+        block.problem(CONTRADICTION, sentence, hint)
 
 
 def through_topics(consumer: Consumer) -> list[Retry]:

@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 def database_connections(consumers: Sequence[conf.Consumer]) -> Counter[str]:
     """Return how many connections one process that runs these consumers opens at most, by database.
 
-    Each handler thread has its own, and so have the threads for replays, for their leases, and for heartbeats. Where
-    handlers are `async def`, those that settle and those that are thread-sensitive have; what a handler opens in other
-    threads comes on top.
+    Each handler thread has its own, and so have the threads for replays, for their leases, for heartbeats, and for the
+    claims of a consumer. Where handlers are `async def`, those that settle and those that are thread-sensitive have;
+    what a handler opens in other threads comes on top.
     """
     settings = conf.kafka()
     letters = settings.dead_letters.database
@@ -36,6 +36,8 @@ def database_connections(consumers: Sequence[conf.Consumer]) -> Counter[str]:
     for consumer in consumers:
         for database in {consumer.database, letters}:
             most[database] += _threads(consumer)
+        if consumer.guarantee == "effect_once":
+            most[consumer.database] += 1
     return most
 
 
@@ -100,6 +102,8 @@ class Crew:
         """Have what is written of partitions tell the next worker that this one died. Its heartbeats tell that."""
         for worker, name in zip(self.workers, beat.ids, strict=True):
             gate.join(worker.lanes)
+            if worker.consumer.guarantee == "at_most_once":
+                continue  # what killed a worker never comes again
             worker.lanes.tenures = Tenures(
                 name, worker.consumer, worker.group_id, gate, beaten=beat.beaten.is_set, wake=beat.wake
             )

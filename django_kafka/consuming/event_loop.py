@@ -18,6 +18,7 @@ from ..gathering import Gathered
 from ..handlers import TopicHandlers
 from ..messages import Message
 from ..tallies import ConsumerTally
+from . import guarantees
 from .asides import Aside, asides_of, is_held
 from .executors import HandlerThreads, sensitive
 from .forwarding import Forwarded
@@ -25,7 +26,6 @@ from .handling import LAST_WAIT, SHORT_WAIT, HandlerThread, until_due
 from .lane import Lane
 from .lanes import Lanes
 from .message_tasks import begin, callable_for, message_of, result_of
-from .parking import thread_of
 from .settling import Settler
 from .slices import Slice
 
@@ -339,7 +339,7 @@ def threads_of(
     name = f"kafka-{consumer.name}"
     if handlers.on_an_event_loop(consumer.name):
         return [EventLoop(f"{name}-loop", consumer, group_id, lanes, tally, stop_worker)]
-    kind = thread_of(consumer)
+    kind = guarantees.thread_of(consumer)
     return [
         kind(f"{name}-{number}", consumer, group_id, lanes, tally, stop_worker)
         for number in range(consumer.concurrency)

@@ -75,7 +75,9 @@ class Letters:
                 for index, failure in piece.failed
             ]
             try:
-                stored = recording.record_all(self.consumer, self.group_id, some, still_ours=lane.still_ours)
+                stored = recording.record_all(
+                    self.consumer, self.group_id, some, still_ours=lane.still_ours, finish=lane.partition.finish
+                )
             except PartitionLost:
                 return None
             except MemoryError:

@@ -108,12 +108,18 @@ class Lanes:
         """Append fetched messages to the lanes of their partition."""
         with self._changed:
             self._stirred.add(partition)
-            self._count(partition, len(messages), size)
+            fetched = messages
+            if partition.done_before:
+                messages = partition.undone(messages)
             if partition.splits:
-                partition.fetch(messages, size)
+                # With those that were settled before: the watermark has to pass them.
+                self._count(partition, len(fetched), size)
+                partition.fetch(fetched, size)
+            elif messages:
+                self._count(partition, len(messages), size)
             if partition.dealing:
                 self._offer(partition.deal(messages))
-            else:
+            elif messages:
                 partition.slices.append(Slice(messages, size))
                 if len(partition.slices) == 1:
                     partition.occupied.add(partition)

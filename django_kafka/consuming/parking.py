@@ -74,7 +74,7 @@ class HoldingThread(HandlerThread):
         try:
             parking = park(
                 self.consumer, self.group_id, message,
-                count=keys[key] >= limit, still_ours=lane.still_ours,
+                count=keys[key] >= limit, still_ours=lane.still_ours, finish=lane.partition.finish,
             )  # fmt: skip
         except PartitionLost:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from .lane import Lane, Place
 from .slices import Slice
 
 if TYPE_CHECKING:
+    from ..claims import Claimed
     from .deaths import Holding
 
 _TURN = 500
@@ -31,9 +32,9 @@ class Partition(Lane):
     """
 
     __slots__ = (
-        "_apart", "_dealt", "_fetched", "_next", "at_end", "awaits", "busy", "bytes", "committed", "dealing",
-        "expected", "held_keys", "in_flight", "lost", "occupied", "ordering", "paused", "splits", "stored", "tenure",
-        "watermark", "width",
+        "_apart", "_dealt", "_fetched", "_next", "at_end", "awaits", "blocked", "busy", "bytes", "claim", "committed",
+        "dealing", "done_before", "expected", "finish", "held_keys", "in_flight", "lost", "occupied", "ordering",
+        "paused", "splits", "stored", "tenure", "watermark", "width",
     )  # fmt: skip
 
     def __init__(self, place: Place, ordering: str = "partition", width: int = 1) -> None:
@@ -73,6 +74,14 @@ class Partition(Lane):
         """What `deaths` knows of it; None when nobody watches for deaths."""
         self.held_keys: dict[bytes, int] | None = None
         """Keys that are held, or were lately, and how many messages are parked behind each at most; None: not read."""
+        self.claim: Claimed | None = None
+        """Its claim, where offsets are committed with effects; None: it has none, or is not claimed yet."""
+        self.finish: Callable[[Sequence[int]], None] | None = None
+        """What a transaction that settles messages has to call with their offsets; None: nothing."""
+        self.done_before: set[int] = set()
+        """Offsets of messages that are still to come, but were settled by its former worker."""
+        self.blocked = ""
+        """Why nothing of it is fetched, for people; "" when it is."""
         self.occupied: set[Lane] = set()
         """Its lanes that have messages, where it splits."""
         self._fetched: deque[tuple[Sequence[RawMessage], int]] = deque()
@@ -97,6 +106,13 @@ class Partition(Lane):
             return self.watermark
         settled = first.settled
         return first.messages[settled - 1] if settled else self.watermark
+
+    def undone(self, messages: list[RawMessage]) -> list[RawMessage]:
+        """Return the messages of a fetch that its former worker has not settled."""
+        left = [one for one in messages if _offset_of(one) not in self.done_before]
+        last = _offset_of(messages[-1])
+        self.done_before = {one for one in self.done_before if one > last}
+        return left
 
     def fetch(self, messages: Sequence[RawMessage], size: int) -> None:
         """Remember what was fetched until the watermark has passed it."""

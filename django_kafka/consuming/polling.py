@@ -70,7 +70,7 @@ class Poller(Events):
         if until_empty:
             chosen["enable.partition.eof"] = True
         self._drain_at_most = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 2000
-        self._client = ConsumerClient(consumer.name, chosen, self)
+        self._client = self._connect(chosen)
         self._commits = Commits(self._client, lanes, automatic=consumer.enable_auto_commit)
         self._assigned_once = False
         self._quiet_from = 0.0
@@ -79,12 +79,18 @@ class Poller(Events):
         self._full_since: float | None = None
         self._usual_size = math.inf
         """Bytes of a message, as in the last fetch; unknown at first, so that the first fetch takes one message."""
+        self._patience = _POLL
+        """Seconds that the next fetch waits for a first message."""
         self._tended = 0.0
         self._revoked_now: set[Place] = set()
         self._assigned_now: set[Place] = set()
         self._replaced_now: set[Place] = set()
         self._ended_now: set[Place] = set()
         self._said: dict[tuple[str, str | None], float] = {}
+
+    def _connect(self, chosen: dict[str, Any]) -> ConsumerClient:
+        """Return the client of these properties."""
+        return ConsumerClient(self.consumer.name, chosen, self)
 
     def run(self) -> None:
         """Poll until the end, then finish what runs, commit and leave the group."""
@@ -166,16 +172,20 @@ class Poller(Events):
         self._replaced_now.clear()
         messages: list[Any] = []
         try:
-            messages = self._client.fetch(most, _POLL)
+            messages = self._client.fetch(most, self._patience)
         except Exception as error:  # noqa: BLE001  # what it had taken off the queue is lost to it: fetch it again
             self._fetch_again(error)
         if self._assigned_now:
-            # A pause outlives a revocation; a new assignment begins unpaused whatever was before.
-            self._client.resume([place for place in self._assigned_now if self.lanes.get(place)])
+            self._begin()
+        return messages
+
+    def _begin(self) -> None:
+        """Have what was just assigned fetched."""
+        # A pause outlives a revocation; a new assignment begins unpaused whatever was before.
+        self._client.resume([place for place in self._assigned_now if self.lanes.get(place)])
         if self._replaced_now:
             # Left and come back within one call: what it returned may be from before.
             self._client.start_over(self._replaced_now)
-        return messages
 
     def _fetch_again(self, error: Exception) -> None:
         if is_fatal(error):
@@ -196,12 +206,16 @@ class Poller(Events):
             self._notice_jump(partition, group)
             partition.at_end = False
             size = size_of(group)
-            self.lanes.take(partition, group, size)
+            self._give(partition, group, size)
             self._taken += len(group)
             tally.received += len(group)
             tally.bytes += size
             fetched += size
         self._usual_size = max(1.0, fetched / len(messages))
+
+    def _give(self, partition: Partition, messages: list[Any], size: int) -> None:
+        """Hand out what was fetched of a partition."""
+        self.lanes.take(partition, messages, size)
 
     def _notice_jump(self, partition: Partition, group: list[Any]) -> None:
         first, last = group[0].offset(), group[-1].offset()
@@ -325,6 +339,10 @@ class Poller(Events):
     def at_end(self, place: Place) -> None:
         """Note that a partition has nothing more for now."""
         self._ended_now.add(place)
+
+    def out_of_log(self, place: Place, sentence: str) -> None:
+        """Tell it."""
+        self.trouble("_AUTO_OFFSET_RESET", sentence, place[0])
 
     def trouble(self, code: str, sentence: str, topic: str | None) -> None:
         """Say what the client goes on from by itself, but not all the time."""

@@ -28,7 +28,10 @@ def take_in(settler: Settler, lane: Lane, piece: Slice, found: TopicHandlers) ->
         end = piece.done + (1 if lane.waits else _TOGETHER)
         some = [Message(raw, found.decoder) for raw in islice(piece.messages, piece.done, end)]
         try:
-            new = importing.store(settler.consumer, settler.group_id, some, found.imports, still_ours=lane.still_ours)
+            new = importing.store(
+                settler.consumer, settler.group_id, some, found.imports,
+                still_ours=lane.still_ours, finish=lane.partition.finish,
+            )  # fmt: skip
         except PartitionLost:
             return None
         except MemoryError:

@@ -11,11 +11,11 @@ from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
 from ..deadlines import Running
 from ..exceptions import ConfigurationError, NotAvailable
-from . import forwarding
+from . import forwarding, guarantees
 from .circuits import Circuit
 from .event_loop import EventLoop, threads_of
 from .lanes import Lanes
-from .polling import Poller, topics_and_group
+from .polling import topics_and_group
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ class Worker:
         self.lanes = lanes_of(self.consumer)
         self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)
         bounds: dict[str, Any] = {"worker": self, "limit": max_messages, "until_empty": until_empty}
-        self._poller = Poller(self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds)
+        self._poller = guarantees.poller_of(self.consumer)(
+            self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds
+        )
         self._threads = threads_of(self.consumer, self.group_id, self.lanes, self.tally, self.fail)
         # The main thread stays free for signals, which must never reach the thread that polls.
         self._polling = threading.Thread(target=self._run, name=f"kafka-{name}-poller", daemon=True)
@@ -90,8 +92,12 @@ class Worker:
     def report(self) -> dict[str, Any]:
         """Return what its row shows."""
         standing = self.circuit.standing()
-        waiting = [one for one in self.lanes if any(lane.outage is not None or lane.full for lane in one.lanes)]
-        reasons = [lane.reason for one in waiting for lane in one.lanes if lane.outage is not None or lane.full]
+        waiting = [
+            one for one in self.lanes
+            if one.blocked or any(lane.outage is not None or lane.full for lane in one.lanes)
+        ]  # fmt: skip
+        reasons = [one.blocked for one in waiting if one.blocked]
+        reasons += [lane.reason for one in waiting for lane in one.lanes if lane.outage is not None or lane.full]
         return {
             # Counted up to this moment: a slice may take minutes.
             "handled": self.succeeded(),
@@ -153,7 +159,7 @@ def ready(name: str) -> tuple[conf.Consumer, list[str], str]:
     if missing := conf.unavailable(consumer):
         raise NotAvailable(" ".join(missing))
     handlers.resolve_all(name)
-    if problems := publishing.problems(name) + forwarding.problems(name):
+    if problems := publishing.problems(name) + forwarding.problems(name) + guarantees.problems(name):
         raise ConfigurationError(" ".join(f"{sentence} {hint}" for _check, sentence, hint in problems))
     topics, group_id = topics_and_group(consumer, handlers.topics(name))
     return consumer, [*topics, *handlers.retry_topics(name)], group_id

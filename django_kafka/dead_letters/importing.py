@@ -20,7 +20,7 @@ from ..models.dead_letters import encode_headers, fingerprint
 from ..signals import message_dead_lettered
 from . import foreign
 from .failures import Failure
-from .recording import has_content_of, named_letter
+from .recording import Finish, has_content_of, named_letter
 from .rows import add_attempt, insert, stored_before
 
 UNKNOWN_ERROR = "unknown"
@@ -34,11 +34,13 @@ def store(
     format: str,
     *,
     still_ours: Callable[[], None],
+    finish: Finish | None = None,
 ) -> int:
     """Store messages of one partition of a dead-letter topic as letters, all or none; return how many are new.
 
     A message that was stored before is left as it is, whatever became of its letter. `still_ours` is asked last of all
-    before the COMMIT and raises `PartitionLost`. Whatever else is raised means: nothing is stored.
+    before the COMMIT and raises `PartitionLost`. Whatever else is raised means: nothing is stored. `finish` is a
+    part of the same transaction.
     """
     using = conf.kafka().dead_letters.database
     still_ours()
@@ -53,6 +55,8 @@ def store(
                 new.append((message, letter))
                 known.add(place)
         insert(using, [(letter, _failure(letter)) for _message, letter in new], DeadLetterAttempt.Origin.IMPORT)
+        if finish is not None:
+            finish([message.offset for message in messages])
         still_ours()
     if message_dead_lettered.receivers:
         for message, letter in new:

@@ -13,6 +13,7 @@ from ..execution import leave_foreign_transaction
 from ..messages import Message
 from ..models import DeadLetter
 from . import holds
+from .recording import Finish
 from .rows import new_letter
 
 CATEGORY = "parked"
@@ -33,13 +34,19 @@ class Parking(Enum):
 
 
 def park(
-    consumer: conf.Consumer, group_id: str, message: Message, *, count: bool, still_ours: Callable[[], None]
+    consumer: conf.Consumer,
+    group_id: str,
+    message: Message,
+    *,
+    count: bool,
+    still_ours: Callable[[], None],
+    finish: Finish | None = None,
 ) -> Parking:
     """Store `message` behind the dead letter of its key, in a transaction of its own, and return what became of it.
 
     A message that has a letter already, because a crash repeated it, gets no second one. `count` has those that are
     parked counted, for the limit. `still_ours` is asked last of all before the COMMIT and raises `PartitionLost`.
-    Whatever else is raised means: not stored.
+    Whatever else is raised means: not stored. `finish` is a part of the same transaction when the message is parked.
     """
     using = conf.kafka().dead_letters.database
     identity = holds.identity(consumer, group_id, message)
@@ -63,5 +70,7 @@ def park(
             if count and holds.parked(using, hold_id) >= consumer.hold_key_limit:
                 return Parking.FULL
             letter.save(using=using, force_insert=True)
+        if finish is not None:
+            finish([message.offset])
         still_ours()
     return Parking.PARKED

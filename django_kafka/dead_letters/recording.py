@@ -23,19 +23,32 @@ _BYTES_TOGETHER = 4 * 1024 * 1024
 """Of messages and tracebacks that go into one statement; a single message may always."""
 
 
+Finish = Callable[[Sequence[int]], None]
+"""Part of a transaction that settles messages, called with their offsets last of all before the COMMIT."""
+
+
 def record(
-    consumer: conf.Consumer, group_id: str, message: Message, failure: Failure, *, still_ours: Callable[[], None]
+    consumer: conf.Consumer,
+    group_id: str,
+    message: Message,
+    failure: Failure,
+    *,
+    still_ours: Callable[[], None],
+    finish: Finish | None = None,
 ) -> DeadLetter:
     """Store `message` as a dead letter in a transaction of its own and return the row.
 
     A repeat of the same message adds an attempt and reopens its row. `still_ours` is asked last of all before the
     COMMIT and raises `PartitionLost` when the message has a new owner. Whatever else is raised means: not stored.
+    `finish` is a part of the same transaction.
     """
     using = conf.kafka().dead_letters.database
     still_ours()
     leave_foreign_transaction(using)
     with transaction.atomic(using=using):
         letter = _store(using, consumer, group_id, message, failure)
+        if finish is not None:
+            finish([message.offset])
         still_ours()
     if message_dead_lettered.receivers:
         message_dead_lettered.send_robust(consumer.name, message=message, letter=letter, error=failure)
@@ -61,6 +74,7 @@ def record_all(
     failed: Sequence[tuple[Message, Failure]],
     *,
     still_ours: Callable[[], None],
+    finish: Finish | None = None,
 ) -> list[DeadLetter]:
     """Store messages as dead letters, as `record` does; return the rows, which may be only those of the first ones.
 
@@ -70,7 +84,7 @@ def record_all(
     some = _first(failed)
     if not holds.keeps(consumer):
         try:
-            return _record_together(consumer, group_id, some, still_ours)
+            return _record_together(consumer, group_id, some, still_ours, finish)
         except PartitionLost:
             raise
         except Exception as error:
@@ -79,7 +93,7 @@ def record_all(
             if len(some) > 1:
                 log.info("consumer=%s letters are stored one by one: %s", consumer.name, type(error).__name__)
     message, failure = failed[0]
-    return [record(consumer, group_id, message, failure, still_ours=still_ours)]
+    return [record(consumer, group_id, message, failure, still_ours=still_ours, finish=finish)]
 
 
 def _first(failed: Sequence[tuple[Message, Failure]]) -> list[tuple[Message, Failure]]:
@@ -99,6 +113,7 @@ def _record_together(
     group_id: str,
     failed: Sequence[tuple[Message, Failure]],
     still_ours: Callable[[], None],
+    finish: Finish | None,
 ) -> list[DeadLetter]:
     using = conf.kafka().dead_letters.database
     still_ours()
@@ -114,11 +129,20 @@ def _record_together(
                 letter.attempts = failure.attempt
                 fresh.append((letter, failure))
         insert(using, fresh, DeadLetterAttempt.Origin.WORKER)
+        if finish is not None:
+            finish([message.offset for message, _failure in failed])
         still_ours()
     if message_dead_lettered.receivers:
         for letter, (message, failure) in zip(letters, failed, strict=True):
             message_dead_lettered.send_robust(consumer.name, message=message, letter=letter, error=failure)
     return letters
+
+
+def find(consumer: conf.Consumer, group_id: str, message: Message) -> DeadLetter | None:
+    """Return the letter of a message; None when it has none."""
+    using = conf.kafka().dead_letters.database
+    leave_foreign_transaction(using)
+    return new_letter(consumer, group_id, message).same().using(using).first()
 
 
 def _new(consumer: conf.Consumer, group_id: str, message: Message, failure: Failure) -> DeadLetter:

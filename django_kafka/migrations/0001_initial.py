@@ -157,6 +157,40 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Claim',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('cluster', models.CharField(max_length=100, verbose_name='cluster')),
+                ('group_id', models.CharField(max_length=255, verbose_name='group')),
+                ('topic', models.CharField(max_length=249, verbose_name='topic')),
+                ('topic_id', models.CharField(blank=True, max_length=40, verbose_name='topic id')),
+                ('partition', models.IntegerField(verbose_name='partition')),
+                ('offset', models.BigIntegerField(verbose_name='offset')),
+                ('epoch', models.BigIntegerField(default=0, verbose_name='epoch')),
+                ('consumer', models.CharField(max_length=200, verbose_name='consumer')),
+                ('worker', models.CharField(blank=True, max_length=200, verbose_name='worker')),
+                ('claimed_at', models.DateTimeField(verbose_name='claimed at')),
+            ],
+            options={
+                'verbose_name': 'claim',
+                'verbose_name_plural': 'claims',
+                'constraints': [models.UniqueConstraint(fields=('cluster', 'group_id', 'topic', 'partition'), name='lynx_kafka_claim_identity')],
+            },
+        ),
+        migrations.CreateModel(
+            name='SettledMessage',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('offset', models.BigIntegerField(verbose_name='offset')),
+                ('claim', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='settled', to='lynx_kafka.claim', verbose_name='claim')),
+            ],
+            options={
+                'verbose_name': 'settled message',
+                'verbose_name_plural': 'settled messages',
+                'constraints': [models.UniqueConstraint(fields=('claim', 'offset'), name='lynx_kafka_settled_once')],
+            },
+        ),
+        migrations.CreateModel(
             name='Tenure',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),

@@ -1,8 +1,9 @@
-"""Rows: what could not be handled, what happened to it, and who works."""
+"""Rows: what could not be handled, what happened to it, how far consumers are, and who works."""
 
+from .claims import Claim, SettledMessage
 from .dead_letters import DeadLetter, DeadLetterAttempt
 from .holds import Hold
 from .replays import Replay
 from .workers import Tenure, Worker
 
-__all__ = ["DeadLetter", "DeadLetterAttempt", "Hold", "Replay", "Tenure", "Worker"]
+__all__ = ["Claim", "DeadLetter", "DeadLetterAttempt", "Hold", "Replay", "SettledMessage", "Tenure", "Worker"]

@@ -64,7 +64,8 @@ class Move:
     @property
     def changes(self) -> bool:
         """Whether anything does."""
-        return self.to != self.standing.committed
+        # A claim may be of an earlier topic of this name, whatever its offset is: moving it settles that too.
+        return self.standing.claimed is not None or self.to != self.standing.committed
 
     @property
     def again(self) -> int:
@@ -87,10 +88,6 @@ def plan(books: Books, stand: Stand, target: Target) -> list[Move]:
 
     Raises `ConfigurationError` for an offset that a partition does not have, and where there is none to shift.
     """
-    if stand.consumer.guarantee == "effect_once":
-        raise ConfigurationError(
-            f"Consumer {stand.consumer.name!r} keeps its offsets in its database, which this version does not move."
-        )
     times = books.since(target.at, stand) if isinstance(target, Since) else {}
     moves: list[Move] = []
     wrong: list[str] = []
@@ -119,9 +116,9 @@ def _move(one: Standing, target: Target, times: Mapping[Place, int | None]) -> M
         case Since():
             return _since(one, times[one.place])
         case Shift(by=by):
-            if one.committed is None:
+            if one.position is None:
                 raise ConfigurationError(f"{where} has no committed offset to shift from; say where to: --to-earliest.")
-            return _at(one, one.committed + by)
+            return _at(one, one.position + by)
 
 
 def _at(one: Standing, wanted: int) -> Move:
@@ -164,13 +161,13 @@ def carry_out(books: Books, moves: Sequence[Move], *, user: str) -> Stand:
         books.consumer.name, books.group_id, user, ", ".join(map(_shown, changed)),
     )  # fmt: skip
     stand = books.stand(sorted({move.standing.topic for move in moves}))
-    now = {one.place: one.committed for one in stand.partitions}
-    if wrong := [move for move in changed if now[move.standing.place] != move.to]:
-        found = ", ".join(f"{_shown(move)}, but it is at {now[move.standing.place]}" for move in wrong)
+    now = {one.place: one for one in stand.partitions}
+    if wrong := [move for move in changed if not now[move.standing.place].stands_at(move.to)]:
+        found = ", ".join(f"{_shown(move)}, but it is at {now[move.standing.place].position}" for move in wrong)
         raise ConfigurationError(f"Somebody else has moved group {books.group_id!r} meanwhile: {found}.")
     return stand
 
 
 def _shown(move: Move) -> str:
     one = move.standing
-    return f"{one.topic}[{one.partition}] {'nothing' if one.committed is None else one.committed} -> {move.to}"
+    return f"{one.topic}[{one.partition}] {'nothing' if one.position is None else one.position} -> {move.to}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from django.db import Error as DatabaseFailure
 
-from .. import conf, handlers
+from .. import claims, conf, handlers
 from ..clients import reading
 from ..clients.groups import Ends, Group, GroupAdmin, GroupInUse, Member
 from ..consuming.polling import topics_and_group
@@ -37,6 +38,8 @@ class Standing:
     """The offset that the group reads next; None: it has committed nothing."""
     log: Ends
     """Where the partition begins and ends."""
+    claimed: int | None = None
+    """The offset of its claim, which goes before what is committed; None: it has none."""
     reset: str
     """Where the consumer begins without an offset that is there, as librdkafka calls it."""
     next_at: datetime | None = None
@@ -51,18 +54,29 @@ class Standing:
         return self.topic, self.partition
 
     @property
+    def position(self) -> int | None:
+        """The offset that the group reads next, if it is there; None: it has none."""
+        return self.committed if self.claimed is None else self.claimed
+
+    @property
     def gone(self) -> bool:
-        """Whether what was committed is outside of the log: deleted since, or of an earlier topic of this name."""
-        return self.committed is not None and not self.log.low <= self.committed <= self.log.high
+        """Whether its position is outside of the log: deleted since, or of an earlier topic of this name."""
+        return self.position is not None and not self.log.low <= self.position <= self.log.high
 
     @property
     def reads_from(self) -> int | None:
         """The offset at which a worker that starts now begins; None: it refuses."""
-        if self.committed is not None and not self.gone:
-            return self.committed
+        if self.position is not None and not self.gone:
+            return self.position
+        if self.claimed is not None:
+            return None
         if self.reset in _LOW:
             return self.log.low
         return self.log.high if self.reset in _HIGH else None
+
+    def stands_at(self, offset: int) -> bool:
+        """Tell whether the group is there, and its claim too."""
+        return offset == self.committed and self.claimed in (None, offset)
 
     @property
     def lag(self) -> int | None:
@@ -92,8 +106,9 @@ class Stand:
     """Why nothing is known of workers, when that is so."""
 
     @property
-    def committed_anything(self) -> bool:
-        return any(one.committed is not None for one in self.partitions)
+    def begun(self) -> bool:
+        """Whether the group has a position anywhere."""
+        return any(one.position is not None for one in self.partitions)
 
     @property
     def users(self) -> list[str]:
@@ -123,6 +138,7 @@ class Books:
         places, missing = self._places(topics, partitions)
         group, logs, committed = self._admin.group(), self._admin.ends(places), self._admin.committed(places)
         workers, owners, unheard = self._workers()
+        claimed = self._claimed()
         members = {place: member for member in group.members for place in member.places}
         standings = [
             Standing(
@@ -131,6 +147,7 @@ class Books:
                 retry=topic in self.retries,
                 committed=committed[topic, number],
                 log=logs[topic, number],
+                claimed=claimed.get((topic, number)),
                 reset=self.reset,
                 member=members.get((topic, number)),
                 worker=owners.get((topic, number)),
@@ -157,7 +174,32 @@ class Books:
         return reading.since(self.consumer, self.group_id, logs, milliseconds, self.timeout)
 
     def commit(self, offsets: Mapping[Place, int]) -> None:
-        """Commit these offsets for the group. Raises `GroupInUse` while it has members."""
+        """Commit these offsets for the group, and move its claims there. Raises `GroupInUse` while it has members."""
+        # Kafka first: it refuses while anybody is in the group.
+        self._commit(offsets)
+        if self.consumer.guarantee == "effect_once":
+            with self._database_answers():
+                for place, offset in offsets.items():
+                    claims.reset(self.consumer, self.group_id, place, offset)
+
+    def _claimed(self) -> dict[Place, int]:
+        if self.consumer.guarantee != "effect_once":
+            return {}
+        with self._database_answers():
+            found = claims.of_group(self.consumer.database, self.consumer.cluster, self.group_id)
+            return {(one.topic, one.partition): one.offset for one in found}
+
+    @contextmanager
+    def _database_answers(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseFailure as error:
+            raise ConfigurationError(
+                f"Consumer {self.consumer.name!r} keeps its offsets in database {self.consumer.database!r}, which does "
+                f"not answer ({type(error).__name__}). Try again when it does."
+            ) from error
+
+    def _commit(self, offsets: Mapping[Place, int]) -> None:
         try:
             self._admin.commit(offsets)
         except GroupInUse:

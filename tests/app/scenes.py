@@ -78,6 +78,13 @@ def forward(message: Message) -> None:
     _play(value, message)
 
 
+def announced(message: Message) -> None:
+    """Say that the handler runs, take the value's "seconds", then leave one effect."""
+    print(f"announced {message.partition}@{message.offset}", flush=True)
+    time.sleep(message.value.get("seconds", 0))
+    record(message)
+
+
 def show_connection(message: Message) -> None:
     """Leave one effect that tells which database connection made it."""
     with connection.cursor() as cursor:

@@ -86,7 +86,7 @@ def test_more_workers_than_partitions_leave_nothing_until_empty(project: Project
 REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
     ({}, ["nobody"], "no 'nobody'; it has: journey"),
     ({"enabled": False}, [], "no enabled consumer"),
-    ({"guarantee": "effect_once"}, [], "guarantee"),
+    ({"deduplicate": "id"}, [], "deduplicate"),
     ({"handler": None, "topics": ["a"]}, [], "has no handler"),
     ({"options": {"no.such.property": 1}}, [], "no.such.property"),
     ({"options": {"group.protocol": "consumer", "session.timeout.ms": 6000}}, [], "session.timeout.ms"),

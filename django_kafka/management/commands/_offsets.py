@@ -22,7 +22,7 @@ def headings(stand: Stand) -> list[str]:
     }.get(stand.group.state, f"{stand.group.state}, {members or 'no'} member{'' if members == 1 else 's'}")
     protocol = f", protocol {stand.group.protocol}" if stand.group.protocol else ""
     said = [f"{stand.consumer.name}: group {stand.group_id} on cluster {stand.consumer.cluster}, {state}{protocol}."]
-    if stand.partitions and not stand.committed_anything:
+    if stand.partitions and not stand.begun:
         said.append(f'It has committed nothing; it begins as "auto_offset_reset" says: {stand.reset}.')
     return said
 
@@ -31,7 +31,12 @@ def remarks(stand: Stand) -> list[str]:
     """Return what does not fit into the table."""
     said = [f"The cluster has no topic {name}." for name in stand.missing]
     for one in stand.partitions:
-        if one.gone:
+        if one.gone and one.claimed is not None:
+            said.append(
+                f"{one.topic}[{one.partition}]: its claim is at {one.claimed}, which is not in its log; nothing of it "
+                "is handled until somebody says where to go on."
+            )
+        elif one.gone:
             said.append(
                 f"{one.topic}[{one.partition}]: offset {one.committed} is not in its log any more; a worker begins as "
                 f'"auto_offset_reset" says: {stand.reset}.'
@@ -48,12 +53,17 @@ def row(one: Standing) -> tuple[str, ...]:
     return (
         one.topic,
         str(one.partition),
-        "nothing" if one.committed is None else str(one.committed),
+        _committed(one),
         f"{one.log.low} to {one.log.high}",
         "?" if one.lag is None else f"{one.lag:,}",
         ago(one.next_at) if one.next_at else "-",
         _holder(one),
     )
+
+
+def _committed(one: Standing) -> str:
+    committed = "nothing" if one.committed is None else str(one.committed)
+    return committed if one.claimed is None else f"{committed} (claim {one.claimed})"
 
 
 def _holder(one: Standing) -> str:
@@ -65,7 +75,7 @@ def _holder(one: Standing) -> str:
 def move_row(move: Move) -> tuple[str, ...]:
     """Return the row of a partition that moves."""
     one = move.standing
-    start = "nothing" if one.committed is None else str(one.committed)
+    start = "nothing" if one.position is None else str(one.position)
     end = " (end)" if move.to == one.log.high else ""
     return (
         one.topic,
@@ -115,6 +125,7 @@ def _partition_as_dict(one: Standing) -> dict[str, Any]:
         "partition": one.partition,
         "retry": one.retry,
         "committed": one.committed,
+        "claimed": one.claimed,
         "low": one.log.low,
         "high": one.log.high,
         "lag": one.lag,
@@ -127,7 +138,7 @@ def _partition_as_dict(one: Standing) -> dict[str, Any]:
 
 def moves_as_dict(stand: Stand, moves: Sequence[Move], *, executed: bool) -> dict[str, Any]:
     """Return what moves, or has moved, for programs; `stand` is where the group stands now."""
-    now = {one.place: one.committed for one in stand.partitions}
+    now = {one.place: one.position for one in stand.partitions}
     return {
         **_identity(stand),
         "executed": executed,
@@ -136,7 +147,7 @@ def moves_as_dict(stand: Stand, moves: Sequence[Move], *, executed: bool) -> dic
             {
                 "topic": move.standing.topic,
                 "partition": move.standing.partition,
-                "from": move.standing.committed,
+                "from": move.standing.position,
                 "to": move.to,
                 "now": now[move.standing.place],
                 "read_again": move.again,
