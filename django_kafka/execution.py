@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 import weakref
@@ -71,9 +72,9 @@ class Execution:
             message_handling.send_robust(name, message=message)
         try:
             if self.in_transaction:
-                self.transact(lambda: handler.call(message), finish, message, self.gathered)
+                self.transact(lambda: refuse_awaitable(handler.call(message)), finish, message, self.gathered)
             else:
-                handler.call(message)
+                refuse_awaitable(handler.call(message))
                 if finish is not None:
                     finish()
         except Exception as error:
@@ -142,6 +143,18 @@ class Execution:
         connection = connections[self.database]
         # When the rollback failed as well Django has closed it already, and maybe connected anew.
         return connection.connection is not stage.connection or not connection.is_usable()
+
+
+def refuse_awaitable(returned: object) -> None:
+    """Raise when a plain handler returned what would have to be awaited: nobody does, so nothing has been done."""
+    if returned is None or not inspect.isawaitable(returned):
+        return
+    if inspect.iscoroutine(returned):
+        returned.close()
+    raise TypeError(
+        f"The handler returned {type(returned).__name__!r}, which nobody awaits: a handler that calls an `async def` "
+        "function has to be `async def` itself."
+    )
 
 
 _IN_ERROR = 3

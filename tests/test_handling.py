@@ -15,7 +15,7 @@ from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.messages import Message
 from django_kafka.models import DeadLetter
 from tests.app.models import Effect
-from tests.consuming import Seen, Workplace
+from tests.consuming import NAME, Seen, Workplace
 from tests.refusing import refusing
 from tests.servers.processes import wait_until
 
@@ -500,3 +500,27 @@ def test_a_broken_log_stops_nobody_from_stopping(workplace: Workplace) -> None:
         logger.removeHandler(broken)
         threading.excepthook = hook
     assert isinstance(worker.error, SystemExit)
+
+
+async def forgotten(message: Message | list[Message]) -> None:
+    """What a plain handler calls and does not await."""
+
+
+def forgetful(message: Message | list[Message]) -> Any:
+    """Return a coroutine, as a lambda around an `async def` function does."""
+    return forgotten(message)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize("transaction", ["none", "message", "batch"])
+def test_a_handler_that_leaves_a_coroutine_to_nobody_has_failed(
+    workplace: Workplace, transaction: str, lists: bool
+) -> None:
+    if lists:
+        handlers.kafka_handler(topics=workplace.topic, consumer=NAME, batch=True)(forgetful)
+    workplace.consume(forgetful, transaction=transaction)
+    workplace.send(range(3))
+    with workplace.worker():
+        wait_until(lambda: len(workplace.letters()) == 3)
+    assert {letter.error_type for letter in workplace.letters()} == {"TypeError"}
+    assert "has to be `async def` itself" in workplace.letters()[0].error_message

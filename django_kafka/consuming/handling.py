@@ -11,7 +11,7 @@ from typing import Any
 from .. import conf, handlers, retries
 from ..dead_letters.publishing import Published
 from ..exceptions import DeliveryTimeout
-from ..execution import Connections, Execution
+from ..execution import Connections, Execution, refuse_awaitable
 from ..gathering import here
 from ..handlers import TopicHandlers
 from ..messages import Message, RawMessage
@@ -211,7 +211,8 @@ class HandlerThread(threading.Thread):
             for raw in messages:
                 if lane.interrupted:
                     break
-                call(Message(raw, decoder, attempt))
+                if (returned := call(Message(raw, decoder, attempt))) is not None:
+                    refuse_awaitable(returned)
                 if gathered.sent:
                     piece.await_later(gathered)
                 piece.done += 1
