@@ -21,6 +21,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from . import conf
+from .clients.admin import Unreachable
 from .clients.consumer import Place
 from .clients.positions import Log
 from .exceptions import ConfigurationError, PartitionLost
@@ -137,7 +138,8 @@ def take(
     """Claim a partition: give it a new epoch, and return how far it is.
 
     `log` is what brokers have of it; without a claim it begins at `begins`, and with None for that too nothing happens:
-    None is returned. Raises `ClaimRefused` when only a person can say where to go on.
+    None is returned. Raises `ClaimRefused` when only a person can say where to go on, and `Unreachable` when brokers
+    have not said enough.
     """
     leave_foreign_transaction(consumer.database)
     identity = _identity(consumer, group_id, place)
@@ -155,7 +157,7 @@ def take(
         _refuse_other_topic(place, row, log)
         _refuse_outside(place, row.offset, log, "its claim is at")
         settled = _compact(row)
-        row.topic_id = log.topic_id or row.topic_id
+        row.topic_id = log.topic_id or ""
         row.save(using=consumer.database, update_fields=["topic_id", "offset"])
     return Claimed(
         pk=row.pk, database=consumer.database, place=place, epoch=row.epoch, offset=row.offset, apart=apart,
@@ -176,8 +178,11 @@ def _wait_briefly(using: str) -> None:
 
 
 def _refuse_other_topic(place: Place, row: Claim, log: Log) -> None:
-    if row.topic_id and log.topic_id and row.topic_id != log.topic_id:
-        topic, partition = place
+    topic, partition = place
+    if row.topic_id and not log.topic_id:
+        # A cluster that did say it before: it may be another topic by now, whose messages would be skipped.
+        raise Unreachable(f"The brokers do not say whether {topic!r} is still the topic that was claimed.")
+    if row.topic_id not in ("", log.topic_id):
         raise ClaimRefused(
             f"{topic}[{partition}] is of another topic of that name than the one whose messages were handled (id "
             f"{log.topic_id}, was {row.topic_id}): it was deleted and made anew. Nothing of it is handled; {_MENDS}."

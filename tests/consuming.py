@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -16,7 +17,7 @@ from pytest_django import Settings
 
 from django_kafka import handlers
 from django_kafka.clients.embedded import Cluster
-from django_kafka.consuming.worker import Worker
+from django_kafka.consuming.worker import LANES_A_THREAD, Worker
 from django_kafka.messages import Message
 from django_kafka.models import DeadLetter
 from tests.servers.processes import wait_until
@@ -142,6 +143,17 @@ class Workplace:
     def letters(self) -> list[DeadLetter]:
         """Return the dead letters of this consumer in the order of their messages."""
         return list(DeadLetter.objects.filter(group_id=self.group).order_by("topic", "partition", "offset", "id"))
+
+
+def keys_apart(count: int, concurrency: int) -> list[bytes]:
+    """Return keys that are each dealt to a lane of its own: which ones these are is different in each process."""
+    width, found = LANES_A_THREAD * concurrency, dict[int, bytes]()
+    for number in itertools.count():
+        if len(found) == count:
+            return list(found.values())
+        key = b"k%d" % number
+        found.setdefault(hash(key) % width, key)
+    raise AssertionError
 
 
 class Seen:

@@ -12,6 +12,7 @@ from pytest_django import Settings
 
 from django_kafka import claims, conf
 from django_kafka.claims import Claimed, ClaimRefused
+from django_kafka.clients.admin import Unreachable
 from django_kafka.clients.positions import Log
 from django_kafka.exceptions import PartitionLost
 from django_kafka.models import Claim, SettledMessage
@@ -139,12 +140,19 @@ def test_a_group_outside_the_log_is_refused_as_well(ops: conf.Consumer) -> None:
 def test_a_topic_made_anew_is_refused_and_one_without_id_is_taken(ops: conf.Consumer) -> None:
     take(ops, Log(topic_id=None, low=0, high=1))
     take(ops)
-    take(ops, Log(topic_id=None, low=0, high=1))
     with pytest.raises(ClaimRefused, match=r"made anew.*kafka_offsets"):
         take(ops, Log(topic_id="b", low=0, high=100))
     claims.reset(ops, "g", PLACE, 0)
     assert take(ops, Log(topic_id="b", low=0, high=100)).offset == 0
     assert Claim.objects.get().topic_id == "b"
+
+
+def test_a_topic_that_nobody_vouches_for_any_more_is_waited_for(ops: conf.Consumer) -> None:
+    """Brokers that say no id for once may have another topic by now, of which messages would be skipped."""
+    claimed = take(ops)
+    with pytest.raises(Unreachable, match="do not say whether 'flights' is still the topic that was claimed"):
+        take(ops, Log(topic_id=None, low=0, high=100))
+    assert take(ops).epoch == claimed.epoch + 1
 
 
 def test_a_reset_says_where_to_go_on_and_fences_who_has_it(ops: conf.Consumer) -> None:

@@ -13,6 +13,7 @@ from django.db import connections
 
 from .. import claims, conf, retries
 from ..claims import Claimed, ClaimRefused
+from ..clients.admin import Unreachable
 from ..clients.positions import Log, Positions
 from ..dead_letters.rows import me
 from ..exceptions import ConfigurationError
@@ -123,6 +124,8 @@ class Claimant(threading.Thread):
                 claimed = self._ask(partition, found, self._beginning(partition, found))
         except ClaimRefused as refusal:
             self._refuse(wanted, str(refusal))
+        except Unreachable as error:
+            self._wait(wanted, str(error))
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is: unclaimed, nothing of it may be begun

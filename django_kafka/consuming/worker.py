@@ -165,7 +165,7 @@ def ready(name: str) -> tuple[conf.Consumer, list[str], str]:
     return consumer, [*topics, *handlers.retry_topics(name)], group_id
 
 
-_LANES_A_THREAD = 4
+LANES_A_THREAD = 4
 """Lanes of a partition for each thread: with as many lanes as threads, those with the most keys would be what it
 waits for in the end."""
 _LANES_A_TASK = 16
@@ -178,5 +178,5 @@ def lanes_of(consumer: conf.Consumer) -> Lanes:
     """Return the lanes of a consumer. What comes from retry topics, and what is imported, stays in its order."""
     in_order = [*handlers.retry_topics(consumer.name)]
     in_order += [conf.kafka().prefixed(name) for name, topic in consumer.topics.items() if topic.imports]
-    each = _LANES_A_TASK if handlers.on_an_event_loop(consumer.name) else _LANES_A_THREAD
+    each = _LANES_A_TASK if handlers.on_an_event_loop(consumer.name) else LANES_A_THREAD
     return Lanes(consumer.ordering, min(each * consumer.concurrency, _MOST_LANES), in_order)
