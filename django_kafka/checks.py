@@ -75,7 +75,7 @@ def check_threads(**_asked: Any) -> list[checks.CheckMessage]:
     ]
 
 
-@checks.register(checks.Tags.database, KAFKA, deploy=True)
+@checks.register(checks.Tags.database, deploy=True)
 def check_connection_limits(databases: Sequence[str] | None = None, **_asked: Any) -> list[checks.CheckMessage]:
     """Warn of a server with fewer connections than one `kafka_consume` may open. Asks only databases that are named."""
     if not databases or any(not problem.warning for problem in conf.problems()):

@@ -229,11 +229,13 @@ class Connections:
                 connection.health_check_done = False
 
     def rest(self) -> None:
-        """Without messages: after a while give back connections with CONN_MAX_AGE = 0."""
-        if time.monotonic() - self._used < _IDLE:
-            return
+        """Without messages: give back connections with CONN_MAX_AGE = 0, those of a pool now, others after a while."""
+        idle = time.monotonic() - self._used >= _IDLE
         for connection in connections.all(initialized_only=True):
-            if connection.connection is not None and not connection.in_atomic_block and not _keeps(connection):
+            if connection.connection is None or connection.in_atomic_block or _keeps(connection):
+                continue
+            # Others may wait for it, and to take one out of a pool again costs next to nothing.
+            if idle or connection.settings_dict["OPTIONS"].get("pool"):
                 connection.close()
 
     def close(self) -> None:

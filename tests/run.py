@@ -34,8 +34,8 @@ POSTGRESQL = Path("/usr/lib/postgresql")
 PGBOUNCER = Path("/usr/sbin/pgbouncer")
 """Where Debian puts it, which is not on everybody's PATH."""
 # Most of the time is spent waiting: for processes to start, sessions to end, brokers to come back.
-THREE_AT_A_TIME = ["-n", "3", "--dist", "loadfile"]
-FAST = ["-n", "2", "--dist", "loadfile", "-m", "not real and not slow", "-q"]
+FOUR_AT_A_TIME = ["-n", "4", "--dist", "loadfile"]
+FAST = ["-n", "3", "--dist", "loadfile", "-m", "not real and not slow", "-q"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +168,7 @@ def stages(found: Iterable[str]) -> list[Stage]:
     fast = ["run-parallel", "-p", "2", "--parallel-no-spinner", "-e", ",".join(others or [newest]), "--", *FAST]
     return [
         Stage(
-            name=f"everything, {newest}", arguments=["run", "-e", newest, "--", *THREE_AT_A_TIME], database="postgresql"
+            name=f"everything, {newest}", arguments=["run", "-e", newest, "--", *FOUR_AT_A_TIME], database="postgresql"
         ),
         *lint_stages(),
         chaos_stage(newest),

@@ -139,6 +139,6 @@ def test_a_server_with_too_few_connections_is_named_with_numbers(project: Projec
         wait_said(worker, "max_connections 200, of which 3 are reserved and ")
         worker.terminate()
         assert worker.finish(20) == 0
-        checked = project.run("check", "--deploy", "--database", "default", "--tag", "kafka")
+        checked = project.run("check", "--deploy", "--database", "default")
     assert "django_kafka.W051" in checked
     assert "Up to 246 connections to database 'default' may be opened" in checked
