@@ -18,7 +18,7 @@ from django_kafka import services, tallies
 from django_kafka.alike import LARGEST, AlikeReports
 from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.deliveries import Deliveries, Delivery
-from django_kafka.exceptions import DeliveryFailed
+from django_kafka.exceptions import DeliveryFailed, EncodeError
 from django_kafka.producers import producers
 from django_kafka.signals import delivery_failed, record_delivered
 from tests.sending import read, use
@@ -192,6 +192,37 @@ def test_receivers_hear_of_each_record_once_with_its_place(embedded: Cluster, na
     assert set(places.values()) == {1}
     if kept:
         assert set(heard) == set(deliveries)
+
+
+class Odd:
+    """A serializer of a project's own that returns what its value is."""
+
+    def encode(self, value: Any, topic: str) -> Any:
+        return value
+
+    def decode(self, data: bytes, topic: str) -> Any:
+        return data
+
+
+class Token(bytes):
+    """Bytes of a kind of their own, which may compare as they like."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = bytes.__hash__
+
+
+def test_what_is_sent_is_bytes_whatever_a_serializer_returns(
+    embedded: Cluster, name: str, settings: Settings, topic: Callable[..., str]
+) -> None:
+    use(settings, embedded.bootstrap_servers, {"default": {"serializer": "tests.test_alike.Odd"}})
+    deliveries = [services.produce(name, None, Token(b"one"))]
+    deliveries += services.produce_batch(name, [{"key": b"k", "value": Token(b"two")}])
+    assert_true(embedded, name, [(None, b"one"), (b"k", b"two")], deliveries)
+    for wrong in ("text", bytearray(b"mutable"), 7):
+        with pytest.raises(EncodeError, match=r"returned .*; a serializer has to return bytes"):
+            services.produce(name, None, wrong)
 
 
 def test_many_threads_send_and_wait_at_once(embedded: Cluster, name: str) -> None:
