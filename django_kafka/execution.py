@@ -72,9 +72,9 @@ class Execution:
             message_handling.send_robust(name, message=message)
         try:
             if self.in_transaction:
-                self.transact(lambda: refuse_awaitable(handler.call(message)), finish, message, self.gathered)
+                self.transact(lambda: refuse_coroutine(handler.call(message)), finish, message, self.gathered)
             else:
-                refuse_awaitable(handler.call(message))
+                refuse_coroutine(handler.call(message))
                 if finish is not None:
                     finish()
         except Exception as error:
@@ -145,16 +145,14 @@ class Execution:
         return connection.connection is not stage.connection or not connection.is_usable()
 
 
-def refuse_awaitable(returned: object) -> None:
-    """Raise when a plain handler returned what would have to be awaited: nobody does, so nothing has been done."""
-    if returned is None or not inspect.isawaitable(returned):
-        return
+def refuse_coroutine(returned: object) -> None:
+    """Raise when a plain handler returned a coroutine: nobody awaits it, so nothing has been done."""
     if inspect.iscoroutine(returned):
         returned.close()
-    raise TypeError(
-        f"The handler returned {type(returned).__name__!r}, which nobody awaits: a handler that calls an `async def` "
-        "function has to be `async def` itself."
-    )
+        raise TypeError(
+            "The handler returned a coroutine, which nobody awaits: one that calls an `async def` function has to be "
+            "`async def` itself."
+        )
 
 
 _IN_ERROR = 3

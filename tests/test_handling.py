@@ -523,4 +523,4 @@ def test_a_handler_that_leaves_a_coroutine_to_nobody_has_failed(
     with workplace.worker():
         wait_until(lambda: len(workplace.letters()) == 3)
     assert {letter.error_type for letter in workplace.letters()} == {"TypeError"}
-    assert "has to be `async def` itself" in workplace.letters()[0].error_message
+    assert "which nobody awaits" in workplace.letters()[0].error_message

@@ -11,7 +11,7 @@ from typing import Any
 from .. import conf, handlers, retries
 from ..dead_letters.publishing import Published
 from ..exceptions import DeliveryTimeout
-from ..execution import Connections, Execution, refuse_awaitable
+from ..execution import Connections, Execution, refuse_coroutine
 from ..gathering import here
 from ..handlers import TopicHandlers
 from ..messages import Message, RawMessage
@@ -212,7 +212,7 @@ class HandlerThread(threading.Thread):
                 if lane.interrupted:
                     break
                 if (returned := call(Message(raw, decoder, attempt))) is not None:
-                    refuse_awaitable(returned)
+                    refuse_coroutine(returned)
                 if gathered.sent:
                     piece.await_later(gathered)
                 piece.done += 1

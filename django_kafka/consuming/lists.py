@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from .. import retries
 from ..exceptions import BatchFailed, DecodeError, PartitionLost
-from ..execution import Execution, refuse_awaitable
+from ..execution import Execution, refuse_coroutine
 from ..gathering import Gathered, Sent
 from ..handlers import Handler, TopicHandlers, named
 from ..messages import Message
@@ -62,7 +62,7 @@ class Lists:
 
         def handle() -> None:
             # A copy: what the handler does to its list is its own affair.
-            refuse_awaitable(call(messages.copy()))
+            refuse_coroutine(call(messages.copy()))
 
         def end() -> None:
             lane.still_ours()

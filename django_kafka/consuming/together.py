@@ -14,7 +14,7 @@ from django.db import connections, transaction
 
 from .. import deadlines, retries
 from ..exceptions import PartitionLost, Skip
-from ..execution import Execution, refuse_awaitable, refuse_broken
+from ..execution import Execution, refuse_broken, refuse_coroutine
 from ..gathering import Gathered, Sent, here
 from ..handlers import TopicHandlers
 from ..messages import Message
@@ -215,7 +215,7 @@ class Joint:
                 self._limited = self._bounded = True
             elif self._bounded:
                 self._lift(connection)
-            refuse_awaitable(handler.call(message))
+            refuse_coroutine(handler.call(message))
             refuse_broken(connection)
             if self._gathered.sent or self._gathered.promised:
                 self._kept.append((index, self._gathered))
