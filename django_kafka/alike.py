@@ -54,15 +54,22 @@ class AlikeReports(Reports):
         """Return what the client is to call for the record at `place`."""
         return self.shared
 
-    def refuse(self, place: int, error: Any) -> None:
-        """Note that the client did not take a record, so that it will not report on it."""
+    def withdraw(self, place: int) -> None:
+        """Note that a record was not handed over: the next one like it is another."""
         with self._lock:
+            if place >= len(self.values) or self.values[place] is _NOTHING:
+                # It was before.
+                return
             record = self.keys[place], self.values[place]
             self.values[place] = _NOTHING
             if place in self._index.get(record, ()):
                 self._take_out(record, place)
-        super().refuse(place, error)
         self._gone()
+
+    def refuse(self, place: int, error: Any) -> None:
+        """Note that the client did not take a record, so that it will not report on it."""
+        super().refuse(place, error)
+        self.withdraw(place)
 
     def state(self, place: int) -> str:
         """Return what `Delivery.state` returns."""
@@ -84,6 +91,7 @@ class AlikeReports(Reports):
         if self._read == len(self._came):
             return []
         with self._lock:
+            self._look_through()
             fresh = self._came[self._read :]
             self._read += len(fresh)
             places = []
@@ -99,13 +107,15 @@ class AlikeReports(Reports):
     def place_of(self, message: Any) -> int:
         """Return the place of a record that the client reports as failed."""
         with self._lock:
+            self._look_through()
             return self._place_of(message)
 
     def _place_of(self, message: Any) -> int:
         record = message.key(), message.value()
         if record not in self._index:
             self._look_through()
-        return self._take_out(record, self._index[record][0])
+        # The last of those that are alike: an earlier one may be left of a sending that was interrupted.
+        return self._take_out(record, self._index[record][-1])
 
     def _take_out(self, record: tuple[Any, Any], place: int) -> int:
         places = self._index[record]

@@ -163,10 +163,14 @@ def _send_alike(route: Route, value: bytes | None, key: bytes | None) -> Deliver
 
 def send_otherwise(route: Route, wire: Wire, delivery: Delivery, error: Exception) -> None:
     """Wait for room in a full queue; fail the delivery of a record that the client refuses; raise all else."""
-    if isinstance(error, BufferError):
-        hand_patiently(route, wire, delivery)
-    else:
-        refuse(route, delivery, error)
+    try:
+        if isinstance(error, BufferError):
+            hand_patiently(route, wire, delivery)
+        else:
+            refuse(route, delivery, error)
+    except BaseException:
+        delivery.withdraw()
+        raise
 
 
 def _hand_whole(route: Route, wire: Wire, report: Report) -> None:

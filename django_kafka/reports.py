@@ -90,6 +90,9 @@ class Reports:
         """
         return map(MethodType, repeat(self.take), range(len(self)))
 
+    def withdraw(self, place: int) -> None:
+        """Note that a record was not handed over."""
+
     def refuse(self, place: int, error: Any) -> None:
         """Note that the client did not take a record, so that it will not report on it."""
         self.origin.refused(self, place, error)

@@ -18,7 +18,7 @@ from django_kafka import services, tallies
 from django_kafka.alike import LARGEST, AlikeReports
 from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.deliveries import Deliveries, Delivery
-from django_kafka.exceptions import DeliveryFailed, EncodeError
+from django_kafka.exceptions import DeliveryFailed, EncodeError, QueueFull
 from django_kafka.producers import producers
 from django_kafka.signals import delivery_failed, record_delivered
 from tests.sending import read, use
@@ -253,6 +253,34 @@ def test_coroutines_wait_for_records_of_a_batch(name: str) -> None:
     assert [delivery.state for delivery in asyncio.run(send())] == ["acknowledged"] * 40
 
 
+def test_a_record_that_found_no_room_is_not_taken_for_the_one_that_is_sent_again(
+    embedded: Cluster, name: str, settings: Settings
+) -> None:
+    use(settings, embedded.bootstrap_servers, {"default": {"options": {"queue.buffering.max.messages": 1}}})
+    first = services.produce(name, b"k", b"first").result(20)
+    embedded.broker_down()
+    waits = services.produce(name, b"k", b"first")
+    for send in (
+        lambda: services.produce(name, b"k", b"again"),
+        lambda: services.produce_batch(name, [{"key": b"k", "value": b"again"}] * 3),
+    ):
+        with pytest.raises(QueueFull):
+            send()
+    embedded.broker_up()
+    waits.result(20)
+    deliveries = [services.produce(name, b"k", b"again") for _number in range(3)]
+    assert page_of(first) is page_of(deliveries[-1])
+    assert_true(embedded, name, [(b"k", b"first")] * 2 + [(b"k", b"again")] * 3, [first, waits, *deliveries])
+
+
+def test_a_record_whose_sending_was_interrupted_leaves_others_their_reports(embedded: Cluster, name: str) -> None:
+    """What a signal handler raises between taking a place and sending cannot be told from what was sent."""
+    page = page_of(services.produce(name, b"k", b"v").result(20))
+    place = next(page.places)
+    page.keys[place], page.values[place] = b"k", b"v"
+    assert [services.produce(name, b"k", b"v").result(20).state for _number in range(5)] == ["acknowledged"] * 5
+
+
 def test_a_record_that_the_client_refuses_is_not_waited_for(name: str, settings: Settings) -> None:
     """What the client refuses while it is handed over has no report: its page is done without it."""
     deliveries = [services.produce(name, b"k", b"v") for _number in range(3)]
@@ -260,6 +288,7 @@ def test_a_record_that_the_client_refuses_is_not_waited_for(name: str, settings:
     place = next(page.places)
     page.keys[place], page.values[place] = b"k", b"v"
     page.refuse(place, DeliveryFailed("no", code="_NO", retriable=False))
+    page.withdraw(place)
     services.flush(20)
     assert Delivery(page, place).state == "failed"
     assert [delivery.state for delivery in deliveries] == ["acknowledged"] * 3
