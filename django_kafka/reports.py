@@ -94,6 +94,9 @@ class Reports:
         """Note that the client did not take a record, so that it will not report on it."""
         self.origin.refused(self, place, error)
 
+    def forget(self, place: int) -> None:
+        """Note that whoever sent a record heard an error, and has no delivery of it."""
+
     def state(self, place: int) -> str:
         """Return what `Delivery.state` returns."""
         if self._offsets[place] != _UNKNOWN:
