@@ -9,9 +9,11 @@ key and the same value are alike: to whom of them a place in the log is given ma
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from .reports import Origin, Report, Reports
@@ -20,13 +22,24 @@ from .signals import record_delivered
 LARGEST: Final = 4096
 """Bytes of key and value up to which records are told apart like this: they are kept until their reports have come."""
 _NOTHING: Final[Any] = object()
+_forked = threading.RLock()
+"""The lock of all pages that were made by the process that this one was forked from."""
+
+
+def _renew() -> None:
+    global _forked
+    _forked = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 class AlikeReports(Reports):
     """A page of such records. Thread-safe."""
 
     __slots__ = (
-        "__weakref__", "_came", "_gone", "_index", "_lock", "_read", "_unread", "keys", "places", "shared", "values",
+        "__weakref__", "_came", "_gone", "_index", "_lock", "_read", "_seen", "_unread", "keys", "places", "shared",
+        "values",
     )  # fmt: skip
 
     def __init__(self, topic: str, origin: Origin, keys: list[Any], values: list[Any]) -> None:
@@ -40,6 +53,7 @@ class AlikeReports(Reports):
         self._came: list[Any] = []
         self._read = 0
         self._unread: Iterable[int] = range(len(keys))
+        self._seen = bytearray(len(keys))
         self._index: dict[tuple[Any, Any], list[int]] = {}
         self._lock = threading.RLock()
         self.shared, self._gone = _taker(self)
@@ -54,22 +68,24 @@ class AlikeReports(Reports):
         """Return what the client is to call for the record at `place`."""
         return self.shared
 
-    def withdraw(self, place: int) -> None:
-        """Note that a record was not handed over: the next one like it is another."""
-        with self._lock:
-            if place >= len(self.values) or self.values[place] is _NOTHING:
-                # It was before.
-                return
-            record = self.keys[place], self.values[place]
-            self.values[place] = _NOTHING
-            if place in self._index.get(record, ()):
-                self._take_out(record, place)
-        self._gone()
-
     def refuse(self, place: int, error: Any) -> None:
         """Note that the client did not take a record, so that it will not report on it."""
+        self.forget(place)
         super().refuse(place, error)
-        self.withdraw(place)
+        self._gone()
+
+    def forget(self, place: int) -> None:
+        """Leave what is reported to others: whoever sent this record heard an error, and has no delivery of it."""
+        with self._guard():
+            if place < len(self.values):
+                places = self._index.get((self.keys[place], self.values[place]), [])
+                self.values[place] = _NOTHING
+                if place in places:
+                    places.remove(place)
+
+    def _guard(self) -> AbstractContextManager[object]:
+        # In a child the lock may be held for ever, by a thread that was not forked along.
+        return self._lock if self.origin.pid == os.getpid() else _forked
 
     def state(self, place: int) -> str:
         """Return what `Delivery.state` returns."""
@@ -86,60 +102,83 @@ class AlikeReports(Reports):
         self.absorb()
         return super().offset(place)
 
-    def absorb(self) -> list[int]:
-        """Give the reports that have come since to their places, and return those."""
+    def absorb(self) -> None:
+        """Give the reports that have come since to their places."""
         if self._read == len(self._came):
-            return []
-        with self._lock:
-            self._look_through()
-            fresh = self._came[self._read :]
-            self._read += len(fresh)
-            places = []
-            for message in fresh:
-                place = self._place_of(message)
-                self.put(place, message)
-                places.append(place)
-        if self.waiters:
-            for place in places:
-                self._wake(place)
-        return places
+            return
+        settled: list[int | None] = []
+        try:
+            with self._guard():
+                while (number := self._read) < len(self._came):
+                    settled.append(self._settle(self._came[number], number))
+        finally:
+            if self.waiters:
+                for place in settled:
+                    if place is not None:
+                        self._wake(place)
 
-    def place_of(self, message: Any) -> int:
-        """Return the place of a record that the client reports as failed."""
-        with self._lock:
-            self._look_through()
-            return self._place_of(message)
-
-    def _place_of(self, message: Any) -> int:
-        record = message.key(), message.value()
-        if record not in self._index:
-            self._look_through()
-        # The last of those that are alike: an earlier one may be left of a sending that was interrupted.
-        return self._take_out(record, self._index[record][-1])
-
-    def _take_out(self, record: tuple[Any, Any], place: int) -> int:
-        places = self._index[record]
-        places.remove(place)
-        if not places:
-            del self._index[record]
+    def settle(self, message: Any) -> int | None:
+        """Give a report to its place at once and return that; None when it is of nobody's record."""
+        with self._guard():
+            place = self._settle(message)
+        if place is not None:
+            self._wake(place)
         return place
+
+    def _settle(self, message: Any, number: int | None = None) -> int | None:
+        places = self._places_of(message)
+        partition, offset = message.partition(), message.offset()
+        # Nothing is called from here on. Signal handlers (Ctrl-C, the time limits of Celery) run at calls only, as
+        # other threads do, which may fork: no report is read by half, or twice.
+        if number is not None:
+            if number != self._read:
+                return None
+            self._read = number + 1
+        if not places:
+            return None
+        place = places[0]
+        del places[0]
+        self._partitions[place] = partition
+        self._offsets[place] = offset
+        return place
+
+    def place_of(self, message: Any) -> int | None:
+        """Return the place of a record that the client reports as failed; None when it is nobody's."""
+        with self._guard():
+            places = self._places_of(message)
+            return places.pop(0) if places else None
+
+    def _places_of(self, message: Any) -> list[int] | None:
+        record = message.key(), message.value()
+        if not (places := self._index.get(record)):
+            self._look_through()
+            places = self._index.get(record)
+        return places
 
     def _look_through(self) -> None:
         unread = []
+        index, seen = self._index, self._seen
         for place in self._unread:
             value = self.values[place]
             if value is _NOTHING:
                 unread.append(place)
-            else:
-                self._index.setdefault((self.keys[place], value), []).append(place)
+            elif not seen[place]:
+                # Without a call, as in `_settle`: after an interruption all are looked through again.
+                record = self.keys[place], value
+                seen[place] = True
+                if record in index:
+                    index[record] += [place]
+                else:
+                    index[record] = [place]
         self._unread = unread
 
     def close(self) -> None:
         """Forget the records, because all reports have come."""
-        with self._lock:
+        with self._guard():
             self.absorb()
             self.keys = self.values = []
             self._unread = ()
+            self._index = {}
             self._came.clear()
             self._read = 0
 
@@ -157,31 +196,39 @@ def _taker(page: AlikeReports) -> tuple[Report, Callable[[], None]]:
         nonlocal left
         if error is not None:
             reports = find()
-            if reports is None:
+            place = None if reports is None else reports.place_of(message)
+            if reports is None or place is None:
                 origin.refused(Reports(topic, origin, 1), 0, error)
             else:
-                origin.refused(reports, reports.place_of(message), error)
+                origin.refused(reports, place, error)
             gone()
             return
         size = len(message)
         tally.acknowledged += 1
         tally.bytes += size
-        if held:
+        if record_delivered.receivers:
+            tell(message)
+        elif held:
             keep(message)
-        elif record_delivered.receivers:
+        left -= 1
+        if waiters or not left:
+            look()
+
+    def tell(message: Any) -> None:
+        # Of this record and at once: what is kept may be read by anybody, who would not tell of it.
+        reports = find()
+        place = None if reports is None else reports.settle(message)
+        if reports is None or place is None:
             alone = Reports(topic, origin, 1)
             alone.put(0, message)
             origin.delivered(alone, 0)
-        left -= 1
-        if waiters or not left or record_delivered.receivers:
-            tell()
+        else:
+            origin.delivered(reports, place)
 
-    def tell() -> None:
+    def look() -> None:
         reports = find()
         if reports is not None:
-            for place in reports.absorb():
-                if record_delivered.receivers:
-                    origin.delivered(reports, place)
+            reports.absorb()
             if not left:
                 reports.close()
 
@@ -189,7 +236,7 @@ def _taker(page: AlikeReports) -> tuple[Report, Callable[[], None]]:
         nonlocal left
         left -= 1
         if not left:
-            tell()
+            look()
 
     def let_go(_page: object) -> None:
         nonlocal held

@@ -147,10 +147,6 @@ class Delivery:
         """Note that the record was given up."""
         self.reports.fail(self.place, error)
 
-    def withdraw(self) -> None:
-        """Note that the record was not handed over, which its caller is told."""
-        self.reports.withdraw(self.place)
-
     def refuse(self, error: BaseException) -> None:
         """Note that the client does not take the record."""
         self.reports.refuse(self.place, error)

@@ -63,14 +63,15 @@ def produce(
                 page = route.page
                 if (place := next(page.places, None)) is None:
                     return _send_alike(route, value, key)
-                page.keys[place] = key
-                page.values[place] = value
                 delivery = _new(Delivery)
+                # No call comes between entering the record and sending it, and so nothing that a signal handler raises.
                 delivery.reports = page
                 delivery.place = place
+                page.keys[place] = key
+                page.values[place] = value
                 try:
                     chosen.client.produce(route.topic, value, key, -1, page.shared)
-                except Exception as error:  # noqa: BLE001  # raised again unless it is the library's
+                except BaseException as error:  # noqa: BLE001  # raised again unless it is the library's
                     send_otherwise(route, (value, key, -1, None, 0), delivery, error)
                 return delivery
     return hand_over(route, prepare(route, key, value, headers, partition, timestamp))
@@ -151,17 +152,17 @@ def _send_alike(route: Route, value: bytes | None, key: bytes | None) -> Deliver
         page = route.turn()
         # Here, too, and not only in the producer's own thread: it keeps the queue from filling.
         route.producer.client.serve(0)
+    delivery = Delivery(page, place)
     page.keys[place] = key
     page.values[place] = value
-    delivery = Delivery(page, place)
     try:
         route.producer.client.produce(route.topic, value, key, -1, page.shared)
-    except Exception as error:  # noqa: BLE001  # as above
+    except BaseException as error:  # noqa: BLE001  # as above
         send_otherwise(route, (value, key, -1, None, 0), delivery, error)
     return delivery
 
 
-def send_otherwise(route: Route, wire: Wire, delivery: Delivery, error: Exception) -> None:
+def send_otherwise(route: Route, wire: Wire, delivery: Delivery, error: BaseException) -> None:
     """Wait for room in a full queue; fail the delivery of a record that the client refuses; raise all else."""
     try:
         if isinstance(error, BufferError):
@@ -169,7 +170,7 @@ def send_otherwise(route: Route, wire: Wire, delivery: Delivery, error: Exceptio
         else:
             refuse(route, delivery, error)
     except BaseException:
-        delivery.withdraw()
+        delivery.reports.forget(delivery.place)
         raise
 
 
@@ -202,7 +203,7 @@ def make_room(route: Route, deadline: float) -> None:
     producer.client.serve(0.1)
 
 
-def refuse(route: Route, delivery: Delivery, error: Exception) -> None:
+def refuse(route: Route, delivery: Delivery, error: BaseException) -> None:
     """Fail the delivery of a record that the library refuses; raise what is no refusal."""
     refused = refusal(route.topic, error)
     if refused is None:

@@ -90,12 +90,12 @@ class Reports:
         """
         return map(MethodType, repeat(self.take), range(len(self)))
 
-    def withdraw(self, place: int) -> None:
-        """Note that a record was not handed over."""
-
     def refuse(self, place: int, error: Any) -> None:
         """Note that the client did not take a record, so that it will not report on it."""
         self.origin.refused(self, place, error)
+
+    def forget(self, place: int) -> None:
+        """Note that whoever sent a record heard an error, and has no delivery of it."""
 
     def state(self, place: int) -> str:
         """Return what `Delivery.state` returns."""

@@ -109,20 +109,21 @@ def encode(serializer: Serializer, value: Any, topic: str, part: str) -> bytes |
     if value is None or type(value) is bytes:
         return value
     try:
-        encoded: object = serializer.encode(value, topic)
+        return _bytes(serializer.encode(value, topic))
     except (TypeError, ValueError, RecursionError) as error:
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
         raise EncodeError(f"The {part} for {topic!r}, of type {kind}, does not serialize: {error}") from error
-    if type(encoded) is bytes:
+
+
+def _bytes(encoded: Any) -> bytes | None:
+    # Of a serializer of the project's own, which may return text as the client takes it, too: reports bring bytes.
+    if encoded is None or type(encoded) is bytes:
         return encoded
-    if isinstance(encoded, bytes):
-        # Of the plain kind: those of a kind of their own may compare in ways of their own.
-        return bytes(memoryview(encoded))
-    kind = type(serializer).__qualname__
-    raise EncodeError(
-        f"The serializer {kind!r} of the {part} for {topic!r} returned {type(encoded).__name__!r}; a serializer has to "
-        "return bytes."
-    )
+    if isinstance(encoded, str):
+        return encoded.encode()
+    if isinstance(encoded, bytes | bytearray | memoryview):
+        return bytes(encoded)
+    raise TypeError(f"its serializer returned {type(encoded).__name__}; it must return bytes")
 
 
 class TopicDecoder:

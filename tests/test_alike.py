@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import signal
 import threading
 import weakref
 from collections import Counter
@@ -18,10 +19,10 @@ from django_kafka import services, tallies
 from django_kafka.alike import LARGEST, AlikeReports
 from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.deliveries import Deliveries, Delivery
-from django_kafka.exceptions import DeliveryFailed, EncodeError, QueueFull
+from django_kafka.exceptions import CircuitOpen, DeliveryFailed, EncodeError, QueueFull
 from django_kafka.producers import producers
 from django_kafka.signals import delivery_failed, record_delivered
-from tests.sending import read, use
+from tests.sending import program, read, use
 from tests.servers.processes import wait_until
 
 Pair = tuple[bytes | None, bytes | None]
@@ -79,11 +80,17 @@ def test_records_of_one_by_one_find_their_reports_over_many_pages(embedded: Clus
     assert_true(embedded, name, pairs, deliveries)
 
 
+def _within(thing: Any) -> list[Any]:
+    """Return what an object's containers hold."""
+    inner = gc.get_referents(thing)
+    return inner + [found for one in inner if isinstance(one, list | dict | tuple) for found in _within(one)]
+
+
 def test_a_page_that_is_done_keeps_no_records(name: str) -> None:
     deliveries = services.produce_batch(name, [{"key": b"%d" % n, "value": b"v"} for n in range(20)])
     services.flush(20)
     page = page_of(deliveries[0])
-    assert (page.keys, page.values) == ([], [])
+    assert not any(isinstance(one, bytes) for one in _within(page))
     assert {delivery.state for delivery in deliveries} == {"acknowledged"}
     assert all(delivery.offset is not None for delivery in deliveries)
 
@@ -220,9 +227,8 @@ def test_what_is_sent_is_bytes_whatever_a_serializer_returns(
     deliveries = [services.produce(name, None, Token(b"one"))]
     deliveries += services.produce_batch(name, [{"key": b"k", "value": Token(b"two")}])
     assert_true(embedded, name, [(None, b"one"), (b"k", b"two")], deliveries)
-    for wrong in ("text", bytearray(b"mutable"), 7):
-        with pytest.raises(EncodeError, match=r"returned .*; a serializer has to return bytes"):
-            services.produce(name, None, wrong)
+    with pytest.raises(EncodeError, match=r"its serializer returned int; it must return bytes"):
+        services.produce(name, None, 7)
 
 
 def test_many_threads_send_and_wait_at_once(embedded: Cluster, name: str) -> None:
@@ -273,14 +279,6 @@ def test_a_record_that_found_no_room_is_not_taken_for_the_one_that_is_sent_again
     assert_true(embedded, name, [(b"k", b"first")] * 2 + [(b"k", b"again")] * 3, [first, waits, *deliveries])
 
 
-def test_a_record_whose_sending_was_interrupted_leaves_others_their_reports(embedded: Cluster, name: str) -> None:
-    """What a signal handler raises between taking a place and sending cannot be told from what was sent."""
-    page = page_of(services.produce(name, b"k", b"v").result(20))
-    place = next(page.places)
-    page.keys[place], page.values[place] = b"k", b"v"
-    assert [services.produce(name, b"k", b"v").result(20).state for _number in range(5)] == ["acknowledged"] * 5
-
-
 def test_a_record_that_the_client_refuses_is_not_waited_for(name: str, settings: Settings) -> None:
     """What the client refuses while it is handed over has no report: its page is done without it."""
     deliveries = [services.produce(name, b"k", b"v") for _number in range(3)]
@@ -288,9 +286,148 @@ def test_a_record_that_the_client_refuses_is_not_waited_for(name: str, settings:
     place = next(page.places)
     page.keys[place], page.values[place] = b"k", b"v"
     page.refuse(place, DeliveryFailed("no", code="_NO", retriable=False))
-    page.withdraw(place)
+    page.forget(place)
     services.flush(20)
     assert Delivery(page, place).state == "failed"
     assert [delivery.state for delivery in deliveries] == ["acknowledged"] * 3
     assert len({(one.partition, one.offset) for one in deliveries}) == 3
     assert producers["default"].flush(0) == 0
+
+
+def test_a_record_that_found_no_room_takes_no_report_of_the_same_one_sent_again(
+    embedded: Cluster, settings: Settings, topic: Callable[..., str]
+) -> None:
+    use(settings, embedded.bootstrap_servers, {"default": {"options": {"queue.buffering.max.messages": 3}}})
+    name = topic()
+    embedded.create_topic(name)
+    first = services.produce(name, b"k", b"v").result(20)
+    embedded.broker_down()
+    try:
+        taken = [services.produce(name, b"k", b"v") for _number in range(3)]
+        with pytest.raises(QueueFull):
+            services.produce(name, b"k", b"v")
+    finally:
+        embedded.broker_up()
+    services.flush(20)
+    taken.append(services.produce(name, b"k", b"v"))
+    assert_true(embedded, name, [(b"k", b"v")] * 5, [first, *taken])
+
+
+def test_a_record_that_an_open_circuit_refused_takes_no_report_of_the_same_one_sent_again(
+    embedded: Cluster, name: str
+) -> None:
+    producer = producers["default"]
+    producer.client.refuse(producer.refusal)
+    for pair in ((b"k", b"v"), ("k", "v")):
+        with pytest.raises(CircuitOpen):
+            services.produce(name, *pair)
+    producer.client.refuse(None)
+    assert services.produce(name, b"k", b"v").result(20).state == "acknowledged"
+    assert services.produce(name, "k", "v").result(20).state == "acknowledged"
+
+
+@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_report_of_a_record_that_nobody_has_a_delivery_of_harms_no_other(
+    embedded: Cluster, name: str, heard: bool, refused: bool
+) -> None:
+    """Ctrl-C may come when the client has the record, but the caller not yet its delivery."""
+    places: list[tuple[int | None, int | None]] = []
+
+    def hear(delivery: Delivery, **_more: Any) -> None:
+        places.append((delivery.partition, delivery.offset))
+
+    if refused:
+        embedded.push_errors(Request.PRODUCE, "MSG_SIZE_TOO_LARGE")
+    if heard:
+        record_delivered.connect(hear)
+        delivery_failed.connect(hear)
+    try:
+        first, second = (services.produce(name, b"k", b"v") for _number in range(2))
+        page_of(first).forget(first.place)
+        services.flush(20)
+    finally:
+        record_delivered.disconnect(hear)
+        delivery_failed.disconnect(hear)
+    tally = tallies.of_producer("default")
+    assert second.state == ("failed" if refused else "acknowledged")
+    assert tally.acknowledged + sum(tally.failed.values()) == 2
+    assert len(places) == (2 if heard else 0)
+    assert len(set(places)) == (0 if not heard else 1 if refused else 2)
+
+
+def test_who_listens_from_the_middle_of_a_page_hears_of_what_is_delivered_from_then_on(name: str) -> None:
+    heard: list[Delivery] = []
+
+    def hear(delivery: Delivery, **_more: Any) -> None:
+        heard.append(delivery)
+
+    before = [services.produce(name, b"%d" % number, b"v") for number in range(5)]
+    services.flush(20)
+    record_delivered.connect(hear)
+    try:
+        after = services.produce(name, b"k", b"v")
+        services.flush(20)
+    finally:
+        record_delivered.disconnect(hear)
+    assert page_of(before[0]) is page_of(after)
+    assert heard == [after]
+    assert {one.state for one in before} == {"acknowledged"}
+
+
+def test_who_reads_and_is_interrupted_loses_no_report(name: str) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_signal: Any) -> None:
+        raise Interrupted
+
+    interrupted = 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(60):
+            deliveries = [services.produce(name, b"%d" % (one % 100), b"v") for one in range(300)]
+            services.flush(20)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.00001 * (1 + number % 20))
+                while True:
+                    for delivery in deliveries:
+                        delivery.done()
+            except Interrupted:
+                interrupted += 1
+            for delivery in deliveries:
+                delivery.result(5)
+            assert len({(one.partition, one.offset) for one in deliveries}) == 300
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted == 60
+
+
+def test_a_child_waits_for_no_thread_that_was_not_forked_along(embedded: Cluster, topic: Callable[..., str]) -> None:
+    code = """
+import threading
+delivery = services.produce(topic, b"k", b"v")
+services.flush(20)
+held, over = threading.Event(), threading.Event()
+def read():
+    with delivery.reports._lock:
+        held.set()
+        over.wait(30)
+thread = threading.Thread(target=read)
+thread.start()
+held.wait(30)
+if (child := os.fork()) == 0:
+    import signal
+    signal.alarm(10)
+    print(delivery.state, flush=True)
+    os._exit(0)
+ended = os.waitpid(child, 0)[1]
+over.set()
+thread.join()
+print(ended, delivery.state)
+"""
+    name = topic()
+    embedded.create_topic(name)
+    done = program(code, {"brokers": [embedded.bootstrap_servers]}, name)
+    assert done.stdout.split() == ["acknowledged", "0", "acknowledged"], done.stderr

@@ -36,6 +36,16 @@ class Hex:
         return int(data.decode().removeprefix(f"{topic}:"), 16)
 
 
+class AsItIs:
+    """A serializer of a project's own that leaves to others what it is given."""
+
+    def encode(self, value: Any, topic: str) -> Any:
+        return value
+
+    def decode(self, data: bytes, topic: str) -> bytes:
+        return data
+
+
 class Status(models.TextChoices):
     LANDED = "landed"
 
@@ -193,3 +203,20 @@ def test_settings_may_name_a_serializer_of_the_project(
 def test_a_serializer_that_does_not_exist_is_a_sentence() -> None:
     with pytest.raises(ConfigurationError, match=r"No serializer 'tests\.nowhere\.Hex'; there are bytes, text, json"):
         get("tests.nowhere.Hex")
+
+
+@pytest.mark.parametrize("given", ["text", bytearray(b"text"), memoryview(b"text"), type("Own", (bytes,), {})(b"text")])
+def test_what_a_serializer_of_a_project_returns_is_sent_as_bytes(
+    embedded: Cluster, settings: Settings, topic: Callable[..., str], given: Any
+) -> None:
+    own = f"{__name__}.AsItIs"
+    use(settings, embedded.bootstrap_servers, {"default": {"serializer": own, "key_serializer": own}})
+    name = topic()
+    embedded.create_topic(name)
+    assert produce(name, given, given).result(10).state == "acknowledged"
+    assert [(one.key(), one.value()) for one in read(embedded, name, 1)] == [(b"text", b"text")]
+
+
+def test_a_serializer_that_returns_no_bytes_is_named() -> None:
+    with pytest.raises(EncodeError, match="its serializer returned int; it must return bytes"):
+        serializers.encode(get(f"{__name__}.AsItIs"), 7, "flights", "value")
