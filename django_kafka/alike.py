@@ -109,13 +109,18 @@ class AlikeReports(Reports):
         settled: list[int | None] = []
         try:
             with self._guard():
-                while (number := self._read) < len(self._came):
-                    settled.append(self._settle(self._came[number], number))
+                self._read_on(settled)
         finally:
             if self.waiters:
                 for place in settled:
                     if place is not None:
                         self._wake(place)
+
+    def _read_on(self, settled: list[int | None]) -> None:
+        # Not within the `with` statement: what is raised at the jump back of a loop that ends one, as by a signal
+        # handler, leaves it without releasing its lock.
+        while (number := self._read) < len(self._came):
+            settled.append(self._settle(self._came[number], number))
 
     def settle(self, message: Any) -> int | None:
         """Give a report to its place at once and return that; None when it is of nobody's record."""
