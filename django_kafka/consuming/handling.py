@@ -38,6 +38,9 @@ _LONG_REST = 1.0
 class HandlerThread(threading.Thread):
     """Takes one lane at a time and works on its first slice."""
 
+    execution_kind: type[Execution] = Execution
+    settler_kind: type[Settler] = Settler
+
     def __init__(
         self,
         name: str,
@@ -55,7 +58,7 @@ class HandlerThread(threading.Thread):
         self.tally = tally
         self.stop_worker = stop_worker
         self.connections = Connections()
-        self.settler = Settler(consumer, group_id, tally, lanes)
+        self.settler = self.settler_kind(consumer, group_id, tally, lanes)
         self.succeeded = 0
         """How many messages have succeeded in it, without those of the slice that it works on."""
         self._slice: tuple[Slice, int] | None = None
@@ -76,7 +79,7 @@ class HandlerThread(threading.Thread):
 
     def _begin(self) -> None:
         self.gathered = here.begin()
-        self.execution = Execution(self.consumer, self.tally, self.gathered)
+        self.execution = self.execution_kind(self.consumer, self.tally, self.gathered)
         self.batching = Batching(self.execution)
 
     def run(self) -> None:
