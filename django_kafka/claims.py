@@ -23,7 +23,7 @@ from django.utils import timezone
 from . import conf
 from .clients.admin import Unreachable
 from .clients.consumer import Place
-from .clients.positions import Log
+from .clients.groups import Log
 from .exceptions import ConfigurationError, PartitionLost
 from .execution import leave_foreign_transaction
 from .models import Claim, SettledMessage
