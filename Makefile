@@ -30,7 +30,8 @@ bench:
 
 chaos:
 	@$(find_python); $$python -m tests.run prepare && exec .venv/bin/python -m tests.chaos \
-		$(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE))
+		$(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) \
+		$(if $(GUARANTEE),--guarantee $(GUARANTEE))
 
 lint:
 	@$(find_python); exec $$python -m tests.run lint
