@@ -17,8 +17,8 @@ from django_kafka.clients.embedded import Cluster
 from tests.desk import Desk
 from tests.servers.processes import wait_until
 
-PARTITIONS, MESSAGES, KEYS = 3, 600, 12
-SECONDS, BAD = 0.004, 60
+PARTITIONS, MESSAGES, KEYS = 3, 1200, 12
+SECONDS, BAD = 0.005, 60
 """How long a handler takes in mid-transaction, and every how many messages it fails for good."""
 
 
@@ -72,19 +72,24 @@ def test_kills_and_rebalances_leave_each_effect_once(
         return desk.rows('SELECT partition, "offset" FROM tests_effect')
 
     desk, chance = desk_with(**options), random.Random(seed)
-    bad = send(desk)
+    bad, epochs = send(desk), "SELECT coalesce(sum(epoch), 0) FROM lynx_kafka_claim"
     workers = [desk.start("kafka_consume")]
-    for _turn in range(3):
+    ends = ["kill", "kill", "terminate"]
+    chance.shuffle(ends)
+    for end in ends:
+        before = desk.rows(epochs)
         workers.append(desk.start("kafka_consume"))
-        # In the midst of something: when so much more is done, and a moment that has nothing to do with it.
+        # Partitions have come to it, and so much more is done; then a moment that has nothing to do with either.
         goal = min(len(effects()) + chance.randint(20, 120), MESSAGES - len(bad))
-        desk.wait_until(lambda goal=goal: len(effects()) >= goal, workers[-1])  # type: ignore[misc]
-        time.sleep(chance.random() * 0.2)
-        leaves = workers.pop(chance.randrange(len(workers)))
-        if chance.random() < 0.75:
-            leaves.kill()
-        else:
-            leaves.terminate()
+        desk.wait_until(
+            lambda before=before, goal=goal: (  # type: ignore[misc]
+                desk.rows(epochs) > before and len(effects()) >= goal
+            ),
+            workers[-1],
+        )
+        time.sleep(chance.random() * 0.3)
+        leaves = workers.pop(chance.randrange(2))
+        getattr(leaves, end)()
         leaves.wait(30)
         assert max(Counter(effects()).values()) == 1
     claimed = 'SELECT "offset" FROM lynx_kafka_claim'
