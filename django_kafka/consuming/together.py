@@ -95,7 +95,7 @@ class Joint:
         self._found = found
         self._care = care
         self._finish = finish
-        self._start = self._stop = self._at = piece.done
+        self._start = self._stop = piece.done
         self._failed: tuple[int, Exception] | None = None
         self._sent: list[Sent] = []
         self._observed = bool(message_handling.receivers or message_handled.receivers)
@@ -106,6 +106,8 @@ class Joint:
         self._kept: list[tuple[int, Gathered]] = []
         self._handled: list[Message] = []
         self._gathered = here.begin()
+        # When it cannot even be begun, as while the database is down, nothing before that is to be tried once more.
+        self._at = self._start
 
     @property
     def promised(self) -> list[weakref.ref[Any]]:
