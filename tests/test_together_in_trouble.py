@@ -109,7 +109,13 @@ class Ledger:
         """End the connections of the role, and take no more."""
         with self.direct() as direct:
             direct.execute(f"ALTER ROLE {self.role} CONNECTION LIMIT 0")
-            direct.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [self.role])
+        self.end_connections()
+
+    def end_connections(self) -> None:
+        with self.direct() as direct:
+            direct.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", [self.role]
+            )
 
     def come_back(self) -> None:
         with self.direct() as direct:
@@ -117,9 +123,8 @@ class Ledger:
 
     def close(self) -> None:
         self.other.close()
+        self.end_connections()
         with self.direct() as direct:
-            ours = "FROM pg_stat_activity WHERE usename = %s"
-            direct.execute(f"SELECT pg_terminate_backend(pid, 5000) {ours}", [self.role])
             direct.execute("DROP TABLE places, runs")
             direct.execute(f"DROP ROLE {self.role}")
 
@@ -181,7 +186,7 @@ class TestOnPostgreSQL:
                 ledger.execute("SELECT n FROM places")
                 ledger.conflict(kind)
 
-        workplace.consume(_named(handle), database="ledger", transaction="batch", enable_auto_commit=False)
+        workplace.consume(named(handle), database="ledger", transaction="batch", enable_auto_commit=False)
         workplace.send(range(30))
         with workplace.worker() as worker:
             before = worker.tally.contentions
@@ -203,7 +208,7 @@ class TestOnPostgreSQL:
                 ledger.go_down()
                 ledger.execute("SELECT 1")
 
-        workplace.consume(_named(handle), database="ledger", transaction="batch", enable_auto_commit=False)
+        workplace.consume(named(handle), database="ledger", transaction="batch", enable_auto_commit=False)
         workplace.send(range(9))
         with workplace.worker() as worker:
             before = worker.tally.waits
@@ -213,6 +218,39 @@ class TestOnPostgreSQL:
             handled(workplace, 9)
         assert ledger.runs() == list(range(9))
         assert not workplace.letters()
+
+    def test_a_connection_that_ends_when_a_savepoint_was_rolled_back_is_no_reason_to_go_round_in_circles(
+        self, workplace: Workplace, ledger: Ledger
+    ) -> None:
+        armed: list[bool] = []
+        ended: list[bool] = []
+
+        def end_it(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+            result = execute(sql, *rest)
+            if armed and sql.startswith("RELEASE SAVEPOINT"):
+                armed.clear()
+                ended.append(True)
+                ledger.end_connections()
+            return result
+
+        def handle(message: Message) -> None:
+            ledger.execute("INSERT INTO runs VALUES (%s)", message.value)
+            if message.value < 20 and message.value % 5 == 0:
+                raise ValueError
+            if message.value == 23:
+                if not ended:
+                    connections["ledger"].execute_wrappers.append(end_it)
+                    armed.append(True)
+                raise ValueError
+
+        workplace.consume(named(handle), database="ledger", transaction="batch", enable_auto_commit=False)
+        workplace.send(range(30))
+        with workplace.worker():
+            handled(workplace, 30)
+        bad = [0, 5, 10, 15, 23]
+        assert ended
+        assert [letter.offset for letter in workplace.letters()] == bad
+        assert ledger.runs() == [number for number in range(30) if number not in bad]
 
     def test_a_worker_can_be_stopped_while_the_database_is_down(self, workplace: Workplace, ledger: Ledger) -> None:
         down = threading.Event()
@@ -224,7 +262,7 @@ class TestOnPostgreSQL:
                 down.set()
                 ledger.execute("SELECT 1")
 
-        workplace.consume(_named(handle), database="ledger", transaction="batch", enable_auto_commit=False)
+        workplace.consume(named(handle), database="ledger", transaction="batch", enable_auto_commit=False)
         workplace.send(range(9))
         worker = workplace.start()
         assert down.wait(20)
@@ -233,7 +271,8 @@ class TestOnPostgreSQL:
         assert not workplace.letters()
 
 
-def _named(handle: Callable[[Message], None]) -> Callable[[Message], None]:
+def named(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a handler of a test under a path of its own."""
     handle.__module__, handle.__qualname__ = __name__, f"handle-{id(handle)}"
     return handle
 

@@ -177,10 +177,11 @@ class Joint:
     def _group(self, first: int, end: int) -> int:
         """Run messages between two savepoints, again without the one that fails; return the index after the last."""
         kept, handled = len(self._kept), len(self._handled)
-        again, self._at = False, first
+        again = False
         connection: Any = connections[self._execution.database]
         ours = connection.connection
         while True:
+            self._at = first
             try:
                 with transaction.atomic(using=self._execution.database):
                     return self._run(first, end, again)
@@ -188,8 +189,8 @@ class Joint:
                 if retries.stops_worker(error):
                     raise
                 closed = connection.closed_in_transaction or connection.connection is not ours
-                if closed or connection.needs_rollback or not connection.commit_on_exit:
-                    # There is no way back to the savepoint.
+                if closed or connection.needs_rollback or not connection.commit_on_exit or end == first:
+                    # There is no way back to the savepoint, or none could be made although nothing was to be run.
                     raise
                 del self._kept[kept:], self._handled[handled:]
                 self._gathered.forget_promised()
