@@ -219,16 +219,24 @@ def test_what_a_handler_of_lists_returns_is_ignored(workplace: Workplace, answer
 
 
 @pytest.mark.parametrize("kind", ["message", "none"])
-def test_a_memory_error_that_is_named_stops_the_worker(workplace: Workplace, kind: str) -> None:
+@pytest.mark.parametrize("how", ["raised", "named"])
+def test_a_memory_error_of_a_list_stops_the_worker(workplace: Workplace, kind: str, how: str) -> None:
     def handle(messages: list[Message]) -> None:
+        # The first message may come by itself.
+        if len(messages) == 1:
+            return
+        if how == "raised":
+            raise MemoryError
         raise BatchFailed({message: MemoryError() for message in messages})
 
-    consume_lists(workplace, Lists(handle), transaction=kind)
-    workplace.send(range(4))
+    seen = Lists(handle)
+    consume_lists(workplace, seen, transaction=kind)
+    workplace.send(range(20))
     worker = workplace.start()
     workplace.ended(worker)
     assert isinstance(worker.error, MemoryError)
-    assert workplace.committed() == {0: 0}
+    assert [call for call in seen.calls if len(call) > 1] == [seen.calls[-1]], "It is not halved."
+    assert workplace.committed() == {0: len(seen.calls) - 1}
     assert not workplace.letters()
 
 
@@ -280,8 +288,9 @@ def test_a_failure_that_is_waited_for_is_told(workplace: Workplace, kind: str) -
     down = threading.Event()
     down.set()
 
-    def need(_message: Message) -> None:
-        if down.is_set():
+    def need(message: Message) -> None:
+        # The first one may come by itself.
+        if message.value and down.is_set():
             raise OperationalError("connection to server was lost")
 
     signals.handler_failed.connect(note)
@@ -289,13 +298,15 @@ def test_a_failure_that_is_waited_for_is_told(workplace: Workplace, kind: str) -
         seen = Shared(kind, need)
         seen.consume(workplace)
         workplace.send(range(20))
-        with workplace.worker():
+        with workplace.worker() as worker:
+            before = worker.tally.waits
             wait_until(lambda: len(told) >= 2)
             down.clear()
             handled(workplace, 20)
+            assert len(told) == worker.tally.waits - before
     finally:
         signals.handler_failed.disconnect(note)
-    assert set(told) == {(0, "OperationalError")}
+    assert set(told) <= {(0, "OperationalError"), (1, "OperationalError")}
 
 
 @pytest.mark.parametrize("then", ["comes back", "fails"])
@@ -425,6 +436,29 @@ def test_a_commit_that_is_refused_is_told_of_its_message_alone(workplace: Workpl
     finally:
         signals.handler_failed.disconnect(note)
     assert failed == [5]
+
+
+def test_one_whose_commit_is_refused_when_the_one_behind_it_failed_is_told_of_too(workplace: Workplace) -> None:
+    failed: list[int] = []
+
+    def note(sender: str, message: Message, **_event: Any) -> None:
+        failed.append(message.offset)
+
+    def handle(message: Message) -> None:
+        if message.value == 1:
+            dangle()
+        if message.value == 2:
+            raise ValueError
+
+    signals.handler_failed.connect(note)
+    try:
+        Shared("one by one", handle).consume(workplace)
+        workplace.send(range(8))
+        with workplace.worker():
+            handled(workplace, 8)
+    finally:
+        signals.handler_failed.disconnect(note)
+    assert failed == [1, 2] == [letter.offset for letter in workplace.letters()]
 
 
 def test_without_a_transaction_what_a_list_did_not_name_is_told(workplace: Workplace) -> None:
