@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, OperationalError, transaction
 
-from django_kafka import conf, handlers, signals, tallies
+from django_kafka import conf, handlers, services, signals, tallies
 from django_kafka.consuming.handling import HandlerThread
 from django_kafka.consuming.lanes import Lanes
 from django_kafka.exceptions import BatchFailed
@@ -17,14 +17,14 @@ from django_kafka.messages import Message
 from django_kafka.models import DeadLetterAttempt
 from tests.consuming import NAME, Workplace
 from tests.servers.processes import wait_until
-from tests.test_handling import effects, leave_effect
+from tests.test_handling import Far, effects, far, leave_effect
 from tests.test_lists import Lists
 from tests.test_lists import consume as consume_lists
 from tests.test_messages import Raw
 from tests.test_together import Events, consume, handled
 from tests.test_together_in_trouble import BOTH, Ledger, Shared, ledger, named
 
-__all__ = ["ledger"]
+__all__ = ["far", "ledger"]
 
 OFTEN = pytest.mark.parametrize("failing", [0, 5])
 """How many messages apart failures are: without savepoints, and with them."""
@@ -414,6 +414,24 @@ def test_one_that_fails_among_others_waits_in_a_retry_topic(workplace: Workplace
         handled(workplace, 12)
     assert [one for one in attempts if one[1] == 2] == [(2, 2), (6, 2), (10, 2)]
     assert not workplace.letters()
+
+
+def test_the_records_of_one_that_is_tried_alone_are_waited_for(workplace: Workplace, far: Far) -> None:
+    def handle(message: Message) -> None:
+        if message.value == 3 and message.attempt == 1:
+            raise ValueError
+        if message.value == 3:
+            services.produce("landed", None, message.value)
+
+    kafka = {**far.kafka, "producers": {"default": {"cluster": "far"}}}
+    consume(workplace, Events(handle), kafka=kafka, retry={"max_retries": 1, "backoff": "1ms"})
+    far.cluster.broker_down(1)
+    workplace.send(range(6))
+    with workplace.worker():
+        wait_until(lambda: len(effects()) == 6)
+        handled(workplace, 3)
+        far.cluster.broker_up(1)
+        handled(workplace, 6)
 
 
 @BOTH
