@@ -59,7 +59,10 @@ EMPTY = Load(filled=False)
 
 LOADS: dict[str, Load] = {
     **dict.fromkeys(("raw_produce", "our_produce", "raw_produce_batch", "our_produce_batch"), EMPTY),
-    **dict.fromkeys(("aiokafka_produce", "regiohelden_produce", "faststream_produce"), EMPTY),
+    **dict.fromkeys(("aiokafka_produce", "regiohelden_produce"), EMPTY),
+    # As many as it takes some ten seconds for: minutes of the same tell nothing more.
+    "faststream_produce": Load(of=4, filled=False),
+    "faststream_consume": Load(of=20),
     "our_consume_batch": Load(handler=""),
     "raw_consume_many_keys": Load(keys=0),
     "our_consume_many_keys": Load(keys=0, consumer={"ordering": "key"}),
