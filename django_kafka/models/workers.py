@@ -68,7 +68,7 @@ class Tenure(models.Model):
     topic = models.CharField(_("topic"), max_length=249)
     partition = models.IntegerField(_("partition"))
     worker = models.CharField(_("worker"), max_length=40, blank=True)
-    """The id of the `Worker` that has it; "" when it was given back."""
+    """The id of the `Worker` that has it; "" when it was given back, "killed" when a message of it stopped that one."""
     term = models.BigIntegerField(_("term"), default=0)
     """How many workers have had it: with `worker` it tells whose the row is."""
     deaths = models.PositiveIntegerField(_("deaths"), default=0)
