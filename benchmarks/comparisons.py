@@ -89,7 +89,15 @@ LOADS: dict[str, Load] = {
     "our_start": Load(of=100, handler="benchmarks.latency.tell_and_end"),
     "our_replay": Load(of=100, filled=False, database=True, consumer={"transaction": "message"}),
     **{
-        f"our_scaling_{number}": Load(of=10, handler="benchmarks.scaling.work", consumer={"processes": number})
+        f"our_scaling_{number}": Load(
+            of=4,
+            handler="benchmarks.scaling.work",
+            consumer={
+                "processes": number,
+                "retry": {"max_retries": 10_000},
+                "circuit_breaker": {"enabled": False},
+            },
+        )
         for number in _PROCESSES
     },
     "our_insert_failing": Load(
