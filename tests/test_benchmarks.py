@@ -173,6 +173,10 @@ def test_the_chart_is_svg_for_light_and_dark_and_leaves_out_what_is_missing() ->
     root = ElementTree.fromstring(drawn)
     assert len(root.findall(".//{http://www.w3.org/2000/svg}rect")) == 2
     assert "prefers-color-scheme:dark" in drawn
+    lines = root.findall(".//{http://www.w3.org/2000/svg}line")
+    assert [float(one.attrib["x1"]) < float(one.attrib["x2"]) for one in lines] == [True, True], (
+        "from least to greatest"
+    )
     assert "aiokafka" not in drawn
 
 
