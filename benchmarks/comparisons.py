@@ -52,7 +52,7 @@ class Comparison:
     """The bound; None: shown, nothing is promised."""
 
 
-_DATABASE: dict[str, Any] = {"of": 20, "database": True}
+_DATABASE: dict[str, Any] = {"of": 25, "database": True}
 _WAITING: dict[str, Any] = {"of": 20, "partitions": 1, "keys": 1000}
 _PROCESSES = [number for number in (1, 2, 4) if number <= (os.cpu_count() or 1)]
 EMPTY = Load(filled=False)
@@ -87,7 +87,7 @@ LOADS: dict[str, Load] = {
     "our_memory": Load(of=0.2, size=20, keys=0, handler="benchmarks.memory.take"),
     "raw_start": Load(of=100),
     "our_start": Load(of=100, handler="benchmarks.latency.tell_and_end"),
-    "our_replay": Load(of=100, filled=False, database=True, consumer={"transaction": "message"}),
+    "our_replay": Load(of=400, filled=False, database=True, consumer={"transaction": "message"}),
     **{
         f"our_scaling_{number}": Load(
             of=4,
