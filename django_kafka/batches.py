@@ -66,7 +66,7 @@ def _send_each(route: Route, wires: Sequence[Wire]) -> Deliveries:
                 hand_patiently(route, wire, delivery_of(page, place))
             except (QueueFull, CircuitOpen) as error:
                 raise _partly(error, start + place, len(wires)) from error
-        route.producer.client.serve(0)
+        route.producer.client.keep_up()
     return Deliveries(pages, len(wires))
 
 
@@ -95,7 +95,7 @@ def _send_columns(route: Route, values: list[bytes | None], keys: list[bytes | N
         page = AlikeReports(route.topic, route.producer, some[1], some[0])
         pages.append(page)
         _send_page(route, page, *some, before=start, of=len(values))
-        route.producer.client.serve(0)
+        route.producer.client.keep_up()
     return Deliveries(pages, len(values))
 
 

@@ -154,7 +154,7 @@ def _send_alike(route: Route, value: bytes | None, key: bytes | None) -> Deliver
     while (place := next(page.places, None)) is None:
         page = route.turn()
         # Here, too, and not only in the producer's own thread: it keeps the queue from filling.
-        route.client.serve(0)
+        route.client.keep_up()
     delivery = delivery_of(page, place)
     page.keys[place] = key
     page.values[place] = value
