@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..messages import RawMessage
@@ -34,11 +35,6 @@ _SLOW = 1e-3
 """Seconds for a message: of what takes longer, keys that share a lane are told apart for threads without work."""
 _SMOOTHED = 10
 """Turns of threads over which the time for a message is averaged."""
-
-
-def _behind(lane: Lane) -> int:
-    """Return how many messages wait behind the one that runs."""
-    return sum(len(piece.messages) for piece in lane.slices) - lane.slices[0].done - 1 if lane.slices else 0
 
 
 class Lanes:
@@ -350,8 +346,8 @@ class Lanes:
             lane for lane in chain.from_iterable(partition.occupied for partition in partitions)
             if lane.running and lane.number is not None and not (lane.halted or lane.several)
         ]  # fmt: skip
-        longest = max(running, key=_behind, default=None)
-        if longest is None or not _behind(longest):
+        longest = max(running, key=attrgetter("behind"), default=None)
+        if longest is None or longest.behind <= 0:
             return False
         # First, as in `spread`.
         longest.interrupted = True
