@@ -253,11 +253,13 @@ def test_what_a_handler_does_to_its_list_does_no_harm(workplace: Workplace) -> N
         if bad:
             raise BatchFailed(bad)
 
-    consume(workplace, Lists(empty))
+    seen = Lists(empty)
+    consume(workplace, seen)
     workplace.send(range(8))
     with workplace.worker():
         handled(workplace, 8)
     assert [letter.offset for letter in workplace.letters()] == [3]
+    assert sum(3 in call for call in seen.calls) == 1, "What it named is known all the same."
     assert effects() == [0, 1, 2, 4, 5, 6, 7]
 
 
