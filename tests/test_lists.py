@@ -17,7 +17,7 @@ from django_kafka.dead_letters.executing import Executor
 from django_kafka.dead_letters.replaying import request
 from django_kafka.exceptions import BatchFailed, ConfigurationError, HandlerTimeout, Reject, Retry, Skip
 from django_kafka.handlers import for_topic, kafka_handler
-from django_kafka.messages import Message
+from django_kafka.messages import Message, Messages
 from django_kafka.models import DeadLetter
 from django_kafka.serializers import TopicDecoder
 from django_kafka.testing import consume as consume_inline
@@ -246,19 +246,42 @@ def test_naming_a_message_that_is_not_in_the_list_is_an_error_of_the_handler(wor
     assert letter.error_message.endswith("which is not in the list it was given.")
 
 
-def test_what_a_handler_does_to_its_list_does_no_harm(workplace: Workplace) -> None:
-    def empty(messages: list[Message]) -> None:
-        bad = {message: ValueError() for message in messages if message.value == 3}
-        messages.clear()
-        if bad:
-            raise BatchFailed(bad)
+def test_the_messages_of_a_list_cannot_be_exchanged(workplace: Workplace) -> None:
+    tried: list[int] = []
 
-    consume(workplace, Lists(empty))
-    workplace.send(range(8))
+    def change(messages: Messages) -> None:
+        mine: Any = messages
+        with pytest.raises(AttributeError):
+            mine.clear()
+        with pytest.raises(TypeError):
+            mine[0] = mine[-1]
+        tried.append(len(messages))
+
+    consume(workplace, change)
+    workplace.send(range(1))
+    with workplace.worker():
+        handled(workplace, 1)
+    assert tried == [1]
+    assert not workplace.letters()
+
+
+def test_a_list_gives_all_its_values_and_names_the_one_that_cannot_be_read(workplace: Workplace) -> None:
+    given: list[list[Any]] = []
+
+    class Keeps(Lists):
+        def __call__(self, messages: Messages) -> None:  # type: ignore[override]
+            self.calls.append([])
+            given.append(messages.values())
+
+    seen = Keeps()
+    consume(workplace, seen)
+    workplace.send([0, 1, None, 3, b"!no json", 5, 6, 7])
     with workplace.worker():
         handled(workplace, 8)
-    assert [letter.offset for letter in workplace.letters()] == [3]
-    assert effects() == [0, 1, 2, 4, 5, 6, 7]
+    (letter,) = workplace.letters()
+    assert (letter.offset, letter.category) == (4, "serialization")
+    assert [value for call in given for value in call] == [0, 1, None, 3, 5, 6, 7]
+    assert len(seen.calls) <= 5, "It is not looked for by halves."
 
 
 def test_what_stops_the_worker_settles_nothing_of_the_list(workplace: Workplace) -> None:
