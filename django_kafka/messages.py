@@ -168,7 +168,7 @@ class Messages(Sequence[Message]):
     """What a handler of lists receives: messages of one partition, in their order. It cannot be changed.
 
     Each is made when it is first looked at, and is the same object from then on, in slices too: to make them all takes
-    as long as to receive a fifth of them. Who asks for `values()` and `keys()` only makes none.
+    a quarter of the time that the client needs to receive them. Who asks for `values()` and `keys()` only makes none.
     """
 
     __slots__ = ("_decoder", "_made", "_places", "_raws")
