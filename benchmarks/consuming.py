@@ -94,7 +94,7 @@ def work() -> Iterator[None]:
         time.sleep(0.0005)
     yield
     while worker.alive and worker.tally.handled + worker.tally.dead_lettered < MESSAGES:
-        time.sleep(0.002)
+        time.sleep(0.005)
     yield
     worker.join()
     assert worker.error is None, worker.error
