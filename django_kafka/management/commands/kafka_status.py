@@ -49,7 +49,7 @@ class Command(BaseCommand):
                 _must_exist(workers, name)
             if options["names"]:
                 workers = workers.filter(consumer__in=options["names"])
-            self._show(list(workers.order_by(*Worker._meta.ordering, "pk")), options)
+            self._show(list(workers), options)
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
 
