@@ -37,7 +37,7 @@ _LEAVE_AT_MOST = 10.0
 """Seconds for partitions to be given back at the end, which takes no answer of a broker."""
 _WAITS_BEFORE_PAUSE = 3
 _LEAVING = 0.005
-"""Seconds between two looks while it leaves: a poll that nothing comes to takes as long as it may."""
+"""Seconds of a poll near the end, which nothing may come to: it then takes as long as it may."""
 
 
 class Poller(Events):
@@ -174,7 +174,7 @@ class Poller(Events):
         self._replaced_now.clear()
         messages: list[Any] = []
         try:
-            messages = self._client.fetch(most, 0 if self._has_enough() else self._patience)
+            messages = self._client.fetch(most, _LEAVING if self._has_enough() else self._patience)
         except Exception as error:  # noqa: BLE001  # what it had taken off the queue is lost to it: fetch it again
             self._fetch_again(error)
         if self._assigned_now:
