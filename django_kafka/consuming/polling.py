@@ -36,8 +36,8 @@ _SKIP = 1.0
 _LEAVE_AT_MOST = 10.0
 """Seconds for partitions to be given back at the end, which takes no answer of a broker."""
 _WAITS_BEFORE_PAUSE = 3
-_LEAVING = 0.005
-"""Seconds of a poll near the end, which nothing may come to: it then takes as long as it may."""
+_NEAR_THE_END = 0.005
+"""Seconds of a poll that nothing is to come to: it then takes as long as it may."""
 
 
 class Poller(Events):
@@ -174,7 +174,7 @@ class Poller(Events):
         self._replaced_now.clear()
         messages: list[Any] = []
         try:
-            messages = self._client.fetch(most, _LEAVING if self._has_enough() else self._patience)
+            messages = self._client.fetch(most, _NEAR_THE_END if self._has_enough() else self._patience)
         except Exception as error:  # noqa: BLE001  # what it had taken off the queue is lost to it: fetch it again
             self._fetch_again(error)
         if self._assigned_now:
@@ -271,16 +271,16 @@ class Poller(Events):
         lanes = self.lanes.halt()
         try:
             self._client.pause([partition.place for partition in lanes])
-            while not self.lanes.drain(lanes, _TEND):
-                self._client.fetch(1, 0)
+            while not self.lanes.drain(lanes, 0):
+                self._client.fetch(1, _POLL)
             self._commits.settle(lanes)
-            self._commits.conclude(lanes, poll=lambda: self._client.fetch(1, _LEAVING))
+            self._commits.conclude(lanes, poll=lambda: self._client.fetch(1, _POLL))
             # Polled until the partitions are revoked, which commits them. In the midst of a rebalance a close() or a
             # commit that is waited for here would hang until the session has timed out.
             self._client.unsubscribe()
             deadline = time.monotonic() + _LEAVE_AT_MOST
             while len(self.lanes) and time.monotonic() < deadline:
-                self._client.fetch(1, _LEAVING)
+                self._client.fetch(1, _POLL)
         except Exception:
             log.exception("consumer=%s leaving the group was not clean", self.consumer.name)
         finally:
