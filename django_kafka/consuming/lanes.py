@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..messages import RawMessage
@@ -197,6 +198,25 @@ class Lanes(Turns):
                             continue
                         self._set_apart(lane)
                     lane.seen = now
+
+    def _relieve(self) -> bool:
+        """Make a lane of what waits behind the longest of those that run; tell whether there was any.
+
+        Keys that share a lane wait for each other without need when threads have nothing else to do.
+        """
+        partitions = [partition for partition in self._partitions.values() if partition.dealing]
+        running = [
+            lane for lane in chain.from_iterable(partition.occupied for partition in partitions)
+            if lane.running and lane.number is not None and not (lane.halted or lane.several)
+        ]  # fmt: skip
+        longest = max(running, key=attrgetter("behind"), default=None)
+        if longest is None or longest.behind <= 0:
+            return False
+        # First, as in `spread`.
+        longest.interrupted = True
+        if not longest.several:
+            self._set_apart(longest)
+        return bool(self._ready)
 
     def settled(self, partition: Partition) -> RawMessage | None:
         """Return the last message below the watermark of a partition; for the poller."""

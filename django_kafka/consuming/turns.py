@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _QUICK = 50e-6
 """Seconds for a message: what takes less waits for nothing, not even for a database, and gains nothing by threads."""
+_SLOW = 1e-3
+"""Seconds for a message: of what takes longer, keys that share a lane are told apart for threads without work."""
 
 
 class Turns:
@@ -86,6 +88,8 @@ class Turns:
                             # It may have been the one that would have woken when the next wait ends.
                             self._work.notify()
                         return lane
+                if timeout and not self._ready and self._pace > _SLOW and self._relieve():
+                    continue
                 due = self._waiting[0][0] if self._waiting else deadline
                 if shut and self.circuit is not None:
                     due = min(due, time.monotonic() + self.circuit.pause())
@@ -96,6 +100,10 @@ class Turns:
                 self._work.wait(max(remaining, 0))
                 self.idle -= 1
         return None
+
+    def _relieve(self) -> bool:
+        """Make a lane of what waits behind another; tell whether there was any."""
+        return False
 
     def _permitted(self, lane: Lane) -> bool:
         """Ask the circuit whether a lane may begin messages, and how many."""
