@@ -130,7 +130,7 @@ COMPARISONS = (
     Comparison(name="produce, peer FastStream", ours="our_produce", against="faststream_produce", promised=1.0),
     Comparison(name="consume no-op, client's best", ours="our_consume", against="raw_consume", promised=0.5),
     Comparison(name="consume no-op, client's defaults", ours="our_consume", against="raw_consume_plain", promised=2.0),
-    Comparison(name="consume batch", ours="our_consume_batch", against="raw_consume", promised=0.9),
+    Comparison(name="consume batch", ours="our_consume_batch", against="raw_consume_lists", promised=0.9),
     Comparison(
         name="consume by key, a key each", ours="our_consume_many_keys", against="raw_consume_many_keys", promised=0.25
     ),
