@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import pytest
 from django.conf import settings as django_settings
 
+from tests.secured import Certificates, Provider, SecuredKafka
 from tests.servers import Kafka, PgBouncer, PostgreSQL, Redis, Server, Unavailable
 from tests.servers.leash import hold
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
-REAL = {"kafka", "pgbouncer", "postgresql", "redis_server"}
+REAL = {"kafka", "pgbouncer", "postgresql", "redis_server", "secured"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,6 +84,19 @@ def running(server: AnyServer) -> Iterator[AnyServer]:
 def kafka() -> Iterator[Kafka]:
     """One node of real Apache Kafka for the whole run. Topics are yours by the name that `topic` gives."""
     yield from running(Kafka())
+
+
+@pytest.fixture(scope="session")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    """Who gives OAUTHBEARER tokens."""
+    with Provider(tmp_path_factory.mktemp("provider")) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="session")
+def secured(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    """One node of real Apache Kafka that demands logins, certificates and permissions."""
+    yield from running(SecuredKafka(Certificates(tmp_path_factory.mktemp("certificates")), provider))
 
 
 @pytest.fixture(scope="session")

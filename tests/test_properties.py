@@ -94,7 +94,7 @@ def test_security_becomes_protocol_login_and_files(settings: Settings) -> None:
         "security.protocol": "SASL_SSL",
         "sasl.mechanisms": "SCRAM-SHA-512",
         "sasl.username": "u",
-        "sasl.password": "secret",
+        "sasl.password": conf.Secret("secret"),
         "ssl.ca.location": "/ca",
         "ssl.certificate.location": "/cert",
         "ssl.key.location": "/key",
@@ -102,6 +102,7 @@ def test_security_becomes_protocol_login_and_files(settings: Settings) -> None:
         "socket.connection.setup.timeout.ms": 30000,
         "socket.keepalive.enable": True,
     }
+    assert found["reconnect.backoff.ms"] == 1000
 
 
 @pytest.mark.parametrize(

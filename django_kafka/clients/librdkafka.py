@@ -37,6 +37,19 @@ def load() -> ctypes.CDLL:
     )
 
 
+@functools.cache
+def features() -> frozenset[str]:
+    """Return what the loaded librdkafka is built with, such as "sasl_gssapi"."""
+    library = load()
+    configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
+    text, size = ctypes.create_string_buffer(4096), ctypes.c_size_t(4096)
+    try:
+        library.rd_kafka_conf_get(configuration, b"builtin.features", text, ctypes.byref(size))
+    finally:
+        library.rd_kafka_conf_destroy(configuration)
+    return frozenset(text.value.decode().split(","))
+
+
 def _candidates() -> Iterator[str]:
     # A symbol is looked up in what a library links to as well, so the extension module leads to exactly the
     # librdkafka that the clients use, from a wheel or from the system. Windows does not look that far.
@@ -55,6 +68,7 @@ def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "conf_new": (pointer, []),
         "conf_set": (number, [pointer, text, text, text, size]),
+        "conf_get": (number, [pointer, text, text, ctypes.POINTER(size)]),
         "conf_dump": (ctypes.POINTER(text), [pointer, ctypes.POINTER(size)]),
         "conf_dump_free": (None, [ctypes.POINTER(text), size]),
         "conf_destroy": (None, [pointer]),

@@ -10,15 +10,12 @@ from typing import Any
 
 import confluent_kafka
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from .. import conf
-from ..exceptions import ConfigurationError
 from . import errors, properties
-from .admin import Unreachable
+from .asking import AskingClient, Unreachable
 from .consumer import Place
-from .logs import ClientLog
-from .scrubbing import Scrubber
 
 _LOGIN = ("sasl.", "ssl.", "security.", "enable.ssl.", "socket.", "broker.", "client.")
 """What those of a consumer's options begin with that say how it reaches brokers."""
@@ -45,17 +42,11 @@ class Positions:
         cluster = conf.cluster(consumer.cluster)
         self._embedded = cluster.embedded
         own = {name: value for name, value in consumer.options.items() if name.startswith(_LOGIN)}
-        chosen = {**properties.for_cluster(cluster), **own}
-        self._scrub = Scrubber(chosen)
-        settings: dict[str, Any] = {**chosen, "error_cb": self._ignore}
-        try:
-            self._client = AdminClient(settings, logger=ClientLog("admin", cluster.name, self._scrub))
-        except confluent_kafka.KafkaException as error:
-            reason = self._scrub(errors.sentence(error))
-            raise ConfigurationError(f"A client for cluster {cluster.name!r} cannot be made: {reason}") from None
+        self._asking = AskingClient(properties.for_cluster(cluster).with_(own))
 
-    def _ignore(self, error: confluent_kafka.KafkaError) -> None:
-        """Say nothing: what was asked for fails with it."""
+    @property
+    def _client(self) -> Any:
+        return self._asking.now
 
     def logs(self, places: Collection[Place]) -> dict[Place, Log]:
         """Return what brokers have of these partitions, of each that they tell of."""
@@ -117,4 +108,4 @@ class Positions:
             raise Unreachable(f"The brokers did not answer within {2 * self._timeout:g} s.") from None
 
     def _unreachable(self, error: confluent_kafka.KafkaException) -> Unreachable:
-        return Unreachable(f"The brokers do not answer: {self._scrub(errors.sentence(error))}")
+        return self._asking.failure("The brokers do not answer", error, group=self._group)

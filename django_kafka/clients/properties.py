@@ -16,6 +16,7 @@ from .. import conf
 from ..conf.librdkafka import CLUSTER_SAME, CONSUMER_SAME, PRODUCER_SAME
 from ..conf.secrets import without_login
 from . import embedded, librdkafka, security
+from .credentials import Properties
 
 FOUND_BY_MEASUREMENT = {
     # The library's own 1000 puts the next fetch off by up to a second whenever `queued.min.messages` are waiting:
@@ -32,22 +33,29 @@ _LONGEST_BACKOFF = 1.0
 """Seconds: the library's own `retry.backoff.max.ms`."""
 
 
-def for_cluster(cluster: conf.Cluster) -> dict[str, object]:
+def for_cluster(cluster: conf.Cluster) -> Properties:
     """Return what every client of one cluster needs to find it and log in."""
     brokers = embedded.find() if cluster.embedded else ",".join(cluster.brokers)
-    return {
+    chosen = {
         "bootstrap.servers": brokers,
         "socket.connection.setup.timeout.ms": max(1000, milliseconds(cluster.connection.timeout)),
         "socket.keepalive.enable": cluster.connection.keep_alive > 0,
         **security.properties(cluster.security),
+        # The library takes a connection that stands for success, and begins its growing pause anew: a client whose
+        # login or certificate is refused after that would come back twenty times a second.
+        **({"reconnect.backoff.ms": 1000} if _is_refusable(cluster.security) else {}),
         **({"debug": "all"} if conf.kafka().logging.enable_sarama_logger else {}),
     }
+    return Properties(chosen, cluster.name)
 
 
-def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> dict[str, object]:
+def _is_refusable(security: conf.Security) -> bool:
+    return security.sasl.enabled or (security.tls.enabled and bool(security.tls.cert_file))
+
+
+def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> Properties:
     """Return the properties of one producer's client."""
     chosen: dict[str, object] = {
-        **for_cluster(cluster),
         "acks": producer.acks,
         "enable.idempotence": producer.is_idempotent,
         "retry.backoff.ms": milliseconds(producer.retry_backoff),
@@ -65,13 +73,12 @@ def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> dict[str, ob
         chosen["message.send.max.retries"] = producer.max_retries
     if producer.client_id:
         chosen["client.id"] = producer.client_id
-    return chosen | dict(producer.options)
+    return for_cluster(cluster).with_(chosen | dict(producer.options))
 
 
-def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) -> dict[str, object]:
+def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) -> Properties:
     """Return the properties of one consumer's client; offsets are stored and partitions assigned by the worker."""
     chosen: dict[str, object] = {
-        **for_cluster(cluster),
         **FOUND_BY_MEASUREMENT,
         "group.id": group_id,
         "auto.offset.reset": consumer.auto_offset_reset,
@@ -94,7 +101,7 @@ def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) 
         chosen["fetch.min.bytes"] = consumer.fetch_min_bytes
     if consumer.client_id:
         chosen["client.id"] = consumer.client_id
-    return chosen | dict(consumer.options)
+    return for_cluster(cluster).with_(chosen | dict(consumer.options))
 
 
 def milliseconds(seconds: float) -> int:
