@@ -113,12 +113,15 @@ def check_options(**_asked: Any) -> list[checks.CheckMessage]:
         ("producer", "producers", list(whole.producers.values())),
         ("consumer", "consumers", list(whole.consumers.values())),
     )
-    return [
+    found = [
         message
-        for kind, key, found in clients
-        for each in found
-        for message in _option_messages(kind, f'KAFKA["{key}"]["{each.name}"]["options"]', each)
+        for kind, key, named in clients
+        for each in named
+        for message in _option_messages(kind, f'KAFKA["{key}"]["{each.name}"]["options"]', each.options)
     ]
+    for cluster in whole.clusters.values():
+        found += _option_messages("client", f'{_place(cluster)}["connection"]["options"]', cluster.connection.options)
+    return found
 
 
 @checks.register(KAFKA)
@@ -315,9 +318,9 @@ def _resolve(place: str, path: str, kind: str) -> list[checks.CheckMessage]:
     return []
 
 
-def _option_messages(kind: str, path: str, client: conf.Producer | conf.Consumer) -> list[checks.CheckMessage]:
+def _option_messages(kind: str, path: str, options: conf.Options) -> list[checks.CheckMessage]:
     try:
-        problems = properties.problems(kind, client.options) if client.options else []
+        problems = properties.problems(kind, options) if options else []
     except ConfigurationError as error:
         return [_message("E015", f"{path} cannot be checked: {error}")]
     return [

@@ -36,6 +36,7 @@ _LONGEST_BACKOFF = 1.0
 def for_cluster(cluster: conf.Cluster) -> Properties:
     """Return what every client of one cluster needs to find it and log in."""
     brokers = embedded.find() if cluster.embedded else ",".join(cluster.brokers)
+    own = cluster.connection.options
     chosen = {
         "bootstrap.servers": brokers,
         "socket.connection.setup.timeout.ms": max(1000, milliseconds(cluster.connection.timeout)),
@@ -43,14 +44,19 @@ def for_cluster(cluster: conf.Cluster) -> Properties:
         **security.properties(cluster.security),
         # The library takes a connection that stands for success, and begins its growing pause anew: a client whose
         # login or certificate is refused after that would come back twenty times a second.
-        **({"reconnect.backoff.ms": 1000} if _is_refusable(cluster.security) else {}),
+        **({"reconnect.backoff.ms": 1000} if cluster.security.sasl.enabled or cluster.security.tls.enabled else {}),
         **({"debug": "all"} if conf.kafka().logging.enable_sarama_logger else {}),
     }
-    return Properties(chosen, cluster.name)
+    return _with_own(Properties(chosen, cluster.name), {}, own)
 
 
-def _is_refusable(security: conf.Security) -> bool:
-    return security.sasl.enabled or (security.tls.enabled and bool(security.tls.cert_file))
+def _with_own(cluster: Properties, chosen: Mapping[str, object], own: Mapping[str, object]) -> Properties:
+    """Return the properties of a cluster's client with ours for its kind, and the user's own over both."""
+    longest = own.get("reconnect.backoff.max.ms")
+    if longest is not None and "reconnect.backoff.ms" not in own and "reconnect.backoff.ms" in cluster:
+        # The library refuses a first pause that is longer than the longest.
+        own = {"reconnect.backoff.ms": min(int(str(longest)), cluster["reconnect.backoff.ms"]), **own}
+    return cluster.with_({**chosen, **own})
 
 
 def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> Properties:
@@ -73,7 +79,7 @@ def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> Properties:
         chosen["message.send.max.retries"] = producer.max_retries
     if producer.client_id:
         chosen["client.id"] = producer.client_id
-    return for_cluster(cluster).with_(chosen | dict(producer.options))
+    return _with_own(for_cluster(cluster), chosen, producer.options)
 
 
 def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) -> Properties:
@@ -101,7 +107,7 @@ def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) 
         chosen["fetch.min.bytes"] = consumer.fetch_min_bytes
     if consumer.client_id:
         chosen["client.id"] = consumer.client_id
-    return for_cluster(cluster).with_(chosen | dict(consumer.options))
+    return _with_own(for_cluster(cluster), chosen, consumer.options)
 
 
 def milliseconds(seconds: float) -> int:
@@ -144,6 +150,11 @@ def _nearest(name: str) -> str:
 @cache
 def known() -> tuple[str, ...]:
     """Return the names of all properties that the loaded librdkafka has."""
+    return librdkafka.property_names() or _with_a_value()
+
+
+def _with_a_value() -> tuple[str, ...]:
+    """Return those that have one unless it is given, which can be asked for on any system."""
     library = _library()
     configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
     count = ctypes.c_size_t()

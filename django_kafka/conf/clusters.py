@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .blocks import MISSING, Block
-from .secrets import without_login
+from .librdkafka import CLUSTER_SAME
+from .options import advice, read_options
+from .secrets import Options, without_login
 from .security import Security, read_security
 from .values import Rule, brokers, duration, url, whole
 
@@ -21,6 +23,8 @@ class Connection:
     """TCP keep-alive is on, unless this is 0; how often it asks is the system's to say."""
     max_connections: int = 100
     """librdkafka keeps one connection to each broker it needs, and so never comes near."""
+    options: Options = field(default_factory=Options)
+    """librdkafka's own properties for every client of the cluster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -57,6 +61,9 @@ CONNECTION: Mapping[str, Rule] = {
     "keep_alive": duration(0.0, 86400.0),
     "max_connections": whole(1),
 }
+CONNECTION_SAME = {
+    name.removeprefix("connection."): same for name, same in CLUSTER_SAME.items() if name.startswith("connection.")
+}
 SCHEMA_REGISTRY: Mapping[str, Rule] = {"url": url}
 
 
@@ -68,14 +75,17 @@ def read_cluster(name: str, block: Block) -> tuple[Cluster, Mapping[str, str]]:
         block.problem(MISSING, sentence, "Name the brokers to begin with.")
     security, given = read_security(block.block("security"))
     connection, registry = block.block("connection"), block.block("schema_registry")
+    held = connection.read(CONNECTION)
+    options = connection.block("options")
+    given = {**given, **{f"connection.{key}": path for key, path in connection.given.items() if key in CONNECTION}}
     cluster = Cluster(
         name=name,
         brokers=() if addresses == ("embedded",) else addresses or Cluster(name=name).brokers,
         embedded=addresses == ("embedded",),
         security=security,
-        connection=Connection(**connection.read(CONNECTION)),
+        connection=Connection(**held, options=read_options(options, (CLUSTER_SAME, given))),
         schema_registry=SchemaRegistry(**registry.read(SCHEMA_REGISTRY)),
     )
-    connection.close()
+    connection.close(advice(connection, CONNECTION_SAME))
     registry.close()
-    return cluster, {**given, **{f"connection.{key}": path for key, path in connection.given.items()}}
+    return cluster, given

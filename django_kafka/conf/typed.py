@@ -84,6 +84,7 @@ class ConnectionSettings(TypedDict, total=False):
     timeout: Duration
     keep_alive: Duration
     max_connections: int
+    options: Mapping[str, Any]
 
 
 class SchemaRegistrySettings(TypedDict, total=False):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -58,6 +61,13 @@ class SecuredKafka(Kafka):
         """Return the address of a listener."""
         return f"localhost:{self.ports[name]}"
 
+    def settings(self, way: str, sasl: dict[str, Any] | None = None, **tls: Any) -> dict[str, Any]:
+        """Return what of KAFKA leads through a listener: a login, and the authority to trust unless `tls` says more."""
+        security: dict[str, Any] = {"sasl": {"enabled": True, **sasl}} if sasl else {}
+        if "SSL" in _WAYS[way].replace("SASL", ""):
+            security["tls"] = {"enabled": True, "ca_file": str(self.certificates.ca.certificate), **tls}
+        return {"brokers": [self.way(way)], "connection": {"timeout": "1s"}, "security": security}
+
     def start(self, node: int | None = None) -> None:
         """Start it, and give alice what she may."""
         super().start(node)
@@ -65,6 +75,11 @@ class SecuredKafka(Kafka):
         self.allow("alice", ResourceType.GROUP, "*")
         self.allow("client", ResourceType.TOPIC, "*")
         self.allow("client", ResourceType.GROUP, "*")
+
+    def create_topic(self, name: str, partitions: int = 1) -> None:
+        """Make a topic."""
+        admin = self.admin()  # held until the answer is there
+        admin.create_topics([NewTopic(name, partitions, -1)])[name].result(10)
 
     def allow(self, user: str, kind: ResourceType, name: str) -> None:
         """Let a user do everything with a topic or group, or with all."""
@@ -93,6 +108,8 @@ class SecuredKafka(Kafka):
             "inter.broker.listener.name": "PLAINTEXT",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
+            # Members of these tests have sessions as short as on the embedded cluster.
+            "group.min.session.timeout.ms": "500",
             "sasl.oauthbearer.jwks.endpoint.url": provider.keys.as_uri(),
             "sasl.oauthbearer.expected.audience": AUDIENCE,
         }
