@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 from django.conf import settings as django_settings
 
-from tests.secured import Certificates, Provider, SecuredKafka
+from tests.secured import Certificates, Provider, SecuredKafka, logins
 from tests.servers import Kafka, PgBouncer, PostgreSQL, Redis, Server, Unavailable
 from tests.servers.leash import hold
 
@@ -90,6 +90,7 @@ def kafka() -> Iterator[Kafka]:
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     """Who gives OAUTHBEARER tokens."""
     with Provider(tmp_path_factory.mktemp("provider")) as provider:
+        logins.given[:] = [provider]
         yield provider
 
 
@@ -158,6 +159,16 @@ def workplace(embedded: Any, settings: Any, transactional_db: None) -> Iterator[
     from tests.consuming import Workplace
 
     place = Workplace(embedded, settings)
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def place(secured: SecuredKafka, settings: Any, transactional_db: None) -> Iterator[Any]:
+    """A topic, a consumer, and workers in this process, on the secured cluster."""
+    from tests.consuming import Workplace
+
+    place = Workplace(secured, settings)  # type: ignore[arg-type]
     yield place
     place.close()
 

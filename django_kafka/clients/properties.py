@@ -75,6 +75,8 @@ def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> Properties:
     if producer.retry_backoff > _LONGEST_BACKOFF:
         # The library cuts the one off at the other.
         chosen["retry.backoff.max.ms"] = milliseconds(producer.retry_backoff)
+    if producer.compression_level is not None:
+        chosen["compression.level"] = producer.compression_level
     if producer.max_retries is not None:
         chosen["message.send.max.retries"] = producer.max_retries
     if producer.client_id:

@@ -13,6 +13,7 @@ PRODUCER_SAME: Mapping[str, tuple[str, ...]] = {
     "batch_size": ("batch.size",),
     "batch_timeout": ("linger.ms", "queue.buffering.max.ms"),
     "compression": ("compression.type", "compression.codec"),
+    "compression_level": ("compression.level",),
 }
 """Our key of a producer → the properties that say the same."""
 

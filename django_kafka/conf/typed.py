@@ -138,6 +138,7 @@ class ProducerSettings(TypedDict, total=False):
     batch_size: Size
     batch_timeout: Duration
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"]
+    compression_level: int | None
     circuit_breaker: ProducerCircuitSettings
     routing: str
     options: Mapping[str, Any]
