@@ -5,7 +5,7 @@ Nothing here opens a socket or starts a thread, but `check --deploy --database â
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -318,7 +318,7 @@ def _resolve(place: str, path: str, kind: str) -> list[checks.CheckMessage]:
     return []
 
 
-def _option_messages(kind: str, path: str, options: conf.Options) -> list[checks.CheckMessage]:
+def _option_messages(kind: str, path: str, options: Mapping[str, Any]) -> list[checks.CheckMessage]:
     try:
         problems = properties.problems(kind, options) if options else []
     except ConfigurationError as error:

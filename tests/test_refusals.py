@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import ResourceType
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from pytest_django import Settings
 
 from django_kafka import conf, services
@@ -23,8 +28,10 @@ from django_kafka.exceptions import (
 from django_kafka.producers import producers
 from tests.consuming import NAME, Seen, Workplace
 from tests.secured import PASSWORDS, Provider, SecuredKafka
+from tests.secured.certificates import KEY_PASSWORD
 from tests.secured.counting import counted
-from tests.secured.logins import REFUSED, function, password
+from tests.secured.logins import REFUSED, WAYS, function, password
+from tests.secured.provider import CLIENTS
 from tests.sending import took_less_than
 from tests.servers.processes import wait_until
 
@@ -149,3 +156,66 @@ def test_what_asks_brokers_says_what_is_refused(place: Workplace, secured: Secur
     place.settings.KAFKA = {**place.settings.KAFKA, **secured.settings("LOGIN", password("SCRAM-SHA-256", "bob"))}
     with pytest.raises(AuthorizationFailed, match=f"refuses group '{place.group}' to 'bob'"):
         asking().committed([(place.topic, 0)])
+
+
+# That nothing shows a secret on the way
+
+
+LOUD = {"logging": {"level": "DEBUG", "enable_sarama_logger": True}}
+
+
+@pytest.mark.parametrize(
+    "what", [*list(REFUSED)[:3], "OpenID Connect over TLS", "tokens of a function", "a locked key"]
+)
+def test_no_secret_reaches_log_command_error_or_row_with(
+    place: Workplace,
+    secured: SecuredKafka,
+    provider: Provider,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    what: str,
+) -> None:
+    caplog.set_level("DEBUG")
+    if what in REFUSED:
+        kafka = REFUSED[what][0](secured, provider)
+    elif what == "a locked key":
+        file = tmp_path / "secret"
+        file.write_text(KEY_PASSWORD)
+        tls = secured.certificates.locked_client.tls
+        kafka = secured.settings("MUTUAL", **tls, key_password={"file": str(file)})
+    else:
+        kafka = WAYS[what](secured, provider)
+    place.consume(Seen(lambda _message: 1 / 0), kafka={**kafka, **LOUD})
+    out = io.StringIO()
+    said: list[str] = []
+    delivery = services.produce(place.topic, "k", {"n": 1})
+    try:
+        delivery.result()
+    except LoginRefused as error:
+        said.append(everything_about(error))
+    worker = place.start()
+    wait_until(lambda: worker.error is not None or place.letters(), 20)
+    if worker.error is not None:
+        said.append(everything_about(worker.error))
+    worker.stop()
+    place.ended(worker)
+    for command in (["kafka_status"], ["kafka_topics"], ["kafka_offsets", NAME]):
+        try:
+            call_command(*command, stdout=out, stderr=out)
+        except CommandError as error:
+            said.append(everything_about(error))
+    said += [caplog.text, out.getvalue(), repr(conf.kafka()), *(str(letter.__dict__) for letter in place.letters())]
+
+    # The log was as loud as it can be.
+    assert "SASL" in caplog.text or "ssl" in caplog.text
+    secrets = ["hunter2", *PASSWORDS.values(), CLIENTS["alice"], KEY_PASSWORD, *provider.given]
+    assert [secret for secret in secrets if secret in "".join(said)] == []
+
+
+def everything_about(error: BaseException) -> str:
+    """Return what a traceback says of it with the locals of every frame but those of tests."""
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    for frame in told.stack:
+        if "/tests/" in frame.filename:
+            frame.locals = None
+    return "".join(told.format())

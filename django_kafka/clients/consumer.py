@@ -14,9 +14,10 @@ from typing import Any, cast
 import confluent_kafka
 from confluent_kafka import TopicPartition
 
+from .. import tallies
 from ..exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
 from ..messages import header_pairs
-from . import errors
+from . import errors, statistics
 from .credentials import Properties, Rotation
 from .logs import ClientLog
 from .refusals import Refused
@@ -92,6 +93,7 @@ class ConsumerClient:
         self._scrub = Scrubber(self._properties)
         self._refused = Refused(self._properties, self._scrub)
         self._rotation = Rotation(self._properties)
+        self._connections = statistics.Connections(tallies.of_consumer(name))
         self._client = self._make()
         self._topics: tuple[str, ...] = ()
         self._incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
@@ -103,7 +105,13 @@ class ConsumerClient:
         try:
             self._properties.prepare(self._scrub)
             return confluent_kafka.Consumer(
-                {**self._properties.revealed(), "error_cb": self._on_error, "on_commit": self._on_commit},
+                {
+                    "statistics.interval.ms": statistics.EVERY,
+                    **self._properties.revealed(),
+                    "error_cb": self._on_error,
+                    "on_commit": self._on_commit,
+                    "stats_cb": self._connections.note,
+                },
                 logger=ClientLog("consumer", self.name, self._scrub),
             )
         except confluent_kafka.KafkaException as error:
@@ -281,6 +289,7 @@ class ConsumerClient:
         left to itself, since nobody is there to hear of it.
         """
         raised: list[BaseException] = []
+        self._connections.closed()
         closer = threading.Thread(target=self._close, args=(raised,), name=f"kafka-{self.name}-closer", daemon=True)
         closer.start()
         closer.join(_CLOSE_AT_MOST)
@@ -333,6 +342,7 @@ class ConsumerClient:
         self._guarded(lambda: self._events.committed(taken, code, sentence))
 
     def _on_error(self, error: confluent_kafka.KafkaError, topic: str | None = None) -> None:
+        self._connections.failed(error.name())
         self._guarded(lambda: self._events.trouble(error.name(), self._refused.note(error, topic), topic))
 
     def _guarded(self, tell: Callable[[], None]) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 import confluent_kafka
 
+from .. import tallies
 from ..exceptions import ConfigurationError, DeliveryFailed, ProduceError
-from . import errors
+from . import errors, statistics
 from .credentials import Properties, Rotation
 from .logs import ClientLog
 from .refusals import Refusals
@@ -51,6 +52,7 @@ class ProducerClient:
         self.refusals = Refusals(self._properties, self._scrub)
         """Says what is refused to it."""
         self._rotation = Rotation(self._properties)
+        self._connections = statistics.Connections(tallies.of_producer(name))
         self._client = self._make()
         self._retired: list[confluent_kafka.Producer] = []
         """Clients of earlier certificates, until what they were given is delivered."""
@@ -69,7 +71,12 @@ class ProducerClient:
         try:
             self._properties.prepare(self._scrub)
             return confluent_kafka.Producer(
-                {**self._properties.revealed(), "error_cb": self._on_error},
+                {
+                    "statistics.interval.ms": statistics.EVERY,
+                    **self._properties.revealed(),
+                    "error_cb": self._on_error,
+                    "stats_cb": self._connections.note,
+                },
                 logger=ClientLog("producer", self.name, self._scrub),
             )
         except confluent_kafka.KafkaException as error:
@@ -121,6 +128,7 @@ class ProducerClient:
         with self._counting:
             if self._closed:
                 return False
+            self._connections.closed()
             self._retired.append(self._client)
             self._client = client
             self.serve = client.poll
@@ -146,6 +154,7 @@ class ProducerClient:
             self._note(error)
 
     def _note(self, error: confluent_kafka.KafkaError) -> None:
+        self._connections.failed(error.name())
         if error.name() == "_ALL_BROKERS_DOWN":
             sentence = self._scrub(error.str())
             self._on_unreachable(self.refused_login or sentence)
@@ -223,6 +232,7 @@ class ProducerClient:
                 one.purge()
             self.flush(1)
         self._stopping = True
+        self._connections.closed()
         self._hurry.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(1)

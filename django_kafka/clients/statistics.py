@@ -1,4 +1,4 @@
-"""Connections, as librdkafka's own statistics count them."""
+"""Connections that stand and that were made, as librdkafka's own statistics count them, and those that failed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Protocol
 EVERY = 10_000
 """Milliseconds between two statistics of a client, unless its options say otherwise."""
 _BROKERS = '"brokers":'
+_FAILED = {"_TRANSPORT", "_RESOLVE", "_SSL", "_AUTHENTICATION", "UNSUPPORTED_SASL_MECHANISM"}
+"""Errors that the client tells of a connection that broke, or did not come about."""
 
 
 class Counts(Protocol):
-    """What is counted of the connections of producers and consumers."""
+    """What is counted of the connections of a producer or consumer."""
 
     connections_active: int
     connections_total: int
@@ -20,12 +22,11 @@ class Counts(Protocol):
 
 
 class Connections:
-    """Counts the connections of one client after another into one tally."""
+    """Counts the connections of one client, or of one after another."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._before = counts.connections_total, counts.connection_errors
-        """What clients before this one came to."""
+        self._seen: dict[str, int] = {}
 
     def note(self, statistics: str) -> None:
         """Take in a client's statistics. It runs inside `poll` and `consume`, where nothing may be raised."""
@@ -34,14 +35,21 @@ class Connections:
 
     def _note(self, statistics: str) -> None:
         # Only this part: what follows, of every partition, is a hundred times as long.
-        brokers, _end = json.JSONDecoder().raw_decode(statistics, statistics.index(_BROKERS) + len(_BROKERS) + 1)
-        total, errors = self._before
-        counts = self._counts
+        brokers, _end = json.JSONDecoder().raw_decode(statistics, statistics.index(_BROKERS) + len(_BROKERS))
+        counts, seen = self._counts, self._seen
         counts.connections_active = sum(one["state"] == "UP" for one in brokers.values())
-        counts.connections_total = total + sum(one["connects"] for one in brokers.values())
-        counts.connection_errors = errors + sum(one["disconnects"] for one in brokers.values())
+        for name, one in brokers.items():
+            # A broker that was forgotten and found again counts from the beginning.
+            made, before = one["connects"], seen.get(name, 0)
+            counts.connections_total += made - before if made >= before else made
+        self._seen = {name: one["connects"] for name, one in brokers.items()}
+
+    def failed(self, code: str) -> None:
+        """Note an error of the client."""
+        if code in _FAILED:
+            self._counts.connection_errors += 1
 
     def closed(self) -> None:
-        """Note that the client is gone, or goes."""
+        """Note that the client goes; another one may follow."""
         self._counts.connections_active = 0
-        self._before = self._counts.connections_total, self._counts.connection_errors
+        self._seen = {}
