@@ -52,10 +52,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     other = "postgresql" if used.endswith("sqlite3") else "sqlite"
     left_out = [item for item in items if item.get_closest_marker(other)]
     items[:] = [item for item in items if item not in left_out]
+    left_out += [item for item in items if bool(item.get_closest_marker("gssapi")) != _with_gssapi()]
+    items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
     for item in items:
         if not REAL.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("real")
+
+
+def _with_gssapi() -> bool:
+    """Tell whether the client is built with GSSAPI: such an environment is there for the tests of that alone."""
+    from django_kafka.clients.librdkafka import features
+
+    return "sasl_gssapi" in features()
 
 
 def in_ci() -> bool:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_django import Settings
 
 from django_kafka import services
-from django_kafka.dead_letters import replaying
-from django_kafka.dead_letters.carrying import carry_out
-from django_kafka.dead_letters.executing import Executor
 from django_kafka.exceptions import LoginRefused
-from django_kafka.messages import Message
 from django_kafka.producers import producers
 from tests.consuming import Seen, Workplace
 from tests.secured import PASSWORDS, Provider, SecuredKafka
 from tests.secured.certificates import Pair
+from tests.secured.journey import travel
 from tests.secured.logins import WAYS, password
 from tests.servers.processes import wait_until
 
@@ -28,36 +23,7 @@ from tests.servers.processes import wait_until
 def test_a_record_is_sent_handled_dead_lettered_and_replayed_with(
     place: Workplace, secured: SecuredKafka, provider: Provider, way: str
 ) -> None:
-    mended = threading.Event()
-
-    def handle(message: Message) -> None:
-        if message.value == "bad" and not mended.is_set():
-            raise ValueError("still bad")
-
-    seen = Seen(handle)
-    place.consume(seen, kafka=WAYS[way](secured, provider))
-    for value in ("good", "bad"):
-        assert services.produce(place.topic, "k", value).result(10).offset is not None
-    with place.worker():
-        seen.wait(1)
-        wait_until(place.letters)
-    mended.set()
-    (letter,) = place.letters()
-
-    assert (seen.values, letter.offset) == (["good"], 1)
-    replaying.request([letter.pk], target="topic")
-    assert [one.state for one in carried_out()] == ["succeeded"]
-    with place.worker():
-        seen.wait(2)
-    assert seen.values == ["good", "bad"]
-
-
-def carried_out() -> list[Any]:
-    executor = Executor()
-    try:
-        return list(carry_out(executor, stop=threading.Event(), waiting=lambda error, _pause: pytest.fail(str(error))))
-    finally:
-        executor.close()
+    travel(place, WAYS[way](secured, provider))
 
 
 # What changes while it runs

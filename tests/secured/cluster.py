@@ -21,6 +21,7 @@ from tests.servers.kafka import Kafka
 from tests.servers.processes import free_port
 
 from .certificates import Certificates, Pair
+from .kerberos import BROKER, Kdc
 from .provider import AUDIENCE, Provider
 
 PASSWORDS = {"alice": "alice-password", "bob": "bob-password"}
@@ -43,7 +44,7 @@ class SecuredKafka(Kafka):
 
     name = "Secured-Kafka"
 
-    def __init__(self, certificates: Certificates, provider: Provider) -> None:
+    def __init__(self, certificates: Certificates, provider: Provider, *, kerberos: Kdc | None = None) -> None:
         super().__init__(heap="512m")
         self.certificates = certificates
         self.ports = {name: self.port if name == "PLAINTEXT" else free_port() for name in _WAYS}
@@ -55,6 +56,9 @@ class SecuredKafka(Kafka):
             for option in ("--add-scram", f"{mechanism}=[name={user},password={password},iterations=4096]")
         ]
         self.java_options = [f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={provider.keys.as_uri()}"]
+        if kerberos is not None:
+            self.properties |= _with_kerberos(kerberos)
+            self.java_options.append(f"-Djava.security.krb5.conf={kerberos.env['KRB5_CONFIG']}")
         self.java_options += [f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={provider.keys}"]
 
     def way(self, name: str) -> str:
@@ -141,3 +145,15 @@ _LOGINS = {
     "oauthbearer.sasl.jaas.config": f"{_SECURITY}.oauthbearer.OAuthBearerLoginModule required;",
     "oauthbearer.sasl.server.callback.handler.class": f"{_SECURITY}.oauthbearer.OAuthBearerValidatorCallbackHandler",
 }
+
+
+def _with_kerberos(kdc: Kdc) -> dict[str, str]:
+    """Return what lets clients of a realm in, on the two listeners that take logins without a certificate."""
+    module = "com.sun.security.auth.module.Krb5LoginModule required useKeyTab=true storeKey=true"
+    keytab = kdc.keytab(BROKER.partition("@")[0])
+    found = {"sasl.kerberos.service.name": "kafka"}
+    for name in ("login", "safe"):
+        prefix = f"listener.name.{name}"
+        found[f"{prefix}.sasl.enabled.mechanisms"] = f"{_LOGINS['sasl.enabled.mechanisms']},GSSAPI"
+        found[f"{prefix}.gssapi.sasl.jaas.config"] = f'{module} keyTab="{keytab}" principal="{BROKER}";'
+    return found
