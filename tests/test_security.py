@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 from django.core import checks
 from django.views.debug import ExceptionReporter
 from pytest_django import Settings
@@ -21,10 +23,13 @@ from django_kafka.clients import properties
 from django_kafka.clients.consumer import ConsumerClient, Events
 from django_kafka.clients.credentials import Properties, Rotation
 from django_kafka.clients.producer import ProducerClient
+from django_kafka.clients.refusals import Refused
 from django_kafka.clients.scrubbing import Scrubber
+from django_kafka.clients.statistics import Connections
 from django_kafka.clients.tokens import TokenFunction
 from django_kafka.conf.secrets import Secret
-from django_kafka.exceptions import AuthenticationFailed, ConfigurationError
+from django_kafka.exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
+from django_kafka.tallies import ConsumerTally
 from tests.sending import NOBODY
 
 HIDDEN = "hunter2-the-secret"
@@ -379,3 +384,66 @@ def test_certificates_that_change_rest_before_a_new_client_is_made(tmp_path: Pat
 
 def test_without_files_nothing_is_looked_at() -> None:
     assert not Rotation(Properties({"sasl.username": "alice", "sasl.password": HIDDEN}))
+
+
+# What is refused to a consumer
+
+
+def refused(*topics: str) -> Refused:
+    """Return what ends a consumer at once when it is refused."""
+    found = Refused(Properties({"group.id": "ops", "socket.connection.setup.timeout.ms": 0}), str)
+    found.topics = frozenset(topics)
+    return found
+
+
+def test_one_topic_of_several_that_is_forbidden_ends_nobody() -> None:
+    found = refused("a", "b")
+    forbidden = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    assert "refuses topic 'a' to a client without login" in found.note(forbidden, "a")
+    found.raise_when_long()
+    found.note(forbidden, "b")
+    with pytest.raises(AuthorizationFailed, match="topic 'b'"):
+        found.raise_when_long()
+    found.raise_when_long()
+
+
+def test_a_broker_that_goes_takes_a_refused_login_along_but_no_permission() -> None:
+    found = refused("a")
+    found.note(KafkaError(KafkaError._AUTHENTICATION), None)
+    found.note(KafkaError(KafkaError._TRANSPORT), None)
+    found.raise_when_long()
+    found.note(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED), None)
+    found.note(KafkaError(KafkaError._TRANSPORT), None)
+    with pytest.raises(AuthorizationFailed, match="refuses group 'ops' to .* Needed is READ"):
+        found.raise_when_long()
+
+
+def test_who_has_had_partitions_waits() -> None:
+    found = refused("a")
+    found.never_again()
+    found.note(KafkaError(KafkaError._AUTHENTICATION), None)
+    found.raise_when_long()
+
+
+# Connections
+
+
+def test_connections_are_counted_over_brokers_that_are_forgotten_and_clients_that_follow() -> None:
+    tally = ConsumerTally()
+    connections = Connections(tally)
+
+    def note(**brokers: tuple[str, int]) -> tuple[int, int]:
+        told = {name: {"state": state, "connects": made} for name, (state, made) in brokers.items()}
+        connections.note(json.dumps({"name": "x", "brokers": told, "topics": {}}))
+        return tally.connections_active, tally.connections_total
+
+    assert note(a=("UP", 1), b=("DOWN", 2)) == (1, 3)
+    assert note(a=("UP", 1), b=("UP", 3)) == (2, 4)
+    assert note(b=("UP", 1)) == (1, 5)
+    connections.closed()
+    assert (tally.connections_active, tally.connections_total) == (0, 5)
+    assert note(a=("UP", 1)) == (1, 6)
+    connections.note("no statistics at all")
+    for code in ("_TRANSPORT", "_AUTHENTICATION", "UNKNOWN_TOPIC_OR_PART", "_ALL_BROKERS_DOWN"):
+        connections.failed(code)
+    assert (tally.connections_active, tally.connection_errors) == (1, 2)

@@ -122,6 +122,7 @@ class ConsumerClient:
     def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group for these topics."""
         self._topics = tuple(topics)
+        self._refused.topics = frozenset(self._topics)
         self._client.subscribe(
             list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -180,7 +181,10 @@ class ConsumerClient:
         while self._client.assignment() and time.monotonic() < deadline:
             # What comes meanwhile is read again by whoever is assigned its partition next.
             self._client.poll(0.1)
-        self.close()
+        try:
+            self.close()
+        except Exception:
+            log.exception("consumer=%s closing the client of the earlier certificates was not clean", self.name)
         self._client = client
         self.subscribe(self._topics)
         return True

@@ -108,6 +108,9 @@ class Refused:
         self._since: float | None = None
         self._error: AuthenticationFailed | AuthorizationFailed | None = None
         self._assigned = False
+        self.topics: frozenset[str] = frozenset()
+        """What it wants to read."""
+        self._forbidden: set[str] = set()
 
     def note(self, error: KafkaError, topic: str | None) -> str:
         """Note an error, and return what there is to say of it."""
@@ -115,7 +118,10 @@ class Refused:
             self._keep(AuthenticationFailed(login))
             return login
         if forbidden := self._refusals.permission(error, topic=topic, group=self._group):
-            self._keep(AuthorizationFailed(forbidden))
+            self._forbidden.add(topic or "")
+            # A member of a group may have nothing although it may read: one topic of several is no reason to end it.
+            if topic is None or self._forbidden >= self.topics:
+                self._keep(AuthorizationFailed(forbidden))
             return forbidden
         if error.name() in _UNREACHED and isinstance(self._error, AuthenticationFailed):
             self._error = self._since = None
