@@ -414,7 +414,7 @@ def test_a_broker_that_goes_takes_a_refused_login_along_but_no_permission() -> N
     found.raise_when_long()
     found.note(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED), None)
     found.note(KafkaError(KafkaError._TRANSPORT), None)
-    with pytest.raises(AuthorizationFailed, match="refuses group 'ops' to .* Needed is READ"):
+    with pytest.raises(AuthorizationFailed, match=r"refuses group 'ops' to .* Needed is READ"):
         found.raise_when_long()
 
 
