@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark as `real` what asks for a real server; leave out what is about another database than the one that is used.
 
-    Those run in the other environments of tox.
+    Those run in the other environments of tox. The journeys come first: whatever is long and begins last is waited for.
     """
     used = django_settings.DATABASES["default"]["ENGINE"]
     other = "postgresql" if used.endswith("sqlite3") else "sqlite"
@@ -58,6 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not REAL.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("real")
+    items.sort(key=lambda item: "journeys" not in item.path.parts)
 
 
 def _with_gssapi() -> bool:

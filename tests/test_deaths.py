@@ -333,6 +333,36 @@ class TestTheFormerWorker:
         assert known(1)["worker"] == ""
         assert not Row.objects.exists()
 
+    def test_its_death_is_known_before_others_may_have_its_partitions_though_it_still_beats(
+        self, workplace: Workplace
+    ) -> None:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def handle(message: Message) -> None:
+            if message.value == "exit":
+                raise SystemExit
+            begun.set()
+            assert go_on.wait(20)
+
+        workplace.consume(Seen(handle), partitions=2, transaction="none", concurrency=2, kafka=FAST)
+        workplace.send(["slow"], partition=1)
+        crew = Crew([NAME])
+        thread = threading.Thread(target=crew.run)
+        thread.start()
+        try:
+            assert begun.wait(20)
+            workplace.send(["exit"], partition=0)
+            wait_until(lambda: crew.error is not None, 20, "the worker goes on")
+            assert Row.objects.filter(pk=known(1)["worker"]).exists(), "It lives on for what runs."
+            assert known(0)["worker"] != ""
+            assert not Row.objects.filter(pk=known(0)["worker"]).exists()
+        finally:
+            go_on.set()
+            thread.join()
+        assert isinstance(crew.error, SystemExit)
+        assert known(0)["worker"] != ""
+        assert known(1)["worker"] == ""
+
 
 @pytest.mark.django_db(transaction=True)
 class TestAfterDeaths:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -83,6 +84,17 @@ def test_each_worker_has_a_line_with_what_it_is_and_did() -> None:
         "ops", "ops", "host-one:4711", "alive", "0 s ago", "4 (1 waiting)", "1,234,567", "8", "closed",
     ]  # fmt: skip
     assert sentence == "ops host-one:4711: waits for: the database is unavailable"
+
+
+def test_those_of_one_supervisor_stand_together_in_their_order() -> None:
+    worker("two", host="web", pid=4, supervisor=9, number=2)
+    worker("alone", host="web", pid=3)
+    worker("one", host="web", pid=5, supervisor=9, number=1)
+
+    shown = re.findall(r"web:.*?  ", status())
+
+    assert {one.strip() for one in shown} == {"web:3", "web:4 (2 below 9)", "web:5 (1 below 9)"}
+    assert " ".join(shown).index("1 below") < " ".join(shown).index("2 below")
 
 
 def test_an_open_circuit_is_shown_with_its_reason() -> None:

@@ -107,6 +107,7 @@ class WorkerAdmin(Closing):
         "consumer_shown",
         "host_shown",
         "pid",
+        "below_shown",
         "version_shown",
         "started_at",
         "seen_at",
@@ -124,6 +125,7 @@ class WorkerAdmin(Closing):
         "group_id",
         "host_shown",
         "pid",
+        "below_shown",
         "version_shown",
         "started_at",
         "seen_at",
@@ -154,6 +156,11 @@ class WorkerAdmin(Closing):
     def host_shown(self, worker: Worker) -> str:
         """Show the machine."""
         return showing.line(worker.host)
+
+    @admin.display(description=_("supervisor"), ordering="supervisor", empty_value="–")
+    def below_shown(self, worker: Worker) -> str | None:
+        """Show the process that started it, and which of that one's processes it is."""
+        return None if worker.supervisor is None else f"{worker.supervisor} / {worker.number}"
 
     @admin.display(description=_("version"))
     def version_shown(self, worker: Worker) -> str:

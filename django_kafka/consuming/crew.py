@@ -54,11 +54,19 @@ def _threads(consumer: conf.Consumer) -> int:
 class Crew:
     """The workers of the named consumers, run together until all have ended.
 
-    Raises `ConfigurationError` before any of them joins its group.
+    `number`: which process of its supervisor this is. Raises `ConfigurationError` before any of them joins its group.
     """
 
-    def __init__(self, names: Sequence[str], *, max_messages: int | None = None, until_empty: bool = False) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        max_messages: int | None = None,
+        until_empty: bool = False,
+        number: int | None = None,
+    ) -> None:
         self.workers = [Worker(name, max_messages=max_messages, until_empty=until_empty) for name in names]
+        self._number = number
         self._stopping = threading.Event()
 
     @property
@@ -71,7 +79,7 @@ class Crew:
         names = [worker.consumer.name for worker in self.workers]
         gate = Gate()
         replays = ReplayThread(names, self.workers[0].fail, gate)
-        beat = Heartbeat([(worker.consumer, worker.group_id) for worker in self.workers], self.workers)
+        beat = Heartbeat([(worker.consumer, worker.group_id) for worker in self.workers], self.workers, self._number)
         for worker in self.workers:
             worker.circuit.wake = beat.wake
         most = database_connections([worker.consumer for worker in self.workers])

@@ -19,8 +19,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
-from enum import Enum, auto
 from typing import Any
 
 from django.db import transaction
@@ -29,8 +27,8 @@ from django.db.models import F, Q
 from .. import conf
 from ..exceptions import WorkerKilled
 from ..execution import leave_foreign_transaction
-from ..models import Tenure, Worker
-from ..monitoring.heartbeats import STALE_AFTER, alive_since
+from ..models import Tenure
+from .fates import KILLED, Fate, Former
 from .gate import Gate
 from .partition import Partition
 from .slices import Slice
@@ -64,17 +62,12 @@ class Hold(Exception):
         self.seconds = seconds
 
 
-class _Fate(Enum):
-    ALIVE = auto()
-    DEAD = auto()
-    UNKNOWN = auto()
-
-
 class Holding:
     """The tenure of one partition, as its worker knows it."""
 
     __slots__ = (
-        "alone", "asked", "begun", "careful_until", "killed", "known", "patience", "pk", "seen", "size", "term", "told",
+        "alone", "asked", "begun", "careful_until", "former", "killed", "known", "patience", "pk", "size", "term",
+        "told",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -96,8 +89,7 @@ class Holding:
         """Whether a message of it has ended this worker."""
         self.told = False
         """Whether the wait for the fate of the former worker is in the log."""
-        self.seen: tuple[datetime, float] | None = None
-        """When the former worker was last heard of at our first look, and when that was by the monotonic clock."""
+        self.former = Former()
 
 
 class Tenures:
@@ -188,12 +180,19 @@ class Tenures:
         )
 
     def killed_by(self, partition: Partition) -> None:
-        """Note that a message of a partition stops this worker, as by `SystemExit`: that is a death like others."""
+        """Note that a message of a partition stops this worker, as by `SystemExit`: that is a death like others.
+
+        Written before the partition is given back: this worker is heard of until it ends, which can take long.
+        """
         mine = partition.tenure
         assert mine is not None
         mine.killed = True
         if mine.pk is not None:
             self._killed.append(mine.pk)
+            try:
+                self._rows().filter(pk=mine.pk, worker=self._me, term=mine.term).update(worker=KILLED)
+            except Exception as error:  # noqa: BLE001  # it stops all the same, and its row, deleted, says it then
+                log.warning("consumer=%s its end cannot be written: %s", self._consumer, type(error).__name__)
         self._gate.open(partition)
 
     def _enter(self, partition: Partition, mine: Holding, begins: int) -> None:
@@ -207,18 +206,18 @@ class Tenures:
                 rows.create(**place, term=1)
             row = rows.get(**place)
             before = Suspicion(**{name: getattr(row, name) for name in _FIELDS})
-            fate = _Fate.ALIVE if row.worker in ("", self._me) else self._fate(row.worker, mine)
-            if fate is _Fate.UNKNOWN:
+            fate = Fate.ALIVE if row.worker in ("", self._me) else mine.former.fate(row.worker, self._database)
+            if fate is Fate.UNKNOWN:
                 self._tell_wait(partition, mine)
-                raise Hold("it is not known yet whether its former worker is dead", _pause(mine))
-            known = before.after_death(begins) if fate is _Fate.DEAD else before.after_handover(begins)
+                raise Hold("it is not known yet whether its former worker is dead", mine.former.pause())
+            known = before.after_death(begins) if fate is Fate.DEAD else before.after_handover(begins)
             row.worker = self._me
             for name in _FIELDS:
                 setattr(row, name, getattr(known, name))
             row.save(using=self._database)
         mine.term, mine.known, mine.pk = row.term, known, row.pk
         mine.careful_until = time.monotonic() + self._careful_for
-        if fate is _Fate.DEAD:
+        if fate is Fate.DEAD:
             self._tell_death(partition, known)
 
     def _tell_wait(self, partition: Partition, mine: Holding) -> None:
@@ -241,23 +240,6 @@ class Tenures:
             "consumer=%s topic=%s partition=%s its former worker died, deaths=%s; %s",
             self._consumer, *partition.place, known.deaths, then,
         )  # fmt: skip
-
-    def _fate(self, worker: str, mine: Holding) -> _Fate:
-        """Tell what became of a worker whose name stands in a tenure.
-
-        Its row is gone when it was stopped by a message, or died long ago: an orderly end takes its name out first.
-        """
-        seen_at = Worker.objects.using(self._database).filter(pk=worker).values_list("seen_at", flat=True).first()
-        if seen_at is None:
-            return _Fate.DEAD
-        now = time.monotonic()
-        if mine.seen is None:
-            mine.seen = seen_at, now
-        if seen_at != mine.seen[0]:
-            return _Fate.ALIVE
-        # Its clock may be ahead of ours: its silence counts as well.
-        silent = now - mine.seen[1] > conf.kafka().heartbeats.interval * STALE_AFTER
-        return _Fate.DEAD if silent or seen_at < alive_since() else _Fate.UNKNOWN
 
     def _mark(self, mine: Holding, piece: Slice) -> int:
         until = min(piece.done + mine.size, len(piece.messages))
@@ -341,12 +323,6 @@ def _refusals() -> Iterator[None]:
 
 
 _FIELDS = ("deaths", "first", "last", "alone", "guilty", "timestamp_ms")
-
-
-def _pause(mine: Holding) -> float:
-    # Soon at first: in an orderly rebalance the former worker is about to take its name out.
-    waited = time.monotonic() - mine.seen[1] if mine.seen is not None else 0.0
-    return min(max(0.05, waited), 1.0, conf.kafka().heartbeats.interval / 2)
 
 
 def _offset(piece: Slice, index: int) -> int:

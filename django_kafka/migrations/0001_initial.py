@@ -63,6 +63,8 @@ class Migration(migrations.Migration):
                 ('group_id', models.CharField(max_length=255, verbose_name='group')),
                 ('host', models.CharField(max_length=255, verbose_name='host')),
                 ('pid', models.IntegerField(verbose_name='process')),
+                ('supervisor', models.IntegerField(null=True, verbose_name='supervisor')),
+                ('number', models.PositiveIntegerField(null=True, verbose_name='number')),
                 ('version', models.CharField(max_length=30, verbose_name='version')),
                 ('started_at', models.DateTimeField(verbose_name='started')),
                 ('seen_at', models.DateTimeField(db_index=True, verbose_name='last seen')),
@@ -82,7 +84,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'worker',
                 'verbose_name_plural': 'workers',
-                'ordering': ('consumer', 'host', 'pid'),
+                'ordering': ('consumer', 'host', 'supervisor', 'number', 'pid'),
                 'permissions': (('close_circuit', 'Can close circuit breakers'),),
             },
         ),

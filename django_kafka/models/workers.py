@@ -22,6 +22,10 @@ class Worker(models.Model):
     group_id = models.CharField(_("group"), max_length=255)
     host = models.CharField(_("host"), max_length=255)
     pid = models.IntegerField(_("process"))
+    supervisor = models.IntegerField(_("supervisor"), null=True)
+    """The process that started it, on the same host; None when it is alone."""
+    number = models.PositiveIntegerField(_("number"), null=True)
+    """Which of the supervisor's processes it is, from 1."""
     version = models.CharField(_("version"), max_length=30)
     started_at = models.DateTimeField(_("started"))
     seen_at = models.DateTimeField(_("last seen"), db_index=True)
@@ -49,11 +53,17 @@ class Worker(models.Model):
         app_label = "lynx_kafka"
         verbose_name = _("worker")
         verbose_name_plural = _("workers")
-        ordering = ("consumer", "host", "pid")
+        ordering = ("consumer", "host", "supervisor", "number", "pid")
         permissions = (("close_circuit", _("Can close circuit breakers")),)
 
     def __str__(self) -> str:
-        return f"{self.consumer} {self.host}:{self.pid}"
+        return f"{self.consumer} {self.address}"
+
+    @property
+    def address(self) -> str:
+        """Its host and process, and those it belongs to."""
+        below = f" ({self.number} below {self.supervisor})" if self.supervisor is not None else ""
+        return f"{self.host}:{self.pid}{below}"
 
 
 class Tenure(models.Model):
@@ -68,7 +78,7 @@ class Tenure(models.Model):
     topic = models.CharField(_("topic"), max_length=249)
     partition = models.IntegerField(_("partition"))
     worker = models.CharField(_("worker"), max_length=40, blank=True)
-    """The id of the `Worker` that has it; "" when it was given back."""
+    """The id of the `Worker` that has it; "" when it was given back, "killed" when a message of it stopped that one."""
     term = models.BigIntegerField(_("term"), default=0)
     """How many workers have had it: with `worker` it tells whose the row is."""
     deaths = models.PositiveIntegerField(_("deaths"), default=0)

@@ -86,10 +86,15 @@ class Ledger(Protocol):
 class Heartbeat(threading.Thread):
     """Writes one row for each consumer of this process, every `heartbeats.interval`, and deletes them at the end.
 
-    `subjects` are their workers in the same order.
+    `subjects` are their workers in the same order. `number`: which process of its supervisor this is.
     """
 
-    def __init__(self, consumers: Sequence[tuple[conf.Consumer, str]], subjects: Sequence[Subject] = ()) -> None:
+    def __init__(
+        self,
+        consumers: Sequence[tuple[conf.Consumer, str]],
+        subjects: Sequence[Subject] = (),
+        number: int | None = None,
+    ) -> None:
         super().__init__(name="kafka-heartbeat", daemon=True)
         self._subjects = subjects
         self._settings = conf.kafka()
@@ -109,6 +114,8 @@ class Heartbeat(threading.Thread):
                 group_id=group_id,
                 host=socket.gethostname()[:255],
                 pid=os.getpid(),
+                supervisor=None if number is None else os.getppid(),
+                number=number,
                 version=__version__,
                 started_at=now,
             )

@@ -19,10 +19,14 @@ PROJECT = pytest.StashKey[Project]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Show what the processes of a journey said when it fails."""
+    """Show what the processes of a journey said when it fails, where each of their threads is, and their rows."""
     report = yield
     if report.failed and PROJECT in item.stash:
-        for program in item.stash[PROJECT].programs:
+        project = item.stash[PROJECT]
+        if call.when == "call":
+            report.sections.append(("rows", project.rows()))
+            project.abort()
+        for program in project.programs:
             report.sections.append((program.log.stem, program.output()[-20_000:]))
     return report
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import uuid
@@ -217,6 +218,24 @@ class Project:
             connection.cursor(row_factory=dict_row) as cursor,
         ):
             return cursor.execute(query, {"topic": topic}).fetchall()
+
+    def rows(self) -> str:
+        """What the workers have written of themselves, or why that cannot be read; for whoever looks for a failure."""
+        try:
+            with (
+                psycopg.connect(self.dsn, connect_timeout=10) as connection,
+                connection.cursor(row_factory=dict_row) as cursor,
+            ):
+                tables = ("lynx_kafka_worker", "lynx_kafka_tenure")
+                return "\n".join(str(row) for table in tables for row in cursor.execute(f"SELECT * FROM {table}"))
+        except psycopg.Error as error:
+            return repr(error)
+
+    def abort(self) -> None:
+        """End what runs, each process saying where its threads are."""
+        for program in self.programs:
+            if program.poll() is None:
+                program.end(signal.SIGABRT, seconds=5)
 
     def committed(self, topic: str, group: str | None = None) -> dict[int, int]:
         """The committed offset of every partition of a topic; 0 where nothing was committed."""

@@ -189,8 +189,9 @@ def test_processes_share_out_partitions_and_orderly_rebalances_repeat_nothing(
     wait_said(program, "process=1 ended with code 0")
 
     wait_committed(project, name, 60)
-    rows = query(project, "SELECT DISTINCT pid FROM lynx_kafka_worker")
-    assert {pid for (pid,) in rows} == set(pids(program).values())
+    rows = query(project, "SELECT number, pid, supervisor FROM lynx_kafka_worker")
+    assert {number: pid for number, pid, _supervisor in rows} == pids(program)
+    assert len({supervisor for _number, _pid, supervisor in rows}) == 1
     stop(program)
     in_order(project, name)
     project.assert_ledger(name, settled=True, once=True)

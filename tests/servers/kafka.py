@@ -159,6 +159,8 @@ class Kafka(Server):
             "share.coordinator.state.topic.min.isr": most,
             "share.coordinator.state.topic.num.partitions": "5",
             "group.initial.rebalance.delay.ms": "0",
+            # Some tests send records with timestamps of years ago, which would be deleted at any moment.
+            "log.retention.ms": "-1",
             # A killed broker may come back only when the controller has given its earlier life up.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",

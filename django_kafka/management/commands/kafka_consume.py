@@ -148,7 +148,7 @@ class Command(BaseCommand):
             raise ConfigurationError(
                 f'Process {number} has no consumer: settings want {len(layout)} "processes" by now. Start anew.'
             )
-        crew = _crew(layout[number - 1], options)
+        crew = _crew(layout[number - 1], options, number)
         with _StopOne(crew):
             leash.Leash(crew.stop).start()
             supervisor.let_signals_through()
@@ -170,9 +170,9 @@ class Command(BaseCommand):
         _tell(crew)
 
 
-def _crew(consumers: Sequence[conf.Consumer], options: dict[str, Any]) -> Crew:
+def _crew(consumers: Sequence[conf.Consumer], options: dict[str, Any], number: int | None = None) -> Crew:
     names = [consumer.name for consumer in consumers]
-    return Crew(names, max_messages=options["max_messages"], until_empty=options["until_empty"])
+    return Crew(names, max_messages=options["max_messages"], until_empty=options["until_empty"], number=number)
 
 
 def _tell(crew: Crew) -> None:

@@ -49,7 +49,7 @@ class Command(BaseCommand):
                 _must_exist(workers, name)
             if options["names"]:
                 workers = workers.filter(consumer__in=options["names"])
-            self._show(list(workers.order_by("consumer", "host", "pid", "pk")), options)
+            self._show(list(workers), options)
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
 
@@ -86,7 +86,7 @@ def _row(worker: Worker, since: datetime) -> tuple[str, ...]:
     return (
         worker.consumer,
         worker.group_id,
-        f"{worker.host}:{worker.pid}",
+        worker.address,
         "alive" if worker.seen_at >= since else "gone",
         ago(worker.seen_at),
         f"{worker.partitions} ({worker.waiting} waiting)" if worker.waiting else str(worker.partitions),
@@ -119,6 +119,8 @@ def _as_dict(worker: Worker, since: datetime) -> dict[str, Any]:
         "group": worker.group_id,
         "host": worker.host,
         "pid": worker.pid,
+        "supervisor": worker.supervisor,
+        "number": worker.number,
         "version": worker.version,
         "alive": worker.seen_at >= since,
         "started_at": worker.started_at.isoformat(),
