@@ -34,11 +34,12 @@ def name(kafka: Kafka, topic: Callable[..., str]) -> str:
     return made
 
 
-def connections(port: int) -> int:
-    """Return how many connections to a port of loopback this process holds, as the system counts them."""
+def connections(port: int) -> set[str]:
+    """Return the connections to a port of loopback that this process holds, as the system names them."""
     mine = {os.readlink(one) for one in map(str, Path("/proc/self/fd").iterdir()) if os.path.islink(one)}
     lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
-    return sum(line[2].endswith(f":{port:04X}") and line[3] == "01" and f"socket:[{line[9]}]" in mine for line in lines)
+    standing = {f"socket:[{line[9]}]" for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "01"}
+    return standing & mine
 
 
 def test_a_thousand_threads_share_one_client_and_its_one_connection_to_a_broker(
@@ -61,10 +62,10 @@ def test_a_thousand_threads_share_one_client_and_its_one_connection_to_a_broker(
     for delivery in deliveries:
         delivery.result(20)
     tally = tallies.of_producer("default")
-    wait_until(lambda: tally.connections_active, 5)
+    wait_until(lambda: tally.connections_active, 20)
 
     assert len(deliveries) == 1000
-    assert connections(kafka.port) - before == 1
+    assert len(connections(kafka.port) - before) == 1
     assert (tally.connections_active, tally.connections_total, tally.connection_errors) == (1, 1, 0)
     producers.close_all()
     assert (tally.connections_active, tally.connections_total) == (0, 1)
@@ -96,7 +97,7 @@ def test_the_connections_of_a_consumer_are_counted(kafka: Kafka, settings: Setti
 @pytest.mark.parametrize("dead", ["127.0.0.1:1", "no-such-host.invalid:9092", "[::1]:1"])
 def test_one_living_address_among_dead_ones_is_enough(kafka: Kafka, settings: Settings, name: str, dead: str) -> None:
     settings.KAFKA = {"brokers": [dead, kafka.address, dead], "connection": {"timeout": "5s"}}
-    with took_less_than(5):
+    with took_less_than(10):
         assert services.produce(name, "k", 1).result().offset == 0
 
 
@@ -104,19 +105,20 @@ def test_options_of_a_connection_reach_every_client_of_the_cluster(kafka: Kafka,
     address = f"localhost:{kafka.port}"
     more = {"timeout": "1s", "options": {"broker.address.family": "v4", **SOON}}
     settings.KAFKA = {"brokers": [address], "connection": more}
-    assert services.produce(name, "k", 1).result(5).offset == 0
+    assert services.produce(name, "k", 1).result(10).offset == 0
     settings.KAFKA = {"brokers": [address], "connection": {**more, "options": {"broker.address.family": "v6"}}}
-    with took_less_than(3), pytest.raises(BrokersUnreachable):
+    with took_less_than(10), pytest.raises(BrokersUnreachable):
         services.produce(name, "k", 2).result()
 
 
 def test_a_connection_without_work_is_closed_and_made_again(kafka: Kafka, settings: Settings, name: str) -> None:
     use(settings, kafka.address, {"default": {}}, connection={"options": {"connections.max.idle.ms": 1000}})
     before = connections(kafka.port)
-    services.produce(name, "k", 1).result(5)
-    assert connections(kafka.port) > before
-    wait_until(lambda: connections(kafka.port) == before, 10)
-    assert services.produce(name, "k", 2).result(5).offset == 1
+    services.produce(name, "k", 1).result(10)
+    made = connections(kafka.port) - before
+    assert made
+    wait_until(lambda: not connections(kafka.port) & made, 20)
+    assert services.produce(name, "k", 2).result(10).offset == 1
 
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}

@@ -45,7 +45,7 @@ def test_a_producer_says_soon_what_is_refused_and_does_not_storm_with(
     with counted(kafka["brokers"][0]) as (address, came):
         settings.KAFKA = {**kafka, "brokers": [address]}
         delivery = services.produce("flights", "k", 1)
-        with took_less_than(2), pytest.raises(LoginRefused) as raised:
+        with took_less_than(10), pytest.raises(LoginRefused) as raised:
             delivery.result()
         time.sleep(1)
         producers.close_all(0)
@@ -72,7 +72,7 @@ def test_a_worker_that_is_refused_before_it_got_anything_ends_with(
     make, who, setting = REFUSED[what]
     place.consume(Seen(), kafka=make(secured, provider))
     worker = place.start()
-    wait_until(lambda: worker.error is not None, 2)
+    wait_until(lambda: worker.error is not None, 10)
     place.ended(worker)
 
     assert isinstance(worker.error, AuthenticationFailed)
@@ -84,7 +84,7 @@ def test_a_token_function_that_fails_is_said_at_once_without_what_it_raised(
     secured: SecuredKafka, settings: Settings
 ) -> None:
     settings.KAFKA = secured.settings("LOGIN", function("fail_to_fetch"))
-    with took_less_than(1), pytest.raises(AuthenticationFailed, match="fail_to_fetch' gave no token") as raised:
+    with took_less_than(5), pytest.raises(AuthenticationFailed, match="fail_to_fetch' gave no token") as raised:
         services.produce("flights", "k", 1)
     assert "a-secret" not in str(raised.value)
     assert raised.value.__cause__ is None
@@ -96,7 +96,7 @@ def test_sending_to_a_topic_without_permission_names_topic_user_and_setting(
     name = topic()
     secured.create_topic(name)
     settings.KAFKA = secured.settings("SAFE", password("PLAIN", "bob"))
-    with took_less_than(2), pytest.raises(DeliveryForbidden) as raised:
+    with took_less_than(10), pytest.raises(DeliveryForbidden) as raised:
         services.produce(name, "k", 1).result()
 
     assert isinstance(raised.value, AuthorizationFailed)
@@ -115,7 +115,7 @@ def test_a_worker_without_permission_ends_with_what_it_lacks(
         secured.allow("bob", ResourceType.GROUP, place.group)
     worker = place.start()
     # Of a topic it hears when it has joined the group.
-    wait_until(lambda: worker.error is not None, 4)
+    wait_until(lambda: worker.error is not None, 20)
     place.ended(worker)
 
     assert isinstance(worker.error, AuthorizationFailed)
@@ -148,8 +148,8 @@ def test_a_worker_that_has_worked_waits_for_what_is_refused_later(
 @pytest.mark.parametrize("ask", ["groups", "positions"])
 def test_what_asks_brokers_says_what_is_refused(place: Workplace, secured: SecuredKafka, ask: str) -> None:
     place.consume(Seen(), kafka=secured.settings("LOGIN", password("SCRAM-SHA-256", word="hunter2")))
-    asking = (lambda: GroupAdmin(conf.consumer(NAME), place.group, 1)) if ask == "groups" else (
-        lambda: Positions(conf.consumer(NAME), place.group, 1)
+    asking = (lambda: GroupAdmin(conf.consumer(NAME), place.group, 5)) if ask == "groups" else (
+        lambda: Positions(conf.consumer(NAME), place.group, 5)
     )  # fmt: skip
     with pytest.raises(AuthenticationFailed, match="refuse the login of 'alice'"):
         asking().committed([(place.topic, 0)])

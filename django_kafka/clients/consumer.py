@@ -93,24 +93,26 @@ class ConsumerClient:
         self._scrub = Scrubber(self._properties)
         self._refused = Refused(self._properties, self._scrub)
         self._rotation = Rotation(self._properties)
+        # A client may call back while it is made.
         self._connections = statistics.Connections(tallies.of_consumer(name))
-        self._client = self._make()
+        self._client, self._connections = self._make()
         self._topics: tuple[str, ...] = ()
         self._incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
             properties.get("partition.assignment.strategy")
         )
         self._leaving = False
 
-    def _make(self) -> confluent_kafka.Consumer:
+    def _make(self) -> tuple[confluent_kafka.Consumer, statistics.Connections]:
+        connections = statistics.Connections(tallies.of_consumer(self.name))
         try:
             self._properties.prepare(self._scrub)
-            return confluent_kafka.Consumer(
+            made = confluent_kafka.Consumer(
                 {
                     "statistics.interval.ms": statistics.EVERY,
                     **self._properties.revealed(),
                     "error_cb": self._on_error,
                     "on_commit": self._on_commit,
-                    "stats_cb": self._connections.note,
+                    "stats_cb": connections.note,
                 },
                 logger=ClientLog("consumer", self.name, self._scrub),
             )
@@ -118,6 +120,7 @@ class ConsumerClient:
             # Not chained: the library's own exception quotes the value that it refuses.
             reason = self._scrub(errors.sentence(error))
             raise ConfigurationError(f"Consumer {self.name!r} cannot be made: {reason}") from None
+        return made, connections
 
     def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group for these topics."""
@@ -171,7 +174,7 @@ class ConsumerClient:
         if self._leaving:
             return False
         try:
-            client = self._make()
+            client, connections = self._make()
         except ConfigurationError as error:
             log.error("consumer=%s stays with what it has; what is new cannot be used: %s", self.name, error)
             return False
@@ -185,7 +188,7 @@ class ConsumerClient:
             self.close()
         except Exception:
             log.exception("consumer=%s closing the client of the earlier certificates was not clean", self.name)
-        self._client = client
+        self._client, self._connections = client, connections
         self.subscribe(self._topics)
         return True
 

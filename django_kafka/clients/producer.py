@@ -52,8 +52,9 @@ class ProducerClient:
         self.refusals = Refusals(self._properties, self._scrub)
         """Says what is refused to it."""
         self._rotation = Rotation(self._properties)
+        # A client may call back while it is made.
         self._connections = statistics.Connections(tallies.of_producer(name))
-        self._client = self._make()
+        self._client, self._connections = self._make()
         self._retired: list[confluent_kafka.Producer] = []
         """Clients of earlier certificates, until what they were given is delivered."""
         self.produce: Callable[..., Any] = self._client.produce
@@ -67,15 +68,16 @@ class ProducerClient:
         self._thread = threading.Thread(target=self._serve, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()
 
-    def _make(self) -> confluent_kafka.Producer:
+    def _make(self) -> tuple[confluent_kafka.Producer, statistics.Connections]:
+        connections = statistics.Connections(tallies.of_producer(self.name))
         try:
             self._properties.prepare(self._scrub)
-            return confluent_kafka.Producer(
+            made = confluent_kafka.Producer(
                 {
                     "statistics.interval.ms": statistics.EVERY,
                     **self._properties.revealed(),
                     "error_cb": self._on_error,
-                    "stats_cb": self._connections.note,
+                    "stats_cb": connections.note,
                 },
                 logger=ClientLog("producer", self.name, self._scrub),
             )
@@ -83,6 +85,7 @@ class ProducerClient:
             # Not chained: the library's own exception quotes the value that it refuses.
             reason = self._scrub(errors.sentence(error))
             raise ConfigurationError(f"Producer {self.name!r} cannot be made: {reason}") from None
+        return made, connections
 
     def _serve(self) -> None:
         while not self._stopping:
@@ -121,16 +124,16 @@ class ProducerClient:
     def _renew(self) -> bool:
         """Go over to a new client; the old one still delivers what it was given."""
         try:
-            client = self._make()
+            client, connections = self._make()
         except ConfigurationError as error:
             log.error("producer=%s stays with what it has; what is new cannot be used: %s", self.name, error)
             return False
         with self._counting:
             if self._closed:
                 return False
-            self._connections.closed()
             self._retired.append(self._client)
-            self._client = client
+            self._connections.closed()
+            self._client, self._connections = client, connections
             self.serve = client.poll
             if not self._refusing:
                 self.produce = client.produce

@@ -22,16 +22,18 @@ class Counts(Protocol):
 
 
 class Connections:
-    """Counts the connections of one client, or of one after another."""
+    """Counts the connections of one client into what its producer or consumer has made."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self._seen: dict[str, int] = {}
+        self._closed = False
 
     def note(self, statistics: str) -> None:
         """Take in a client's statistics. It runs inside `poll` and `consume`, where nothing may be raised."""
-        with suppress(Exception):
-            self._note(statistics)
+        if not self._closed:
+            with suppress(Exception):
+                self._note(statistics)
 
     def _note(self, statistics: str) -> None:
         # Only this part: what follows, of every partition, is a hundred times as long.
@@ -50,6 +52,6 @@ class Connections:
             self._counts.connection_errors += 1
 
     def closed(self) -> None:
-        """Note that the client goes; another one may follow."""
+        """Note that the client goes. What it still tells is of no interest: another one may be there."""
+        self._closed = True
         self._counts.connections_active = 0
-        self._seen = {}
