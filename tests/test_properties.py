@@ -175,3 +175,25 @@ def test_the_library_itself_is_asked_about_options() -> None:
     assert found["zzz.zzz.zzz"].endswith("its CONFIGURATION.md lists what it has.")
     assert "socket.nagle.disable" in properties.known()
     assert load() is load()
+
+
+def test_the_nearest_name_is_sought_among_all_that_the_library_has() -> None:
+    # These have no value until they are given one, and so are not in what the library says of a new configuration.
+    found = dict(properties.problems("client", {"sasl.usernam": "u", "ssl.ca.loction": "/ca"}))
+    assert found["sasl.usernam"].endswith("did you mean 'sasl.username'?")
+    assert found["ssl.ca.loction"].endswith("did you mean 'ssl.ca.location'?")
+
+
+def test_options_of_the_connection_come_before_those_of_a_client(settings: Settings) -> None:
+    own = {"reconnect.backoff.max.ms": 200, "socket.nagle.disable": True}
+    found = of_producer(settings, {"options": {"socket.nagle.disable": False}}, connection={"options": own})
+    assert (found["reconnect.backoff.max.ms"], found["socket.nagle.disable"]) == (200, False)
+
+
+def test_the_first_pause_of_a_login_is_no_longer_than_the_longest(settings: Settings) -> None:
+    found = of_producer(settings, {"options": {"reconnect.backoff.max.ms": 200}}, security=LOUD)
+    assert found["reconnect.backoff.ms"] == 200
+    found = of_producer(settings, {}, security=LOUD, connection={"options": {"reconnect.backoff.max.ms": 300}})
+    assert found["reconnect.backoff.ms"] == 300
+    own = {"reconnect.backoff.max.ms": 200, "reconnect.backoff.ms": 50}
+    assert of_producer(settings, {"options": own}, security=LOUD)["reconnect.backoff.ms"] == 50
