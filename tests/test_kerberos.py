@@ -29,6 +29,12 @@ def kdc() -> Iterator[Kdc]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def _no_tickets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tickets of one test from the next: whoever has no own one would log in with those."""
+    monkeypatch.setenv("KRB5CCNAME", f"FILE:{tmp_path / 'tickets'}")
+
+
 @pytest.fixture(scope="module")
 def secured(kdc: Kdc, provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
     """The secured cluster, with the realm's logins on both of its listeners."""

@@ -27,6 +27,7 @@ from django_kafka.clients.refusals import Refused
 from django_kafka.clients.scrubbing import Scrubber
 from django_kafka.clients.statistics import Connections
 from django_kafka.clients.tokens import TokenFunction
+from django_kafka.conf.blocks import Block
 from django_kafka.conf.secrets import Secret
 from django_kafka.exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
 from django_kafka.tallies import ConsumerTally
@@ -246,6 +247,10 @@ def test_no_page_about_an_error_shows_a_secret(
         make[kind]()
 
     assert HIDDEN not in pages(settings, raised.value) + caplog.text + repr(conf.kafka()) + repr(conf.reading())
+
+
+def test_a_block_that_is_read_does_not_show_what_is_in_it() -> None:
+    assert repr(Block.of({"password": HIDDEN}, 'KAFKA["security"]', [])) == '<Block KAFKA["security"]>'
 
 
 def test_no_page_about_wrong_settings_shows_a_secret(settings: Settings) -> None:

@@ -37,7 +37,7 @@ class Connections:
 
     def _note(self, statistics: str) -> None:
         # Only this part: what follows, of every partition, is a hundred times as long.
-        brokers, _end = json.JSONDecoder().raw_decode(statistics, statistics.index(_BROKERS) + len(_BROKERS))
+        brokers, _end = json.JSONDecoder().raw_decode(statistics, statistics.index("{", statistics.index(_BROKERS)))
         counts, seen = self._counts, self._seen
         counts.connections_active = sum(one["state"] == "UP" for one in brokers.values())
         for name, one in brokers.items():
