@@ -179,9 +179,9 @@ def test_the_library_itself_is_asked_about_options() -> None:
 
 def test_the_nearest_name_is_sought_among_all_that_the_library_has() -> None:
     # These have no value until they are given one, and so are not in what the library says of a new configuration.
-    found = dict(properties.problems("client", {"sasl.usernam": "u", "ssl.ca.loction": "/ca"}))
-    assert found["sasl.usernam"].endswith("did you mean 'sasl.username'?")
-    assert found["ssl.ca.loction"].endswith("did you mean 'ssl.ca.location'?")
+    found = dict(properties.problems("client", {"ssl.crl.loction": "/crl", "ssl.keystore.loction": "/store"}))
+    assert found["ssl.crl.loction"].endswith("did you mean 'ssl.crl.location'?")
+    assert found["ssl.keystore.loction"].endswith("did you mean 'ssl.keystore.location'?")
 
 
 def test_options_of_the_connection_come_before_those_of_a_client(settings: Settings) -> None:
