@@ -16,7 +16,7 @@ help:
 	@echo 'make demo   a year of flights through Kafka, Django and the admin (FLIGHTS=all, SERVE=0)'
 	@echo 'make test   everything: servers, journeys, every Python and Django, lint, types'
 	@echo 'make bench  ratios against the raw client and its peers (BENCH="words --rounds 5")'
-	@echo 'make chaos  workers, brokers and the database broken on purpose (SEED=1 MINUTES=3)'
+	@echo 'make chaos  workers, brokers and the database broken on purpose (SEED=1 MINUTES=3 GUARANTEE=effect_once)'
 	@echo 'make lint   ruff and mypy'
 
 demo:
@@ -30,7 +30,8 @@ bench:
 
 chaos:
 	@$(find_python); $$python -m tests.run prepare && exec .venv/bin/python -m tests.chaos \
-		$(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE))
+		$(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) \
+		$(if $(GUARANTEE),--guarantee $(GUARANTEE))
 
 lint:
 	@$(find_python); exec $$python -m tests.run lint

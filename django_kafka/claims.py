@@ -23,7 +23,7 @@ from django.utils import timezone
 from . import conf
 from .clients.admin import Unreachable
 from .clients.consumer import Place
-from .clients.positions import Log
+from .clients.groups import Log
 from .exceptions import ConfigurationError, PartitionLost
 from .execution import leave_foreign_transaction
 from .models import Claim, SettledMessage
@@ -117,8 +117,10 @@ class Claimed:
         if found is None or found[0] != self.epoch:
             self.fenced = True
             raise PartitionLost(f"{self.place[0]}[{self.place[1]}] was claimed by another worker.")
-        beyond = SettledMessage.objects.using(self.database).filter(claim=self.pk, offset__in=offsets)
-        return {one for one in offsets if one < found[1]} | set(beyond.values_list("offset", flat=True))
+        noted = SettledMessage.objects.using(self.database).filter(claim=self.pk)
+        beyond = noted.filter(offset__range=(min(offsets), max(offsets)))
+        known = set(beyond.values_list("offset", flat=True))
+        return {one for one in offsets if one < found[1] or one in known}
 
     def advance(self, offset: int) -> None:
         """Move the claim to the watermark, and forget the messages below it; where messages are noted apart."""

@@ -33,11 +33,31 @@ class _Gathering(Protocol):
     def forget_promised(self) -> None: ...
 
 
+class Ending(Protocol):
+    """What ends each transaction, as part of it."""
+
+    def send(self, gathered: Gathered) -> None:
+        """Send at once what was to be sent on commit."""
+
+    def confirm(self, gathered: Gathered) -> None:
+        """Wait until all that was sent is acknowledged."""
+
+    def settle(self, offsets: Sequence[int]) -> None:
+        """Note that these messages are settled."""
+
+    def finish(self, offsets: Sequence[int], gathered: Gathered) -> None:
+        """Do all three, for messages that produced it together."""
+
+
 class Execution:
     """How the messages of one consumer are executed; used by one thread at a time, with what that thread gathers."""
 
     after_unknown_commit = "it is handled again"
     """What becomes of a message whose COMMIT was not answered."""
+    repeats = True
+    """Whether what failed may run again where its effects may have stayed."""
+    ending: Ending | None = None
+    """What ends each transaction; None: nothing but its COMMIT."""
 
     def __init__(self, consumer: conf.Consumer, tally: ConsumerTally, gathered: Gathered) -> None:
         self.consumer = consumer

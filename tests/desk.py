@@ -64,11 +64,15 @@ class Desk:
     """Where Kafka is; nothing listens there unless a test says so."""
     topic: str = "flights"
     """What its consumer "ops" reads."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What else its consumer is told."""
+    kafka: dict[str, Any] = field(default_factory=dict)
+    """What else is in KAFKA."""
     programs: list[Program] = field(default_factory=list)
     """Every process that was started."""
 
     @classmethod
-    def on_sqlite(cls, home: Path, **fields: str) -> Desk:
+    def on_sqlite(cls, home: Path, **fields: Any) -> Desk:
         """Make one on a SQLite file."""
         options = {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": "PRAGMA journal_mode=WAL;"}
         return cls(
@@ -92,8 +96,9 @@ class Desk:
             # The embedded cluster waits that long for a member that left before it lets the next one in.
             "session_timeout": "6s",
             "heartbeat_interval": "1s",
+            **self.options,
         }
-        kafka = {"brokers": [self.brokers], "consumers": {"ops": consumer}}
+        kafka = {"brokers": [self.brokers], "consumers": {"ops": consumer}, **self.kafka}
         (self.home / "desk_settings.py").write_text(SETTINGS % {"database": self.database, "kafka": kafka})
         (self.home / "desk_handlers.py").write_text(HANDLERS)
         (self.home / "runs").touch()

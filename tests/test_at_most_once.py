@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connections
 
+from django_kafka import signals
 from django_kafka.clients.embedded import Request
-from django_kafka.exceptions import Skip
+from django_kafka.exceptions import BatchFailed, Skip
+from django_kafka.handlers import kafka_handler
 from django_kafka.messages import Message
-from tests.consuming import Seen, Workplace
+from django_kafka.serializers import TopicDecoder
+from tests.app.models import Effect
+from tests.consuming import NAME, Seen, Workplace
+from tests.servers import PostgreSQL
 from tests.servers.processes import wait_until
+from tests.test_effects_once_together import OfLists
+from tests.test_handling import leave_effect
+from tests.test_lists import Lists
+from tests.test_messages import Raw
+from tests.test_together import limited
+
+__all__ = ["limited"]
 
 ORDERINGS = pytest.mark.parametrize("ordering", ["partition", "key", "unordered"])
 
@@ -186,3 +199,104 @@ def test_memory_is_bounded(workplace: Workplace) -> None:
         seen.wait(500)
     assert poller._queued == poller._queued_bytes == 0
     assert seen.of(0) == list(range(500))
+
+
+def of_lists(workplace: Workplace, handler: Callable[[list[Message]], Any]) -> Callable[[list[Message]], Any]:
+    return kafka_handler(topics=workplace.topic, consumer=NAME, batch=True)(handler)
+
+
+@pytest.mark.parametrize("kind", ["batch", "lists"])
+def test_several_messages_at_a_time_are_committed_before_they_are_handled(workplace: Workplace, kind: str) -> None:
+    committed: list[int] = []
+
+    def handle(message: Message) -> None:
+        leave_effect(message)
+        if message.offset % 9 == 4:
+            raise ValueError
+        if message.offset % 5 == 0:
+            committed.append(workplace.committed()[0] - message.offset)
+
+    seen = Seen(handle)
+    handler: Callable[..., Any] = of_lists(workplace, OfLists(seen)) if kind == "lists" else seen
+    shared = "batch" if kind == "batch" else "message"
+    workplace.consume(handler, guarantee="at_most_once", transaction=shared, max_poll_records=10)
+    workplace.send(range(40))
+    with workplace.worker():
+        wait_until(lambda: Effect.objects.count() == 36)
+    bad = [4, 13, 22, 31]
+    # What ran beside them ran again: its effects were rolled back.
+    assert sorted(Effect.objects.values_list("offset", flat=True)) == [one for one in range(40) if one not in bad]
+    assert [letter.offset for letter in workplace.letters()] == bad
+    assert all(ahead >= 1 for ahead in committed), committed
+
+
+@pytest.mark.parametrize("trouble", ["fails", "meets an outage", "names some", "names a wrong one", "meets poison"])
+def test_without_a_transaction_nothing_of_a_list_is_given_again(workplace: Workplace, trouble: str) -> None:
+    failed: list[int] = []
+
+    def handle(messages: list[Message]) -> None:
+        if len(messages) < 5:
+            return
+        if trouble == "fails":
+            raise ValueError("bad")
+        if trouble == "meets an outage":
+            raise OperationalError("connection to server was lost")
+        if trouble == "names some":
+            raise BatchFailed({message: ValueError() for message in messages if message.offset % 2})
+        if trouble == "names a wrong one":
+            raise BatchFailed({Message(Raw(offset=99), TopicDecoder("text", "json")): ValueError()})
+        for message in messages:
+            assert message.value is not None
+
+    def note(sender: str, message: Message, **_event: Any) -> None:
+        failed.append(message.offset)
+
+    seen = Lists(handle)
+    signals.handler_failed.connect(note)
+    try:
+        workplace.consume(
+            of_lists(workplace, seen), guarantee="at_most_once", transaction="none",
+            retry={"max_retries": 5, "backoff": "10ms"}, circuit_breaker={"enabled": False},
+        )  # fmt: skip
+        workplace.send([*range(8), b"!no json", *range(9, 20)])
+        with workplace.worker() as worker:
+            before = worker.tally.handled
+            wait_until(lambda: sum(map(len, seen.calls)) == 20)
+            wait_until(lambda: worker.tally.handled - before + len(workplace.letters()) == 20)
+    finally:
+        signals.handler_failed.disconnect(note)
+    assert [offset for call in seen.calls for offset in call] == list(range(20)), "none is given twice"
+    letters = [(letter.offset, letter.attempts) for letter in workplace.letters()]
+    wrong = [call for call in seen.calls if len(call) >= 5 and (trouble != "meets poison" or 8 in call)]
+    whole = [offset for call in wrong for offset in call]
+    assert whole
+    assert letters == [(offset, 1) for offset in whole if trouble != "names some" or offset % 2]
+    assert failed == [offset for offset, _attempts in letters]
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize("kind", ["message", "batch", "lists"])
+def test_after_a_commit_that_was_not_answered_there_is_no_other_attempt(
+    workplace: Workplace, postgresql: PostgreSQL, kind: str
+) -> None:
+    runs: list[int] = []
+
+    def handle(message: Message) -> None:
+        runs.append(message.offset)
+        with connections["limited"].cursor() as cursor:
+            cursor.execute("INSERT INTO runs VALUES (%s)", [message.offset])
+        if message.offset == 5:
+            connections["limited"].connection.pgconn.finish()
+
+    seen = Seen(handle)
+    handler: Callable[..., Any] = of_lists(workplace, OfLists(seen)) if kind == "lists" else seen
+    shared = "batch" if kind == "batch" else "message"
+    workplace.consume(handler, guarantee="at_most_once", database="limited", transaction=shared)
+    workplace.send(range(6))
+    with workplace.worker() as worker:
+        wait_until(lambda: workplace.letters())
+        assert worker.report()["circuit"] == "closed"
+    assert runs == list(range(6)), "none ran twice"
+    letters = [letter.offset for letter in workplace.letters()]
+    assert letters == list(range(letters[0], 6))
+    assert (len(letters) > 1) == (kind != "message"), "all of that transaction have one"

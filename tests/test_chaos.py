@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from tests import run
-from tests.chaos import forwarded, held, records, sending, verdict
+from tests.chaos import forwarded, guarded, held, records, sending, verdict
 from tests.chaos.books import Begun, Books, Effect, End, Leave, Letter, Queue, Sample, deaths
 from tests.chaos.plan import PROTOCOLS, Kind, Plan, Subject
-from tests.chaos.records import Mixture, Sort
+from tests.chaos.records import GUARDED, Mixture, Sort
 from tests.chaos.sending import Sent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -611,6 +611,134 @@ def test_a_key_that_is_still_held_in_the_end_is_noticed() -> None:
 )
 def test_a_run_that_had_little_to_judge_does_not_pass(thin: Callable[[Books], Books]) -> None:
     assert "the run had something to judge" in broken(thin(sound()))
+
+
+def of_guarded(books: Books) -> Books:
+    """The same books with the runs of handlers: each message began when it was committed and before it was settled."""
+    settled = {one.place: one.committed_at for one in books.effects} | {
+        one.place: one.stored_at for one in books.letters
+    }
+    first, last = books.samples
+    return replace(
+        books,
+        begun=tuple(Begun(place=place, attempt=1, at=at - 0.001, worker="1.1") for place, at in settled.items()),
+        samples=(replace(first, asked=first.at - 0.1), replace(last, asked=last.at - 0.1)),
+    )
+
+
+def broken_of_once(books: Books) -> list[str]:
+    return [finding.promise for finding in verdict.judge(books, guarded.ONCE_PROMISES) if not finding.kept]
+
+
+def broken_of_most(books: Books) -> list[str]:
+    return [finding.promise for finding in verdict.judge(books, guarded.MOST_PROMISES) if not finding.kept]
+
+
+def test_sound_books_of_other_guarantees_break_nothing() -> None:
+    assert broken_of_once(of_guarded(sound())) == broken_of_most(of_guarded(sound())) == []
+
+
+def test_an_effect_that_is_there_twice_is_noticed() -> None:
+    books = of_guarded(sound())
+    last = books.effects[-1]
+    again = with_effects(books, replace(last, id=10_000, committed_at=last.committed_at + 1, worker="2.1"))
+
+    assert broken_of_once(again) == ["every effect is there once"]
+    assert broken_of_most(again) == ["no effect is there twice"]
+
+
+def test_effects_of_what_is_a_dead_letter_are_noticed() -> None:
+    books = of_guarded(sound())
+    one = the(books, Sort.FAILING)
+    done = replace(effect_of(books, the(books, Sort.PLAIN)), **place_of(one), committed_at=START + 100)
+
+    assert "what is a dead letter left no effect" in broken_of_once(with_effects(books, done))
+
+
+def place_of(one: Sent) -> dict[str, Any]:
+    return {"partition": one.partition, "offset": one.offset, "key": one.key, "sequence": one.sequence}
+
+
+def test_what_is_lost_is_noticed_where_effects_take_place_once_and_allowed_where_they_do_at_most_once() -> None:
+    books = of_guarded(sound())
+    gone = without(books, the(books, Sort.PLAIN).place or (0, 0))
+
+    assert "what is committed is handled or a dead letter" in broken_of_once(gone)
+    assert broken_of_most(gone) == []
+
+
+def test_losing_more_than_a_fetch_of_each_partition_that_left_is_noticed() -> None:
+    books = replace(of_guarded(sound()), leaves=(), ends=())
+    gone = without(books, the(books, Sort.PLAIN).place or (0, 0))
+
+    assert broken_of_most(gone) == ["no more is lost than is committed ahead"]
+
+
+def test_losing_next_to_everything_proves_nothing() -> None:
+    books = of_guarded(sound())
+
+    assert "the run had something to judge" in broken_of_most(replace(books, effects=books.effects[:20]))
+
+
+def test_a_message_that_another_worker_had_begun_is_noticed() -> None:
+    books = of_guarded(sound())
+    again = replace(books.begun[7], worker="2.1", at=START + 90)
+
+    assert broken_of_most(replace(books, begun=(*books.begun, again))) == ["no worker begins what another one had"]
+
+
+def test_another_attempt_of_the_same_worker_is_none() -> None:
+    books = of_guarded(sound())
+
+    assert broken_of_most(replace(books, begun=(*books.begun, replace(books.begun[7], attempt=2)))) == []
+
+
+def test_handling_before_the_commit_is_noticed() -> None:
+    books = of_guarded(sound())
+    place = the(books, Sort.PLAIN).place or (0, 0)
+    early = next(one for one in books.begun if one.place == place).at
+    # Asked after it began, and it was not committed.
+    late = Sample(at=early + 0.2, asked=early + 0.1, committed={0: 0, 1: 0} | {place[0]: place[1]})
+    samples = (books.samples[0], late, books.samples[1])
+
+    only = tuple(one for one in books.begun if one.place == place)
+    assert broken_of_most(replace(books, begun=only, samples=samples)) == ["nothing begins before it is committed"]
+
+
+def test_a_commit_that_goes_back_is_noticed() -> None:
+    books = of_guarded(sound())
+    back = Sample(at=START + 70, asked=START + 69, committed={0: 5, 1: 5})
+
+    found = broken_of_most(replace(books, samples=(*books.samples, back, replace(books.samples[-1], at=START + 80))))
+
+    assert found == ["no commit goes back"]
+
+
+def test_a_letter_of_an_outage_is_noticed_unless_its_commit_was_not_answered() -> None:
+    books = of_guarded(sound())
+    one = the(books, Sort.PLAIN)
+    letter = replace(
+        books.letters[0], id=9_999, partition=one.partition or 0, offset=one.offset or 0, key=one.key.encode(),
+        value=json.dumps(one.raw_value).encode(), category="outage",
+    )  # fmt: skip
+
+    def broken_with(error: str) -> list[str]:
+        return broken_of_most(replace(books, letters=(*books.letters, replace(letter, error_type=error))))
+
+    assert broken_with(guarded.UNANSWERED) == []
+    assert broken_with("django.db.utils.OperationalError") == [
+        "no dead letter is caused by an outage, but by a COMMIT without answer"
+    ]
+
+
+def test_seeds_take_turns_with_the_guarantees_unless_one_is_chosen() -> None:
+    assert {Plan.draw(seed, 1).scenario.guarantee for seed in (1, 2)} == set(GUARDED)
+    assert {Plan.draw(seed, 1, "effect_once").scenario.guarantee for seed in (1, 2)} == {"effect_once"}
+    assert Plan.draw(1, 1, "at_least_once").scenario.courses == records.COURSES
+    drawn = [Plan.draw(seed, 1).scenario for seed in range(20)]
+    assert {(one.transaction, one.ordering) for one in drawn} == set(
+        itertools.product(("message", "batch"), ("partition", "key"))
+    )
 
 
 def test_the_same_seed_makes_the_same_plan() -> None:

@@ -13,7 +13,7 @@ from pytest_django import Settings
 from django_kafka import claims, conf
 from django_kafka.claims import Claimed, ClaimRefused
 from django_kafka.clients.admin import Unreachable
-from django_kafka.clients.positions import Log
+from django_kafka.clients.groups import Log
 from django_kafka.exceptions import PartitionLost
 from django_kafka.models import Claim, SettledMessage
 from tests.app.models import Effect

@@ -16,7 +16,6 @@ from pytest_django import Settings
 
 from django_kafka import conf, services
 from django_kafka.clients.groups import GroupAdmin
-from django_kafka.clients.positions import Positions
 from django_kafka.exceptions import (
     AuthenticationFailed,
     AuthorizationFailed,
@@ -147,17 +146,13 @@ def test_a_worker_that_has_worked_waits_for_what_is_refused_later(
         seen.wait(2)
 
 
-@pytest.mark.parametrize("ask", ["groups", "positions"])
-def test_what_asks_brokers_says_what_is_refused(place: Workplace, secured: SecuredKafka, ask: str) -> None:
+def test_what_asks_brokers_says_what_is_refused(place: Workplace, secured: SecuredKafka) -> None:
     place.consume(Seen(), kafka=secured.settings("LOGIN", password("SCRAM-SHA-256", word="hunter2")))
-    asking = (lambda: GroupAdmin(conf.consumer(NAME), place.group, 5)) if ask == "groups" else (
-        lambda: Positions(conf.consumer(NAME), place.group, 5)
-    )  # fmt: skip
     with pytest.raises(AuthenticationFailed, match="refuse the login of 'alice'"):
-        asking().committed([(place.topic, 0)])
+        GroupAdmin(conf.consumer(NAME), place.group, 3).committed([(place.topic, 0)])
     place.settings.KAFKA = {**place.settings.KAFKA, **secured.settings("LOGIN", password("SCRAM-SHA-256", "bob"))}
     with pytest.raises(AuthorizationFailed, match=f"refuses group '{place.group}' to 'bob'"):
-        asking().committed([(place.topic, 0)])
+        GroupAdmin(conf.consumer(NAME), place.group, 5).committed([(place.topic, 0)])
 
 
 # That nothing shows a secret on the way

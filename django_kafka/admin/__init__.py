@@ -1,7 +1,8 @@
 """The desk for dead letters: looked at, replayed, discarded; everything else is for reading only."""
 
+from .claims import ClaimAdmin
 from .held import HoldAdmin
 from .letters import DeadLetterAdmin
 from .others import ReplayAdmin, WorkerAdmin
 
-__all__ = ["DeadLetterAdmin", "HoldAdmin", "ReplayAdmin", "WorkerAdmin"]
+__all__ = ["ClaimAdmin", "DeadLetterAdmin", "HoldAdmin", "ReplayAdmin", "WorkerAdmin"]

@@ -15,7 +15,7 @@ from .. import conf
 from ..dead_letters import replaying
 from ..models import Replay, Worker
 from ..monitoring import heartbeats
-from . import showing
+from . import claims, showing
 from .closing import Closing
 from .letters import badge
 from .reading import ReadOnly
@@ -139,6 +139,7 @@ class WorkerAdmin(Closing):
         "circuit_opened_at",
         "circuit_reason_shown",
         "circuit_verbs",
+        "claims_shown",
     )
     readonly_fields = fields
     show_full_result_count = False
@@ -146,6 +147,17 @@ class WorkerAdmin(Closing):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Worker]:
         """Return all workers, from the database that has the dead letters."""
         return Worker.objects.using(conf.kafka().dead_letters.database)
+
+    def get_fields(self, request: HttpRequest, obj: Worker | None = None) -> Any:
+        """Return what the page shows; claims where there are some, for those who may look at them."""
+        fields = super().get_fields(request, obj)
+        shown = obj is not None and request.user.has_perm(claims.PERMISSION) and self.claims_shown(obj)
+        return fields if shown else [one for one in fields if one != "claims_shown"]
+
+    @admin.display(description=_("claims"))
+    def claims_shown(self, worker: Worker) -> str:
+        """Show the way to the claims of its group."""
+        return claims.link_of(worker, self.admin_site.name)
 
     @admin.display(description=_("consumer"), ordering="consumer")
     def consumer_shown(self, worker: Worker) -> str:

@@ -1,4 +1,4 @@
-"""The client that asks how a consumer group stands, and moves it while it has no members."""
+"""The client that asks how a group stands and where logs begin and end, and moves groups that have no members."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import confluent_kafka
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicCollection, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from .. import conf
@@ -81,6 +81,14 @@ class Ends:
     """The offset of the next message to come."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log(Ends):
+    """What brokers have of a partition."""
+
+    topic_id: str | None
+    """What tells this topic from others of its name; None: the cluster does not say, as the embedded one does not."""
+
+
 class GroupAdmin(TopicAdmin):
     """Looks after one consumer's group; every answer is waited for up to `timeout` seconds."""
 
@@ -130,6 +138,34 @@ class GroupAdmin(TopicAdmin):
         highs = self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         return {place: Ends(low=lows[place], high=highs[place]) for place in places}
 
+    def logs(self, places: Collection[Place]) -> dict[Place, Log]:
+        """Return what brokers have of these partitions, of each whose topic they tell of. Raises `Unreachable`."""
+        ends, ids = self.ends(places), self._topic_ids({topic for topic, _partition in places})
+        return {
+            place: Log(low=found.low, high=found.high, topic_id=ids[place[0]])
+            for place, found in ends.items()
+            if place[0] in ids
+        }
+
+    def _topic_ids(self, topics: Collection[str]) -> dict[str, str | None]:
+        if self.cluster.embedded:
+            return dict.fromkeys(topics)
+        try:
+            asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout)
+        except confluent_kafka.KafkaException as error:
+            raise self._asking.failure(self._unsaid("which topics it reads"), error) from None
+        found: dict[str, str | None] = {}
+        for topic, answer in asked.items():
+            try:
+                found[topic] = str(answer.result(2 * self.timeout).topic_id)
+            except LateAnswer:
+                continue
+            except confluent_kafka.KafkaException as error:
+                # A cluster like the embedded one has no controller, which is who is asked.
+                if (cause := errors.of(error)) is not None and cause.name() == "_TIMED_OUT":
+                    found[topic] = None
+        return found
+
     def since(self, places: Collection[Place], milliseconds: int) -> dict[Place, int | None]:
         """Return the offset of the first message of that time or later; None where there is none."""
         found = self._offsets(places, OffsetSpec.for_timestamp(milliseconds))
@@ -170,7 +206,7 @@ class GroupAdmin(TopicAdmin):
             except confluent_kafka.KafkaException as error:
                 name = cause.name() if (cause := errors.of(error)) else ""
                 if name == "_UNSUPPORTED_FEATURE":
-                    raise _Unsupported from None
+                    raise _Unsupported(str(self._silent(what, errors.sentence(error)))) from None
                 if name in _IN_USE:
                     raise GroupInUse(f"Group {self.group_id!r} has members.") from None
                 if name not in _SETTLING or time.monotonic() > deadline:
@@ -186,7 +222,7 @@ class GroupAdmin(TopicAdmin):
         return f"Cluster {self.cluster.name!r} does not say of group {self.group_id!r} {what}"
 
 
-class _Unsupported(Exception):
+class _Unsupported(Unreachable):
     """The cluster does not know the request."""
 
 

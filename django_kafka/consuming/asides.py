@@ -52,6 +52,22 @@ class Host(Protocol):
         """Note that a lane is given back."""
 
 
+class _OnTheLoop(Execution):
+    """Has messages run on an event loop, and waits for them."""
+
+    host: Host
+
+    def callable_for(self, handlers: TopicHandlers) -> Callable[[Message], Any]:
+        """Return what runs messages of one topic."""
+
+        def run(message: Message) -> None:
+            error = self.host.run_one(handlers, message, self.gathered).result()
+            if error is not None:
+                raise error
+
+        return run
+
+
 class AsideThread(HandlerThread):
     """Settles what a message on the event loop left behind, and whatever else blocks; it leaves messages to the loop.
 
@@ -59,6 +75,8 @@ class AsideThread(HandlerThread):
     messages of a held key that come ahead of the letter which holds it.
     """
 
+    execution_kind = _OnTheLoop
+    execution: _OnTheLoop
     host: Host
     asides: SimpleQueue[Aside | None]
 
@@ -70,7 +88,7 @@ class AsideThread(HandlerThread):
 
     def _begin(self) -> None:
         super()._begin()
-        self.execution = _OnTheLoop(self.consumer, self.tally, self.gathered, self.host)
+        self.execution.host = self.host
 
     def run(self) -> None:
         """Work until it is told that there will be no more."""
@@ -171,24 +189,6 @@ def is_held(lane: Lane, piece: Slice) -> bool:
     """Tell whether the key of the next message is held."""
     keys = lane.partition.held_keys
     return keys is not None and len(keys) > 0 and piece.messages[piece.done].key() in keys
-
-
-class _OnTheLoop(Execution):
-    """Has messages run on an event loop, and waits for them."""
-
-    def __init__(self, consumer: conf.Consumer, tally: ConsumerTally, gathered: Gathered, host: Host) -> None:
-        super().__init__(consumer, tally, gathered)
-        self._host = host
-
-    def callable_for(self, handlers: TopicHandlers) -> Callable[[Message], Any]:
-        """Return what runs messages of one topic."""
-
-        def run(message: Message) -> None:
-            error = self._host.run_one(handlers, message, self.gathered).result()
-            if error is not None:
-                raise error
-
-        return run
 
 
 def asides_of(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..exceptions import NoHandler, Skip
+from ..exceptions import NoHandler, PartitionLost, Skip
 from ..execution import Execution
 from ..gathering import here
 from ..handlers import Handler, TopicHandlers
@@ -38,8 +37,6 @@ class Batching:
         self._consumer = execution.consumer.name
         self.together = execution.consumer.transaction == "batch"
         """Whether messages share transactions."""
-        self.finish: Callable[[Message], None] | None = None
-        """Gets the last message of each transaction, at its end and in it."""
         self._care = Care()
         self._lists = Lists(execution)
 
@@ -90,9 +87,9 @@ class Batching:
         Raises what the next message of the slice failed with, or `Undivided`.
         """
         if portion.handler is not None:
-            self._lists.run(lane, piece, found, portion.handler, portion.until, self.finish)
+            self._lists.run(lane, piece, found, portion.handler, portion.until)
             return
-        joint = Joint(self._execution, lane, piece, found, self._care, self.finish)
+        joint = Joint(self._execution, lane, piece, found, self._care)
         try:
             outcome = joint.run(portion.until)
         finally:
@@ -129,6 +126,6 @@ class Batching:
 
     def tell_failed(self, piece: Slice, found: TopicHandlers, error: Exception) -> None:
         """Send the signal for the next message."""
-        if handler_failed.receivers and not isinstance(error, Skip):
+        if handler_failed.receivers and not isinstance(error, Skip | PartitionLost):
             message = Message(piece.messages[piece.done], found.decoder)
             handler_failed.send_robust(self._consumer, message=message, error=error)

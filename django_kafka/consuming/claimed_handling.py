@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,50 +16,71 @@ from ..dead_letters.recording import find
 from ..deliveries import Delivery
 from ..exceptions import BrokersUnreachable, DeliveryTimeout, PartitionLost
 from ..execution import Execution, leave_foreign_transaction
+from ..gathering import Gathered
 from ..handlers import TopicHandlers
-from ..messages import Message
+from ..messages import Message, RawMessage
 from ..retries import Skip
 from ..tallies import ConsumerTally
 from .attempts import Attempt
 from .giving_up import Letters
 from .handling import HandlerThread
 from .lane import Lane
-from .lanes import Lanes
 from .parking import HoldingThread
 from .settling import Settler
 from .slices import Slice
-from .waiting import Waits
 
 log = logging.getLogger(__name__)
+
+
+class ClaimedEnding:
+    """Ends transactions under the claim of a partition.
+
+    Records are acknowledged before the COMMIT: after it nobody would handle their messages again, so that what a crash
+    kept back would be lost.
+    """
+
+    claim: Claimed
+    """Of the partition whose messages run."""
+
+    def send(self, gathered: Gathered) -> None:
+        """Send at once what was to be sent on commit."""
+        for reference in gathered.promised:
+            if (promise := reference()) is not None:
+                promise()
+
+    def confirm(self, gathered: Gathered) -> None:
+        """Wait until all that was sent is acknowledged."""
+        for sent in gathered.sent:
+            _await(sent.delivery)
+
+    def settle(self, offsets: Sequence[int]) -> None:
+        """Move the claim past these messages. Raises `PartitionLost`."""
+        self.claim.settle(offsets)
+
+    def finish(self, offsets: Sequence[int], gathered: Gathered) -> None:
+        """Do all three, for messages that produced it together."""
+        self.send(gathered)
+        self.confirm(gathered)
+        self.settle(offsets)
 
 
 class ClaimedExecution(Execution):
     """Runs handlers in transactions that move the claim of the partition."""
 
     after_unknown_commit = "its claim will tell whether it is handled"
-    claim: Claimed
-    """Of the partition whose messages run."""
+
+    def __init__(self, consumer: conf.Consumer, tally: ConsumerTally, gathered: Gathered) -> None:
+        super().__init__(consumer, tally, gathered)
+        self.ending: ClaimedEnding = ClaimedEnding()
 
     def callable_for(self, handlers: TopicHandlers) -> Callable[[Message], Any]:
         """Return what runs messages of one topic."""
+        ending, gathered = self.ending, self.gathered
 
         def run(message: Message) -> None:
-            self.run(message, handlers, lambda: self.finish([message]))
+            self.run(message, handlers, lambda: ending.finish([message.offset], gathered))
 
         return run
-
-    def finish(self, messages: list[Message]) -> None:
-        """Send what handlers produced, and settle their messages; the last step before the COMMIT.
-
-        After the COMMIT nobody would handle them again, so that records which a crash kept back would be lost.
-        """
-        gathered = self.gathered
-        for reference in gathered.promised:
-            if (promise := reference()) is not None:
-                promise()
-        for sent in gathered.sent:
-            _await(sent.delivery)
-        self.claim.settle([message.offset for message in messages])
 
 
 def _await(delivery: Delivery) -> None:
@@ -77,10 +98,8 @@ def _await(delivery: Delivery) -> None:
 class ClaimedLetters(Letters):
     """Stores dead letters in transactions that move the claim."""
 
-    def __init__(self, consumer: conf.Consumer, group_id: str, tally: ConsumerTally, waits: Waits) -> None:
-        super().__init__(consumer, group_id, tally, waits)
-        # Before the next message is begun: its own transaction moves the claim past all before it.
-        self._together = False
+    # Before the next message is begun: its own transaction moves the claim past all before it.
+    several = False
 
     def store(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
         """Store the dead letters of a slice, unless that is done already."""
@@ -121,27 +140,39 @@ class _Unsettled(Exception):
 class ClaimedSettler(Settler):
     """Settles what failed in transactions that move the claim."""
 
-    def __init__(self, consumer: conf.Consumer, group_id: str, tally: ConsumerTally, lanes: Lanes) -> None:
-        super().__init__(consumer, group_id, tally, lanes)
-        self.letters = ClaimedLetters(consumer, group_id, tally, self.waits)
+    letters_kind = ClaimedLetters
 
     def failed(self, lane: Lane, piece: Slice, found: TopicHandlers, index: int, error: Exception) -> float | None:
         """Do what is decided about a failed attempt, unless another worker has the partition."""
+        if self._overtaken(lane, piece.messages[index], error):
+            return None
+        try:
+            return super().failed(lane, piece, found, index, error)
+        except _Unsettled as unsettled:
+            return unsettled.seconds
+
+    def failed_together(
+        self, lane: Lane, piece: Slice, found: TopicHandlers, error: Exception, until: int
+    ) -> float | None:
+        """Have messages that failed together tried by halves, unless another worker has the partition."""
+        if self._overtaken(lane, piece.messages[piece.done], error):
+            return None
+        return super().failed_together(lane, piece, found, error, until)
+
+    def _overtaken(self, lane: Lane, first: RawMessage, error: Exception) -> bool:
+        """Tell whether the claim is somebody else's; note it when only the claim can tell what became of a COMMIT."""
         claim = lane.partition.claim
         assert claim is not None
         if isinstance(error, PartitionLost) and claim.fenced:
             log.warning(
                 "consumer=%s topic=%s partition=%s offset=%s is rolled back: another worker has claimed its "
                 "partition, or its offset was set anew",
-                self.consumer.name, *lane.place, piece.messages[index].offset(),
+                self.consumer.name, *lane.place, first.offset(),
             )  # fmt: skip
-            return None
+            return True
         if isinstance(error, UnknownCommit):
             claim.doubts.add(lane)
-        try:
-            return super().failed(lane, piece, found, index, error)
-        except _Unsettled as unsettled:
-            return unsettled.seconds
+        return False
 
     def _skip(self, attempt: Attempt, verdict: Skip) -> None:
         claim, lane = attempt.lane.partition.claim, attempt.lane
@@ -166,23 +197,8 @@ class ClaimedSettler(Settler):
 class ClaimedThread(HandlerThread):
     """Works on lanes whose partitions are claimed."""
 
+    execution_kind, settler_kind = ClaimedExecution, ClaimedSettler
     execution: ClaimedExecution
-
-    def __init__(
-        self,
-        name: str,
-        consumer: conf.Consumer,
-        group_id: str,
-        lanes: Lanes,
-        tally: ConsumerTally,
-        stop_worker: Callable[[BaseException], None],
-    ) -> None:
-        super().__init__(name, consumer, group_id, lanes, tally, stop_worker)
-        self.settler = ClaimedSettler(consumer, group_id, tally, lanes)
-
-    def _begin(self) -> None:
-        super()._begin()
-        self.execution = ClaimedExecution(self.consumer, self.tally, self.gathered)
 
     def _execute(
         self,
@@ -195,32 +211,37 @@ class ClaimedThread(HandlerThread):
         """Run messages under the claim of their partition; none when it is lost, or settled already."""
         claim = lane.partition.claim
         assert claim is not None
-        if lane in claim.doubts and (wait := self._learn(lane, piece, claim)) is not None:
-            return wait
+        if lane in claim.doubts:
+            return self._learn(lane, piece, claim)
         if claim.fenced:
             lane.halted = lane.interrupted = True
             return None
-        self.execution.claim = claim
+        self.execution.ending.claim = claim
         return super()._execute(lane, piece, found, call, end)
 
     def _learn(self, lane: Lane, piece: Slice, claim: Claimed) -> float | None:
-        """Find out whether the next message was settled when its COMMIT was not answered."""
-        offset = piece.messages[piece.done].offset() or 0
+        """Find out whether the next messages were settled when their COMMIT was not answered."""
+        # Those that failed together are tried by halves up to there; else it was one.
+        until = max(piece.done + 1, piece.suspect)
+        offsets = [raw.offset() or 0 for raw in piece.messages[piece.done : until]]
         settled: set[int] = set()
         try:
             # It is fenced when it was lost, which is seen just after this.
             with suppress(PartitionLost):
-                settled = claim.settled_of([offset])
+                settled = claim.settled_of(offsets)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it is asked again
             return self.settler.waits.for_something(lane, f"its claim cannot be read ({type(error).__name__})")
         claim.doubts.discard(lane)
         log.info(
-            "consumer=%s topic=%s partition=%s offset=%s whose COMMIT was not answered is %s",
-            self.consumer.name, *lane.place, offset, "handled" if settled else "not handled",
+            "consumer=%s topic=%s partition=%s offset=%s%s whose COMMIT was not answered is %s",
+            self.consumer.name, *lane.place, offsets[0], f" and {len(offsets) - 1} more" if len(offsets) > 1 else "",
+            "handled" if settled else "not handled",
         )  # fmt: skip
-        if settled:
+        for offset in offsets:
+            if offset not in settled:
+                break
             self._count(lane, piece)
             piece.done += 1
             lane.waits = lane.failing = 0

@@ -14,7 +14,7 @@ from django.db import connections
 from .. import claims, conf, retries
 from ..claims import Claimed, ClaimRefused
 from ..clients.admin import Unreachable
-from ..clients.positions import Log, Positions
+from ..clients.groups import GroupAdmin, Log
 from ..dead_letters.rows import me
 from ..exceptions import ConfigurationError
 from ..execution import Connections
@@ -56,7 +56,7 @@ class Claimant(threading.Thread):
         self._kept: list[tuple[Partition, Claimed]] = []
         self._changed = threading.Condition()
         self._ended = False
-        self._positions: Positions | None = None
+        self._admin: GroupAdmin | None = None
         self._connections = Connections()
 
     def want(self, partition: Partition, after: float = 0.0) -> None:
@@ -101,10 +101,10 @@ class Claimant(threading.Thread):
 
     def _claim(self, wanted: list[_Wanted]) -> None:
         try:
-            if self._positions is None:
+            if self._admin is None:
                 timeout = min(_ANSWERS_WITHIN, conf.cluster(self.consumer.cluster).connection.timeout)
-                self._positions = Positions(self.consumer, self.group_id, timeout)
-            logs = self._positions.logs([one.partition.place for one in wanted])
+                self._admin = GroupAdmin(self.consumer, self.group_id, timeout)
+            logs = self._admin.logs([one.partition.place for one in wanted])
         except ConfigurationError as error:
             for one in wanted:
                 self._wait(one, str(error))
@@ -143,8 +143,8 @@ class Claimant(threading.Thread):
 
     def _beginning(self, partition: Partition, found: Log) -> int:
         """Return where a partition begins that has never been claimed: where its group is, or is told to begin."""
-        assert self._positions is not None
-        committed = self._positions.committed([partition.place]).get(partition.place)
+        assert self._admin is not None
+        committed = self._admin.committed([partition.place])[partition.place]
         if committed is not None:
             return committed
         if self._begins in _BEGINNINGS:

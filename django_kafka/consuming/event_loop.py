@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
@@ -24,9 +23,9 @@ from .executors import HandlerThreads, sensitive
 from .forwarding import Forwarded
 from .handling import LAST_WAIT, SHORT_WAIT, HandlerThread, until_due
 from .lane import Lane
+from .lane_threads import LaneThread
 from .lanes import Lanes
 from .message_tasks import begin, callable_for, message_of, result_of
-from .settling import Settler
 from .slices import Slice
 
 SENSITIVE_THREADS = 8
@@ -39,37 +38,21 @@ _IN_A_ROW = 32
 """Messages of a lane that run one after another before others get a turn, though none of them awaits anything."""
 
 
-class EventLoop(threading.Thread):
+class EventLoop(LaneThread):
     """Takes up to `concurrency` lanes at a time and runs their messages on one event loop."""
 
-    def __init__(
-        self,
-        name: str,
-        consumer: conf.Consumer,
-        group_id: str,
-        lanes: Lanes,
-        tally: ConsumerTally,
-        stop_worker: Callable[[BaseException], None],
-    ) -> None:
-        # A daemon, so that a second signal can end the process while a handler runs.
-        super().__init__(name=name, daemon=True)
-        self.consumer = consumer
-        self.lanes = lanes
-        self.tally = tally
-        self.stop_worker = stop_worker
-        self.succeeded = 0
-        """How many messages have succeeded on the loop, without those that an aside waited for."""
-        self.settler = Settler(consumer, group_id, tally, lanes)
-        self._holds = holds.keeps(consumer)
+    def _prepare(self) -> None:
+        self._holds = holds.keeps(self.consumer)
         self._asides: SimpleQueue[Aside | None] = SimpleQueue()
-        number = min(consumer.concurrency, ASIDE_THREADS)
-        self._threads = asides_of(f"{name}-aside", number, consumer, group_id, lanes, tally, stop_worker)
+        number = min(self.consumer.concurrency, ASIDE_THREADS)
+        about = self.consumer, self.group_id, self.lanes, self.tally, self.stop_worker
+        self._threads = asides_of(f"{self.name}-aside", number, *about)
         for thread in self._threads:
             thread.attach(self, self._asides)
         self._loop: Any = None
         """The event loop, once it runs."""
         self._over = False
-        self._free = consumer.concurrency
+        self._free = self.consumer.concurrency
         self._turns: set[asyncio.Task[None]] = set()
         self._bases: list[Context] = []
         self._turn_number = 0

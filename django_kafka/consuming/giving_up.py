@@ -34,13 +34,16 @@ _SECONDS_TOGETHER = 0.5
 class Letters:
     """Keeps and stores the dead letters of one handler thread."""
 
+    several = True
+    """Whether letters may wait to be stored with others."""
+
     def __init__(self, consumer: conf.Consumer, group_id: str, tally: ConsumerTally, waits: Waits) -> None:
         self.consumer = consumer
         self.group_id = group_id
         self.tally = tally
         self.waits = waits
         self._publisher = Publisher(consumer, group_id)
-        self._together = not holds.keeps(consumer)
+        self._together = self.several and not holds.keeps(consumer)
 
     def keep(self, attempt: Attempt, category: str) -> None:
         """Keep the dead letter of an attempt's message to be stored; until it is, the message stays unsettled."""

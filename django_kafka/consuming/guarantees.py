@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from .. import conf, coroutines, handlers
 from ..dead_letters import holds
-from ..registry import batch_of
 from . import parking
 from .claimed_handling import ClaimedHoldingThread, ClaimedThread
 from .claimed_polling import ClaimingPoller
@@ -54,9 +53,6 @@ def _of(consumer: conf.Consumer) -> Iterator[Problem]:
             f"{letters!r}: a second database has transactions of its own."
         )
         yield "E050", sentence, 'Keep both in one: `dead_letters["database"]` and the consumer\'s `database`.'
-    if consumer.transaction == "batch":
-        sentence = f'{path} has guarantee "{consumer.guarantee}" and transaction "batch", which it cannot have yet.'
-        yield "E053", sentence, 'Set "transaction": "message".'
     for registration in handlers.registrations(consumer.name):
         try:
             function = registration.resolve()
@@ -66,9 +62,3 @@ def _of(consumer: conf.Consumer) -> Iterator[Problem]:
         if consumer.guarantee == "at_most_once" and coroutines.is_coroutine(function):
             sentence = f'{path} has guarantee "at_most_once", and its handler {registration.path!r} is `async def`.'
             yield "E051", sentence, "Make it a plain function: what is on an event loop is tried again."
-        if batch_of(function) is not None or registration.batch:
-            sentence = (
-                f'{path} has guarantee "{consumer.guarantee}", and its handler {registration.path!r} takes lists '
-                "(batch=True), of which parts are given again."
-            )
-            yield "E053", sentence, "Have it take one message."

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from .. import conf, handlers, retries
+from .. import handlers, retries
 from ..dead_letters.publishing import Published
 from ..exceptions import DeliveryTimeout
 from ..execution import Connections, Execution, refuse_coroutine
@@ -16,14 +15,12 @@ from ..gathering import here
 from ..handlers import TopicHandlers
 from ..messages import Message, RawMessage
 from ..retry_topics import RetryTopic
-from ..tallies import ConsumerTally
 from .attempts import Undivided
 from .batching import Batching
 from .deaths import Hold
 from .forwarding import Forwarded
 from .lane import Lane
-from .lanes import Lanes
-from .settling import Settler
+from .lane_threads import LaneThread
 from .slices import Slice
 from .taking import take_in
 
@@ -35,29 +32,13 @@ _LONG_REST = 1.0
 """Seconds until a message is due from which on no more is fetched behind it."""
 
 
-class HandlerThread(threading.Thread):
+class HandlerThread(LaneThread):
     """Takes one lane at a time and works on its first slice."""
 
-    def __init__(
-        self,
-        name: str,
-        consumer: conf.Consumer,
-        group_id: str,
-        lanes: Lanes,
-        tally: ConsumerTally,
-        stop_worker: Callable[[BaseException], None],
-    ) -> None:
-        # A daemon, so that a second signal can end the process while a handler runs.
-        super().__init__(name=name, daemon=True)
-        self.consumer = consumer
-        self.group_id = group_id
-        self.lanes = lanes
-        self.tally = tally
-        self.stop_worker = stop_worker
+    execution_kind: type[Execution] = Execution
+
+    def _prepare(self) -> None:
         self.connections = Connections()
-        self.settler = Settler(consumer, group_id, tally, lanes)
-        self.succeeded = 0
-        """How many messages have succeeded in it, without those of the slice that it works on."""
         self._slice: tuple[Slice, int] | None = None
         """The slice that it works on, and how many of it were done before."""
 
@@ -76,7 +57,7 @@ class HandlerThread(threading.Thread):
 
     def _begin(self) -> None:
         self.gathered = here.begin()
-        self.execution = Execution(self.consumer, self.tally, self.gathered)
+        self.execution = self.execution_kind(self.consumer, self.tally, self.gathered)
         self.batching = Batching(self.execution)
 
     def run(self) -> None:

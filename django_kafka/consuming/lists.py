@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .. import retries
 from ..exceptions import BatchFailed, DecodeError, PartitionLost
@@ -23,15 +23,7 @@ class Lists:
         self._execution = execution
         self._consumer = execution.consumer.name
 
-    def run(
-        self,
-        lane: Lane,
-        piece: Slice,
-        found: TopicHandlers,
-        handler: Handler,
-        until: int,
-        finish: Callable[[Message], None] | None,
-    ) -> None:
+    def run(self, lane: Lane, piece: Slice, found: TopicHandlers, handler: Handler, until: int) -> None:
         """Run a handler on the messages before index `until`, and be done with them, or know which ones failed.
 
         Raises `Undivided` when nobody says which one it was.
@@ -42,7 +34,7 @@ class Lists:
             for message in messages:
                 message_handling.send_robust(self._consumer, message=message)
         try:
-            self._call(lane, handler, messages, finish)
+            self._call(lane, handler, messages)
         except Exception as error:
             if retries.stops_worker(error):
                 raise
@@ -54,9 +46,7 @@ class Lists:
         self._tell(piece, messages, range(len(messages)))
         piece.done = until
 
-    def _call(
-        self, lane: Lane, handler: Handler, messages: list[Message], finish: Callable[[Message], None] | None
-    ) -> None:
+    def _call(self, lane: Lane, handler: Handler, messages: list[Message]) -> None:
         call = handler.call_all
         assert call is not None
 
@@ -66,8 +56,8 @@ class Lists:
 
         def end() -> None:
             lane.still_ours()
-            if finish is not None:
-                finish(messages[-1])
+            if (ending := self._execution.ending) is not None:
+                ending.finish([message.offset for message in messages], self._execution.gathered)
 
         if self._execution.in_transaction:
             self._execution.transact(handle, end, messages[0], self._execution.gathered)
@@ -91,7 +81,9 @@ class Lists:
                 self._keep_the_others(piece, messages, failures)
             return
         gathered.clear()
-        if isinstance(error, DecodeError) and error.place is not None:
+        # Without a transaction the others may have left effects.
+        again = self._execution.in_transaction or self._execution.repeats
+        if isinstance(error, DecodeError) and error.place is not None and again:
             for message in messages:
                 if (message.topic, message.partition, message.offset) == error.place:
                     piece.known = {message.offset: error}

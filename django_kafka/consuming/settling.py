@@ -28,13 +28,15 @@ log = logging.getLogger(__name__)
 class Settler:
     """Settles what failed in the lanes of one handler thread. Raises `ConfigurationError` for paths it cannot use."""
 
+    letters_kind: type[Letters] = Letters
+
     def __init__(self, consumer: conf.Consumer, group_id: str, tally: ConsumerTally, lanes: Lanes) -> None:
         self.consumer = consumer
         self.group_id = group_id
         self.tally = tally
         self.lanes = lanes
         self.waits = Waits(consumer.name, tally)
-        self.letters = Letters(consumer, group_id, tally, self.waits)
+        self.letters = self.letters_kind(consumer, group_id, tally, self.waits)
         self.forwarder: Forwarder | None = Forwarder(consumer)
         """What sends messages to retry topics; None: they are tried again where they are."""
         self._usual = retries.policy_for(consumer, "")

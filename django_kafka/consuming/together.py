@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from math import isqrt
@@ -79,22 +78,12 @@ class Outcome:
 class Joint:
     """The transaction of the next messages of a slice. When one of them fails, it is begun anew without that one."""
 
-    def __init__(
-        self,
-        execution: Execution,
-        lane: Lane,
-        piece: Slice,
-        found: TopicHandlers,
-        care: Care,
-        finish: Callable[[Message], None] | None = None,
-    ) -> None:
-        """`finish` gets the last message, at the end of the transaction and in it."""
+    def __init__(self, execution: Execution, lane: Lane, piece: Slice, found: TopicHandlers, care: Care) -> None:
         self._execution = execution
         self._lane = lane
         self._piece = piece
         self._found = found
         self._care = care
-        self._finish = finish
         self._start = self._stop = self._at = piece.done
         self._failed: tuple[int, Exception] | None = None
         self._sent: list[Sent] = []
@@ -229,7 +218,16 @@ class Joint:
 
     def _end(self) -> None:
         self._lane.still_ours()
-        if self._finish is not None and self._stop > self._start:
-            if self._bounded:
-                self._lift(connections[self._execution.database])
-            self._finish(Message(self._piece.messages[self._stop - 1], self._found.decoder))
+        ending = self._execution.ending
+        if ending is None or self._stop == self._start:
+            return
+        if self._bounded:
+            self._lift(connections[self._execution.database])
+        # Whose record is refused is to blame, though all have run.
+        self._through = False
+        for do in (ending.send, ending.confirm):
+            for index, gathered in self._kept:
+                self._at = index
+                do(gathered)
+        self._through = True
+        ending.settle([raw.offset() or 0 for raw in self._piece.messages[self._start : self._stop]])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connection
 
 from django_kafka import services
+from django_kafka.handlers import kafka_handler
 
 from .handlers import record
 
@@ -83,6 +84,16 @@ def announced(message: Message) -> None:
     print(f"announced {message.partition}@{message.offset}", flush=True)
     time.sleep(message.value.get("seconds", 0))
     record(message)
+
+
+def announced_all(messages: list[Message]) -> None:
+    """Do the same for each message of a list."""
+    for message in messages:
+        announced(message)
+
+
+if topic := os.environ.get("JOURNEY_LISTS"):
+    kafka_handler(topics=topic, consumer="journey", batch=True)(announced_all)
 
 
 def show_connection(message: Message) -> None:

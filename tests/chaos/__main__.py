@@ -19,6 +19,7 @@ from rich.console import Console
 from tests.servers import Unavailable
 
 from .plan import Plan
+from .records import GUARDED
 from .report import Report
 from .run import run
 
@@ -32,6 +33,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="what all faults follow from (default: drawn, and printed)")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="how long faults strike (default: %(default)g)")
     parser.add_argument("--rate", type=float, default=RATE, help="records a second (default: %(default)g)")
+    guarantees = ("at_least_once", *GUARDED)
+    what = "of one more consumer beside those of at_least_once (default: drawn; at_least_once: no more)"
+    parser.add_argument("--guarantee", choices=guarantees, help=what)
     parser.add_argument("--keep", action="store_true", help="keep the run's directory even when all is well")
     lenient = "exit with 0 where a server is not installed, unless CI=true"
     parser.add_argument("--optional", action="store_true", help=lenient)
@@ -40,7 +44,7 @@ def main() -> int:
         parser.error("--minutes and --rate must be above 0.")
     signal.signal(signal.SIGTERM, _leave)
     seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
-    plan = Plan.draw(seed, options.minutes * 60)
+    plan = Plan.draw(seed, options.minutes * 60, options.guarantee)
     report = Report(Console(width=None if sys.stdout.isatty() else 140))
     report.seed(plan)
     directory = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))

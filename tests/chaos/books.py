@@ -127,6 +127,8 @@ class Sample:
     """When the answer was there, in seconds since the epoch: what it says was so no later."""
     committed: Mapping[int, int]
     """The committed offset of each partition; 0 where nothing was committed."""
+    asked: float = 0.0
+    """When it was asked for: what it says was so no earlier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,8 @@ class Begun:
     """Which attempt it is."""
     at: float
     """When it began, in seconds since the epoch."""
+    worker: str = ""
+    """Which process ran it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +303,7 @@ def begun(file: Path, topic: str) -> tuple[Begun, ...]:
     """Read which runs of handlers began."""
     said = [json.loads(line) for line in file.read_text().splitlines()]
     return tuple(
-        Begun(place=(line["partition"], line["offset"]), attempt=line["attempt"], at=line["at"])
+        Begun(place=(line["partition"], line["offset"]), attempt=line["attempt"], at=line["at"], worker=line["worker"])
         for line in said
         if line["topic"] == topic
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .records import Mixture
+from .records import COURSES, GUARDED, Course, Mixture
 
 
 class Subject(StrEnum):
@@ -151,6 +151,17 @@ class Scenario:
     """How many workers there are while nobody comes or goes."""
     mixture: Mixture
     """What is sent; to the other consumers the same with keys of their own."""
+    guarantee: str
+    """The guarantee of one more consumer: one of GUARDED, or "at_least_once", which all others have: no more."""
+    transaction: str
+    """The `transaction` of that one."""
+    ordering: str
+    """Its `ordering`."""
+
+    @property
+    def courses(self) -> tuple[Course, ...]:
+        """All consumers."""
+        return (*COURSES, GUARDED[self.guarantee]) if self.guarantee in GUARDED else COURSES
 
     def __str__(self) -> str:
         commits = "on an interval" if self.auto_commit else "after each slice"
@@ -158,7 +169,8 @@ class Scenario:
         return (
             f"{self.workers} workers of {self.concurrency} threads, assignment {self.protocol}, commits {commits}; of "
             f"the records every {mixture.poison}th is poison, every {mixture.failing}th fails, every "
-            f"{mixture.flaky}th fails once, every {mixture.echo}th is passed on"
+            f"{mixture.flaky}th fails once, every {mixture.echo}th is passed on; beside those of at_least_once one of "
+            f"{self.guarantee}, transaction {self.transaction}, ordering {self.ordering}"
         )
 
 
@@ -176,19 +188,19 @@ class Plan:
     """All faults in the order of their time."""
 
     @classmethod
-    def draw(cls, seed: int, seconds: float) -> Plan:
-        """Return the plan of a seed. A longer run begins like a shorter one."""
+    def draw(cls, seed: int, seconds: float, guarantee: str | None = None) -> Plan:
+        """Return the plan of a seed, or with a guarantee that is not drawn. A longer run begins like a shorter one."""
         faults = [fault for subject in Subject for fault in _deal(seed, subject, seconds)]
         faults.sort(key=lambda fault: (fault.at, fault.subject))
-        return cls(seed=seed, seconds=seconds, scenario=_scenario(seed), faults=tuple(faults))
+        return cls(seed=seed, seconds=seconds, scenario=_scenario(seed, guarantee), faults=tuple(faults))
 
     def of(self, subject: Subject) -> list[Fault]:
         """Return the faults of one subject."""
         return [fault for fault in self.faults if fault.subject is subject]
 
 
-def _scenario(seed: int) -> Scenario:
-    chance = random.Random(f"{seed} scenario")
+def _scenario(seed: int, guarantee: str | None) -> Scenario:
+    chance, own = random.Random(f"{seed} scenario"), random.Random(f"{seed} guarantee")
     return Scenario(
         # In turn, so that a few seeds in a row see all of them.
         protocol=PROTOCOLS[seed % len(PROTOCOLS)],
@@ -202,6 +214,10 @@ def _scenario(seed: int) -> Scenario:
             flaky=chance.randint(25, 50),
             echo=chance.randint(4, 9),
         ),
+        # In turn as well; not with every second seed, as `auto_commit` is.
+        guarantee=guarantee or list(GUARDED)[seed // 2 % len(GUARDED)],
+        transaction=own.choice(("message", "batch")),
+        ordering=own.choice(("partition", "key")),
     )
 
 

@@ -45,7 +45,14 @@ FORWARDED = Course(name="forwarded", share=0.3, retries=2)
 """What fails there goes through retry topics."""
 HELD = Course(name="held", share=0.3)
 """A dead letter holds its key there."""
+ONCE = Course(name="once", share=0.3)
+"""Its effects take place once."""
+MOST = Course(name="most", share=0.3)
+"""Its messages are handled at most once."""
 COURSES = (PLAIN, FORWARDED, HELD)
+"""Those of every run."""
+GUARDED = {"effect_once": ONCE, "at_most_once": MOST}
+"""By its guarantee, the one that a run has besides."""
 
 
 class Sort(StrEnum):

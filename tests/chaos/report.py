@@ -74,7 +74,8 @@ class Report:
         if directory:
             self.console.print(
                 f"The books (verdict.json, effects-*.json, …), the log of every process and of every server are in "
-                f"{directory}. The same plan again: make chaos SEED={plan.seed} MINUTES={plan.seconds / 60:g}",
+                f"{directory}. The same plan again: make chaos SEED={plan.seed} MINUTES={plan.seconds / 60:g} "
+                f"GUARANTEE={plan.scenario.guarantee}",
                 highlight=False,
                 soft_wrap=True,
             )

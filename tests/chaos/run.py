@@ -7,13 +7,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from . import books, forwarded, held, sending, verdict
+from . import books, forwarded, guarded, held, sending, verdict
 from .books import Books, End, Queue
 from .faults import Faults
 from .plan import BEGUN_FILE, LEFT_FILE, Plan
-from .records import COURSES, FORWARDED, HELD, PLAIN, Course
+from .records import FORWARDED, HELD, MOST, ONCE, Course
 from .report import Report
-from .verdict import Finding
+from .verdict import Finding, Promise
 from .watching import Watcher
 from .workers import Helper, Workers
 from .world import World
@@ -23,6 +23,15 @@ STUCK_AFTER = 120.0
 replay whose worker was killed."""
 SENT_WITHIN = 150.0
 """Seconds within which every record that was sent has to be acknowledged or failed: more than `delivery_timeout`."""
+
+
+_PROMISES: dict[Course, tuple[tuple[Promise, ...], str]] = {
+    FORWARDED: (forwarded.PROMISES, "retry topics: "),
+    HELD: (held.PROMISES, "held keys: "),
+    ONCE: (guarded.ONCE_PROMISES, "effects once: "),
+    MOST: (guarded.MOST_PROMISES, "at most once: "),
+}
+"""What is promised of a consumer, and the words before it; of the plain one, what is promised of all."""
 
 
 def run(plan: Plan, directory: Path, report: Report, *, rate: float) -> list[Finding]:
@@ -36,9 +45,9 @@ def run(plan: Plan, directory: Path, report: Report, *, rate: float) -> list[Fin
         world.close()
     report.books(found)
     findings = [
-        *verdict.judge(found[PLAIN]),
-        *verdict.judge(found[FORWARDED], forwarded.PROMISES, "retry topics: "),
-        *verdict.judge(found[HELD], held.PROMISES, "held keys: "),
+        finding
+        for course, each in found.items()
+        for finding in verdict.judge(each, *_PROMISES.get(course, (verdict.PROMISES,)))
     ]
     _keep(plan, found, findings, directory)
     return findings
@@ -46,10 +55,11 @@ def run(plan: Plan, directory: Path, report: Report, *, rate: float) -> list[Fin
 
 def _play(plan: Plan, world: World, report: Report) -> dict[Course, Books]:
     workers = Workers(world, plan.scenario.workers)
-    watchers = [Watcher(world, course) for course in COURSES]
+    courses = plan.scenario.courses
+    watchers = [Watcher(world, course) for course in courses]
     faults = Faults(plan, world, workers, report.say)
     workers.start_all()
-    senders = [Helper.sending(world, course) for course in COURSES]
+    senders = [Helper.sending(world, course) for course in courses]
     mender = Helper.mending(world)
     for watcher in watchers:
         watcher.start()
@@ -72,10 +82,10 @@ def _play(plan: Plan, world: World, report: Report) -> dict[Course, Books]:
     for watcher in watchers:
         watcher.next(60)
         watcher.end()
-    return {watcher.course: _books(world, watcher, ends, faults) for watcher in watchers}
+    return {watcher.course: _books(plan, world, watcher, ends, faults) for watcher in watchers}
 
 
-def _books(world: World, watcher: Watcher, ends: list[End], faults: Faults) -> Books:
+def _books(plan: Plan, world: World, watcher: Watcher, ends: list[End], faults: Faults) -> Books:
     course, dsn = watcher.course, world.project.dsn
     effects = books.effects(dsn, course.topic)
     return Books(
@@ -94,6 +104,7 @@ def _books(world: World, watcher: Watcher, ends: list[End], faults: Faults) -> B
         },
         begun=books.begun(world.control / BEGUN_FILE, course.topic),
         steps=tuple(faults.steps),
+        by_partition=course not in (ONCE, MOST) or plan.scenario.ordering == "partition",
     )
 
 

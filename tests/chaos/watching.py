@@ -42,6 +42,7 @@ class Watcher(threading.Thread):
 
     def _sample(self, consumer: Consumer) -> dict[str, Sample]:
         places = [TopicPartition(topic, number) for topic in self.samples for number in range(PARTITIONS)]
+        asked = time.time()
         answers = consumer.committed(places, timeout=5)
         now = time.time()
         for answer in answers:
@@ -49,7 +50,9 @@ class Watcher(threading.Thread):
                 raise KafkaException(answer.error)
         return {
             topic: Sample(
-                at=now, committed={one.partition: max(0, one.offset) for one in answers if one.topic == topic}
+                at=now,
+                committed={one.partition: max(0, one.offset) for one in answers if one.topic == topic},
+                asked=asked,
             )
             for topic in self.samples
         }

@@ -20,7 +20,7 @@ from tests.servers.processes import Program
 
 from .books import DIARY, EFFECTS
 from .plan import MAX_POLL_SECONDS, SESSION_SECONDS, Scenario
-from .records import COURSES, FORWARDED, HELD, PLAIN, Course
+from .records import FORWARDED, GUARDED, HELD, MOST, PLAIN, Course
 from .sending import PRODUCER
 
 NODES, PARTITIONS = 3, 6
@@ -57,6 +57,15 @@ _MORE: dict[Course, dict[str, Any]] = {
     },
     HELD: {"concurrency": 2, "on_dead_letter": "hold_key"},
 }
+FETCH = 20
+"""The `max_poll_records` of what is handled at most once, and so what a crash may lose of a partition."""
+
+
+def _guarded(scenario: Scenario) -> dict[str, Any]:
+    """Return what a consumer with another guarantee is told."""
+    more = {"max_poll_records": FETCH} if GUARDED[scenario.guarantee] is MOST else {}
+    names = ("guarantee", "transaction", "ordering")
+    return {"concurrency": 2, **{name: getattr(scenario, name) for name in names}, **more}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,8 +117,9 @@ class World:
         # A worker that is gone is missed as soon as its session, and not after the 15 seconds of the default.
         self.project.kafka["heartbeats"] = {"interval": "1s"}
         stamped = {"message.timestamp.type": "LogAppendTime"}
-        for course in COURSES:
-            settings = {**_consumer(scenario), **_MORE[course], "group_id": course.name}
+        for course in scenario.courses:
+            more = _MORE[course] if course in _MORE else _guarded(scenario)
+            settings = {**_consumer(scenario), **more, "group_id": course.name}
             self.project.consumer(course.name, course.topic, "tests.chaos.handlers.work", **settings)
             self.project.create_topic(course.topic, PARTITIONS)
             self.project.create_topic(course.output, 1, **stamped)

@@ -177,20 +177,31 @@ def test_messages_that_retention_deleted_stop_their_partition(project: Project, 
     assert len(project.effects(name)) == 30
 
 
-def test_a_commit_that_was_not_answered_is_looked_up(project: Project, topic: Callable[..., str]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "ordering"), [("message", "partition"), ("batch", "partition"), ("batch", "key"), ("lists", "partition")]
+)
+def test_a_commit_that_was_not_answered_is_looked_up(
+    project: Project, topic: Callable[..., str], kind: str, ordering: str
+) -> None:
     name = project.create_topic(topic())
-    project.consumer("journey", name, "tests.app.scenes.announced", **ONCE)
-    with Wire(project.server.port) as wire:
+    handler = "tests.app.scenes.announced"
+    if kind == "lists":
+        handler, project.extra_env["JOURNEY_LISTS"] = "tests.app.scenes.announced_all", name
+    transaction = "batch" if kind == "batch" else "message"
+    project.consumer("journey", name, handler, transaction=transaction, ordering=ordering, **ONCE)
+    several = kind != "message"
+    with Wire(project.server.port, effects=2 if several else 1) as wire:
         worker = project.manage("kafka_consume", env={"JOURNEY_DATABASE_PORT": str(wire.port)})
         project.produce(numbered(10), name)
         wait_committed(project, name)
         wire.cut_after_commit.set()
-        project.produce(numbered(10), name)
+        project.produce(numbered(100), name)
         wait_committed(project, name)
         worker.send_signal(signal.SIGTERM)
         assert worker.finish(15) == 0
     assert not wire.cut_after_commit.is_set(), "no COMMIT was cut off"
     assert "its COMMIT was not answered" in worker.output()
-    assert "whose COMMIT was not answered is handled" in worker.output()
-    assert worker.output().count("announced ") == 20, "no handler ran twice"
+    assert f"{' more' * several} whose COMMIT was not answered is handled" in worker.output()
+    assert worker.output().count("announced ") == 110, "no handler ran twice"
+    assert "is rolled back" not in worker.output(), "all of them were known to be handled"
     project.assert_ledger(name, settled=True, once=True)

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 class Wire:
     """A way to the database server that can be cut between a COMMIT of a handler and its answer."""
 
-    def __init__(self, server: int) -> None:
+    def __init__(self, server: int, effects: int = 1) -> None:
+        """Cut a COMMIT of so many effects at least."""
         self.server = server
+        self.effects = effects
         self.cut_after_commit = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -34,17 +36,19 @@ class Wire:
                 return
             server = socket.create_connection(("127.0.0.1", self.server))
             self._open += [client, server]
-            state = {"effect": False, "commit": False}
+            state = {"effects": 0, "commit": 0}
             threading.Thread(target=self._carry, args=(client, server, state, True), daemon=True).start()
             threading.Thread(target=self._carry, args=(server, client, state, False), daemon=True).start()
 
-    def _carry(self, source: socket.socket, target: socket.socket, state: dict[str, bool], asks: bool) -> None:
+    def _carry(self, source: socket.socket, target: socket.socket, state: dict[str, int], asks: bool) -> None:
         with closing_both(source, target):
             while data := source.recv(65536):
                 if asks:
                     # Only the connection of a handler, which writes effects.
-                    state["effect"] = state["effect"] or b"tests_effect" in data
-                    state["commit"] = state["effect"] and b"COMMIT" in data
+                    state["effects"] += data.count(b'INSERT INTO "tests_effect"')
+                    state["commit"] = state["effects"] >= self.effects and b"COMMIT" in data
+                    if b"COMMIT" in data:
+                        state["effects"] = 0
                 elif state["commit"] and b"COMMIT" in data and self.cut_after_commit.is_set():
                     self.cut_after_commit.clear()
                     return
