@@ -65,6 +65,8 @@ class ProducerClient:
         self._counting = threading.Lock()
         self._hurry = threading.Event()
         self._refusing = self._stopping = self._closed = False
+        self._kept_up = False
+        """Whether a thread that sends has served reports since this client's own thread looked last."""
         self._thread = threading.Thread(target=self._serve, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()
 
@@ -92,10 +94,19 @@ class ProducerClient:
             self._look()
             self._look_at_credentials()
             # A thread that wakes for every report takes the interpreter away from the one that produces, which costs
-            # a third of its speed. So reports gather for a moment, unless somebody waits for one.
-            if self._serve_robustly() and not self._waiting:
-                self._hurry.wait(_GATHER)
-                self._hurry.clear()
+            # a third of its speed. So reports gather for a moment, unless somebody waits for one, and those that the
+            # one that produces has served meanwhile are left to it.
+            if self._kept_up and not self._waiting:
+                self._kept_up = False
+            elif not self._serve_robustly() or self._waiting:
+                continue
+            self._hurry.wait(_GATHER)
+            self._hurry.clear()
+
+    def keep_up(self) -> None:
+        """Serve the delivery reports that are there, in a thread that sends many records."""
+        self._kept_up = True
+        self.serve(0)
 
     def _serve_robustly(self) -> int:
         try:

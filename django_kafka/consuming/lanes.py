@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..messages import RawMessage
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _QUICK = 50e-6
 """Seconds for a message: what takes less waits for nothing, not even for a database, and gains nothing by threads."""
+_SLOW = 1e-3
+"""Seconds for a message: of what takes longer, keys that share a lane are told apart for threads without work."""
 _SMOOTHED = 10
 """Turns of threads over which the time for a message is averaged."""
 
@@ -169,6 +172,8 @@ class Lanes:
                             # It may have been the one that would have woken when the next wait ends.
                             self._work.notify()
                         return lane
+                if timeout and not self._ready and self._pace > _SLOW and self._relieve():
+                    continue
                 due = self._waiting[0][0] if self._waiting else deadline
                 if shut and self.circuit is not None:
                     due = min(due, time.monotonic() + self.circuit.pause())
@@ -330,6 +335,25 @@ class Lanes:
                             continue
                         self._set_apart(lane)
                     lane.seen = now
+
+    def _relieve(self) -> bool:
+        """Make a lane of what waits behind the longest of those that run; tell whether there was any.
+
+        Keys that share a lane wait for each other without need when threads have nothing else to do.
+        """
+        partitions = [partition for partition in self._partitions.values() if partition.dealing]
+        running = [
+            lane for lane in chain.from_iterable(partition.occupied for partition in partitions)
+            if lane.running and lane.number is not None and not (lane.halted or lane.several)
+        ]  # fmt: skip
+        longest = max(running, key=attrgetter("behind"), default=None)
+        if longest is None or longest.behind <= 0:
+            return False
+        # First, as in `spread`.
+        longest.interrupted = True
+        if not longest.several:
+            self._set_apart(longest)
+        return bool(self._ready)
 
     def settled(self, partition: Partition) -> RawMessage | None:
         """Return the last message below the watermark of a partition; for the poller."""
