@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any, overload
 
-from .exceptions import BrokersUnreachable, DeliveryPending, DeliveryTimeout
+from .exceptions import BrokersUnreachable, DeliveryPending, DeliveryTimeout, LoginRefused
 from .reports import DONE, PAGE, Report, Reports
 
 _ASK_AGAIN = 0.2
@@ -80,8 +80,9 @@ class Delivery:
 
         Raises what failed it: `DeliveryFailed`, `DeliveryDiscarded`. Before the surrounding commit it raises
         `DeliveryPending`. `DeliveryTimeout` says that there is no answer yet, which is not a failure;
-        `BrokersUnreachable`, one of those, comes after `connection.timeout` when no broker can be reached. Without a
-        timeout the wait ends at the latest when the producer's `delivery_timeout` gives the record up.
+        `BrokersUnreachable`, one of those, comes after `connection.timeout` when no broker can be reached, and
+        `LoginRefused`, one of these, when that is because of the login or a certificate. Without a timeout the wait
+        ends at the latest when the producer's `delivery_timeout` gives the record up.
         """
         if not self.done():
             self._refuse_before_commit()
@@ -128,6 +129,8 @@ class Delivery:
             raise DeliveryTimeout(f"The record for {self.topic!r} was sent by another process, before a fork.")
 
     def _still_waiting(self, timeout: float | None) -> None:
+        if refused := self.reports.origin.refused_login():
+            raise LoginRefused(f"The record for {self.topic!r} waits for a login: {refused}")
         if reason := self.reports.origin.unreachable():
             raise BrokersUnreachable(f"The record for {self.topic!r} waits for a broker: {reason}")
         if timeout is not None:

@@ -176,6 +176,10 @@ class Producer:
         """Return why no broker can be reached, or None when that is not so."""
         return self.reachability.reason
 
+    def refused_login(self) -> str | None:
+        """Return what there is to say of a login that is refused, or None when that is not why no broker is reached."""
+        return self.client.refused_login if self.unreachable() else None
+
     def refusal(self) -> CircuitOpen:
         """Return what is raised for a record while the circuit is open."""
         seconds = self.reachability.out_of_reach(time.monotonic())
@@ -210,7 +214,7 @@ class Producer:
 
     def refused(self, reports: Reports, place: int, error: Any) -> None:
         """Settle a delivery whose report is an error of the client."""
-        failed = error if isinstance(error, DeliveryFailed) else failure(reports.topic, error)
+        failed = error if isinstance(error, DeliveryFailed) else failure(reports.topic, error, self.client.refusals)
         self.gave_up(delivery_of(reports, place), failed)
 
     def gave_up(self, delivery: Delivery, error: BaseException) -> None:

@@ -208,7 +208,7 @@ def make_room(route: Route, deadline: float) -> None:
 
 def refuse(route: Route, delivery: Delivery, error: BaseException) -> None:
     """Fail the delivery of a record that the library refuses; raise what is no refusal."""
-    refused = refusal(route.topic, error)
+    refused = refusal(route.topic, error, route.producer.client.refusals)
     if refused is None:
         raise error
     # What is known about the topic decides whether the client refuses now or later: callers hear of both alike.

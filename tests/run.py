@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -29,6 +30,20 @@ ENVIRONMENT = ROOT / ".venv"
 REPORTS = ROOT / ".tox" / "reports"
 DJANGO_BY_PYTHON = {"3.11": ("52",), "3.12": ("52", "60", "61"), "3.13": ("52", "60", "61")}
 """Every Python that is supported and the Django releases it can run, as in tox.ini."""
+KERBEROS = (
+    ("krb5kdc", "krb5-kdc", "/usr/sbin/krb5kdc"),
+    ("kadmin.local", "krb5-admin-server", "/usr/sbin/kadmin.local"),
+    ("kinit", "krb5-user", "/usr/bin/kinit"),
+    ("npm", "npm", "/usr/bin/npm"),
+    ("the headers of SASL", "libsasl2-dev", "/usr/include/sasl/sasl.h"),
+    ("SASL's GSSAPI", "libsasl2-modules-gssapi-mit", "/usr/lib/*/sasl2/libgssapiv2.so*"),
+    ("the headers of OpenSSL", "libssl-dev", "/usr/include/openssl/ssl.h"),
+    ("the headers of zlib", "zlib1g-dev", "/usr/include/zlib.h"),
+    ("the headers of zstd", "libzstd-dev", "/usr/include/zstd.h"),
+    ("the headers of lz4", "liblz4-dev", "/usr/include/lz4.h"),
+    ("the headers of curl", "libcurl4-openssl-dev", "/usr/include/*/curl/curl.h"),
+)
+"""What the tests of Kerberos need, the Debian package that has it, and where it puts it."""
 POSTGRESQL = Path("/usr/lib/postgresql")
 """Where Debian keeps PostgreSQL's programs."""
 PGBOUNCER = Path("/usr/sbin/pgbouncer")
@@ -113,9 +128,15 @@ def missing_packages(python: str = sys.executable) -> dict[str, str]:
         "redis-server": ("redis-server", lambda: shutil.which("redis-server")),
         "java": ("default-jre-headless", lambda: shutil.which("java")),
         "mvn": ("maven", lambda: shutil.which("mvn")),
+        "openssl": ("openssl", lambda: shutil.which("openssl")),
+        **{what: (package, partial(_is_there, place)) for what, package, place in KERBEROS},
         f"{python} -m venv": ("python3-venv", lambda: _answers(python, "import ensurepip; print('yes')")),
     }
     return {program: package for program, (package, present) in needed.items() if not present()}
+
+
+def _is_there(place: str) -> bool:
+    return any(Path("/").glob(place.lstrip("/")))
 
 
 def install_packages(python: str) -> None:
@@ -173,6 +194,7 @@ def stages(found: Iterable[str]) -> list[Stage]:
         ),
         *lint_stages(),
         chaos_stage(newest),
+        Stage(name="Kerberos, with a client of its own", arguments=["run", "-e", "gssapi"]),
         Stage(name=f"fast part, {len(others) or 1} more environments", arguments=fast),
     ]
 

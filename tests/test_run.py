@@ -20,11 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_everything_runs_in_the_newest_environment_and_the_fast_part_in_the_others() -> None:
-    whole, lint, _chaos, fast = run.stages(["3.11", "3.13"])
+    whole, lint, _chaos, kerberos, fast = run.stages(["3.11", "3.13"])
 
     assert whole.arguments == ["run", "-e", "py313-django61", "--", *run.SIX_AT_A_TIME]
     assert whole.database == "postgresql"
     assert lint.arguments == ["run", "-e", "lint,types"]
+    assert kerberos.arguments == ["run", "-e", "gssapi"]
     assert "py311-django52,py313-django60" in fast.arguments
     assert fast.database == "sqlite"
 
@@ -38,7 +39,7 @@ def test_every_python_and_every_django_runs_at_least_once() -> None:
 
 
 def test_a_short_chaos_run_is_part_of_every_run_and_names_its_seed() -> None:
-    _, _, chaos, _ = run.stages(["3.11", "3.13"])
+    _, _, chaos, *_ = run.stages(["3.11", "3.13"])
 
     assert chaos.name == f"chaos, seed {run.CHAOS.seed}"
     assert chaos.arguments[:3] == ["exec", "-e", "py313-django61"]
@@ -58,7 +59,7 @@ def test_the_run_and_tox_agree_on_what_is_supported() -> None:
     tox.read(ROOT / "tox.ini")
     listed = tox["tox"]["env_list"].split()
 
-    assert listed[:-2] == ["py311-django52", "py{312,313}-django{52,60,61}"]
+    assert listed[:-3] == ["py311-django52", "py{312,313}-django{52,60,61}"]
     assert run.DJANGO_BY_PYTHON == {"3.11": ("52",), "3.12": ("52", "60", "61"), "3.13": ("52", "60", "61")}
 
 
@@ -93,6 +94,9 @@ def test_what_a_bare_machine_lacks_is_named_with_its_package(tmp_path: Path, mon
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(run, "POSTGRESQL", tmp_path)
     monkeypatch.setattr(run, "PGBOUNCER", tmp_path / "pgbouncer")
+    monkeypatch.setattr(
+        run, "KERBEROS", [(what, package, f"{tmp_path}{place}") for what, package, place in run.KERBEROS]
+    )
 
     assert run.missing_packages() == {
         "PostgreSQL's initdb": "postgresql",
@@ -100,6 +104,8 @@ def test_what_a_bare_machine_lacks_is_named_with_its_package(tmp_path: Path, mon
         "redis-server": "redis-server",
         "java": "default-jre-headless",
         "mvn": "maven",
+        "openssl": "openssl",
+        **{what: package for what, package, _place in run.KERBEROS},
     }
 
 
