@@ -52,6 +52,8 @@ PGBOUNCER = Path("/usr/sbin/pgbouncer")
 # In the order of conftest.py, the longest first; pytest-xdist by itself begins with the files of the most tests.
 SIX_AT_A_TIME = ["-n", "6", "--dist", "loadfile", "--no-loadscope-reorder"]
 FAST = ["-n", "4", "--dist", "loadfile", "-m", "not real and not slow", "-q"]
+LINT = ["lint", "types"]
+"""Environments of tox that run no tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,9 +177,10 @@ def make_environment(python: str) -> None:
 
 
 def stages(found: Iterable[str]) -> list[Stage]:
-    """Lay out the run: everything in the newest environment, lint and types, then the fast part in some others.
+    """Lay out the run: everything in the newest environment, chaos, then the fast part in some others.
 
-    Those are chosen so that every Python that was found runs, and every Django; `tox` runs all there are.
+    Kerberos, lint and types run beside the last. The others are chosen so that every Python that was found runs, and
+    every Django; `tox` runs all there are.
     """
     *older, latest = found
     django = DJANGO_BY_PYTHON[latest][-1]
@@ -187,15 +190,14 @@ def stages(found: Iterable[str]) -> list[Stage]:
         others.append(environment(version, new[-1]))
         covered.add(new[-1])
     others += [environment(latest, each) for each in DJANGO_BY_PYTHON[latest] if each not in covered]
-    fast = ["run-parallel", "-p", "2", "--parallel-no-spinner", "-e", ",".join(others or [newest]), "--", *FAST]
+    beside = ",".join(["gssapi", *(others or [newest]), *LINT])
+    fast = ["run-parallel", "-p", "3", "--parallel-no-spinner", "-e", beside, "--", *FAST]
     return [
         Stage(
             name=f"everything, {newest}", arguments=["run", "-e", newest, "--", *SIX_AT_A_TIME], database="postgresql"
         ),
-        *lint_stages(),
         chaos_stage(newest),
-        Stage(name="Kerberos, with a client of its own", arguments=["run", "-e", "gssapi"]),
-        Stage(name=f"fast part, {len(others) or 1} more environments", arguments=fast),
+        Stage(name=f"fast part in {len(others) or 1} more environments, Kerberos, lint and types", arguments=fast),
     ]
 
 
@@ -205,7 +207,7 @@ def environment(version: str, django: str) -> str:
 
 
 def lint_stages() -> list[Stage]:
-    return [Stage(name="lint and types", arguments=["run", "-e", "lint,types"])]
+    return [Stage(name="lint and types", arguments=["run", "-e", ",".join(LINT)])]
 
 
 def chaos_stage(environment: str) -> Stage:
