@@ -15,8 +15,9 @@ from tests.servers import Kafka, PostgreSQL
 
 from . import chart, report
 from .comparisons import COMPARISONS, LOADS, UnknownWord, cases_of, chosen
+from .keeping import CannotResume, keep, resumed, sources, usual_seconds
 from .machine import machine, versions
-from .outcomes import weigh
+from .outcomes import Results, weigh
 from .running import Bench, run_rounds
 
 HOME = Path(__file__).resolve().parent
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--messages", type=_positive, default=1_000_000)
     parser.add_argument("--rounds", type=_positive, default=3)
     parser.add_argument("--write", action="store_true", help="write table and chart into docs/benchmarks.md")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     options = parser.parse_args(arguments)
     try:
         comparisons = chosen(options.words)
@@ -39,14 +41,23 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     if options.write and len(comparisons) < len(COMPARISONS):
         parser.error("--write needs a run of everything: the docs show one run.")
+    run = {"messages": options.messages, "rounds": options.rounds, "words": options.words, "sources": sources()}
+    here = machine()
+    before: Results = {}
+    named = versions()
+    try:
+        if options.resume:
+            before, theirs = resumed(LATEST, run, here)
+            named |= theirs | named
+    except CannotResume as error:
+        parser.error(str(error))
     # An end by signal leaves no server behind: the stack below is unwound.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     # Piped into a file the table would be cut at 80 columns.
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = Console() if sys.stdout.isatty() else Console(width=190)
     cases = cases_of(comparisons)
     with ExitStack() as stack:
         broker = stack.enter_context(Kafka())
-        named = versions()
         dsn = ""
         if any(case in LOADS and LOADS[case].database for case in cases):
             database = stack.enter_context(PostgreSQL(durable=True))
@@ -54,19 +65,31 @@ def main(arguments: list[str] | None = None) -> int:
             with psycopg.connect(dsn) as connection:
                 named["PostgreSQL"] = str(connection.info.server_version // 10000)
         bench = Bench(broker, lambda: dsn, options.messages)
-        results = run_rounds(bench.run, cases, options.rounds, lambda line: print(line, flush=True))
+
+        def keep_all(rows: Results, *, complete: bool = False) -> None:
+            weighed = [weigh(one, rows) for one in comparisons]
+            everything = named | bench.versions
+            keep(LATEST, report.as_json(weighed, rows, machine=here, versions=everything, run=run, complete=complete))
+
+        bench.warm_up()
+        results = run_rounds(
+            bench.run, cases, options.rounds, lambda line: print(line, flush=True),
+            before=before, usual=usual_seconds(LATEST), keep=keep_all,
+        )  # fmt: skip
+    keep_all(results, complete=True)
     outcomes = [weigh(one, results) for one in comparisons]
-    title = f"{options.messages:,} messages of 200 bytes, 4 partitions, medians of {options.rounds} rounds"
+    title = (
+        f"Up to {options.messages:,} messages of 200 bytes, 4 partitions; medians of {options.rounds} rounds "
+        "(least–greatest)"
+    )
     console.print(report.table(outcomes, title))
     for reason in report.reasons(outcomes):
         console.print(reason, markup=False)
-    named |= bench.versions
-    run = {"messages": options.messages, "rounds": options.rounds, "words": options.words}
-    LATEST.parent.mkdir(exist_ok=True)
-    LATEST.write_text(report.as_json(outcomes, results, machine=machine(), versions=named, run=run), "utf-8")
     if options.write:
         CHART.write_text(chart.draw(results), "utf-8")
-        text = report.as_markdown(outcomes, machine=machine(), versions=named, title=title, chart=CHART.name)
+        text = report.as_markdown(
+            outcomes, machine=here, versions=named | bench.versions, title=title, chart=CHART.name
+        )
         report.write_between_markers(PAGE, text)
     return 1 if any(one.kept is False for one in outcomes) else 0
 
@@ -81,4 +104,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("Stopped; everything that was started has ended.")
+        sys.exit("Stopped; everything that was started has ended. What was measured is kept: --resume goes on with it.")

@@ -1,4 +1,4 @@
-"""A bar chart as SVG, readable on light and dark pages."""
+"""A bar chart as SVG, readable on light and dark pages: medians, and a line from the least to the greatest."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from html import escape
 
 from .outcomes import Results, spread
 
-WIDTH, LABEL, BAR, GAP, HEAD = 760, 250, 18, 8, 34
+WIDTH, LABEL, BAR, GAP, HEAD, EDGE = 760, 250, 18, 8, 34, 10
+# With a ground of its own: a page may be dark where the system that shows it is light.
 STYLE = """
-text{font:13px system-ui,sans-serif;fill:#1f2328}.head{font-weight:600;font-size:14px}
-.other{fill:#8c959f}.ours{fill:#0969da}
-@media (prefers-color-scheme:dark){text{fill:#e6edf3}.other{fill:#6e7681}.ours{fill:#4493f8}}
+svg{background:#fff}text{font:13px system-ui,sans-serif;fill:#1f2328}.head{font-weight:600;font-size:14px}
+.other{fill:#8c959f}.ours{fill:#0969da}line{stroke:#1f2328;stroke-width:2}
+@media (prefers-color-scheme:dark){
+svg{background:#0d1117}text{fill:#e6edf3}.other{fill:#6e7681}.ours{fill:#4493f8}line{stroke:#e6edf3}
+}
 """
 
 
@@ -70,21 +73,24 @@ def draw(results: Results, groups: Sequence[Group] = GROUPS) -> str:
     top = 0
     for group in groups:
         found = [(label, case, spread(results.get(case, ()), "per_second")) for label, case in group.bars]
-        bars = [(label, case, figure["median"]) for label, case, figure in found if figure]
+        bars = [bar for bar in found if bar[2]]
         if bars:
-            parts.append(f'<text class="head" x="0" y="{top + 20}">{escape(group.title)}</text>')
+            parts.append(f'<text class="head" x="{EDGE}" y="{top + 20}">{escape(group.title)}</text>')
             top = _bars(parts, bars, top + HEAD) + GAP
     size = f'viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"><style>{STYLE}</style>{"".join(parts)}</svg>\n'
 
 
-def _bars(parts: list[str], bars: Sequence[tuple[str, str, float]], top: int) -> int:
-    most = max(figure for _label, _case, figure in bars) or 1.0
+def _bars(parts: list[str], bars: Sequence[tuple[str, str, dict[str, float]]], top: int) -> int:
+    most = max(figure["max"] for _label, _case, figure in bars) or 1.0
     room = WIDTH - LABEL - 100
     for label, case, figure in bars:
-        width, kind = max(1.0, figure / most * room), "ours" if case.startswith("our_") else "other"
-        parts.append(f'<text x="0" y="{top + 14}">{escape(label)}</text>')
+        kind = "ours" if case.startswith("our_") else "other"
+        width, least, greatest = (max(1.0, figure[name] / most * room) for name in ("median", "min", "max"))
+        parts.append(f'<text x="{EDGE}" y="{top + 14}">{escape(label)}</text>')
         parts.append(f'<rect class="{kind}" x="{LABEL}" y="{top}" width="{width:.1f}" height="{BAR}" rx="2"/>')
-        parts.append(f'<text x="{LABEL + width + 6:.1f}" y="{top + 14}">{figure:,.0f}</text>')
+        middle = top + BAR / 2
+        parts.append(f'<line x1="{LABEL + least:.1f}" x2="{LABEL + greatest:.1f}" y1="{middle}" y2="{middle}"/>')
+        parts.append(f'<text x="{LABEL + greatest + 6:.1f}" y="{top + 14}">{figure["median"]:,.0f}</text>')
         top += BAR + GAP
     return top

@@ -24,6 +24,16 @@ def raw_consume() -> Iterator[None]:
     yield from _raw_consume(BEST_CONSUMER)
 
 
+def raw_consume_lists() -> Iterator[None]:
+    """The same, each list handed on whole: the best that the bare client does."""
+    consumer, taken = _first(BEST_CONSUMER)
+    yield
+    while taken < MESSAGES:
+        messages = consumer.consume(500, 0.1)
+        ignore(messages)
+        taken += len(messages)
+
+
 def raw_consume_many_keys() -> Iterator[None]:
     """The same on messages of which each has a key of its own."""
     yield from _raw_consume(BEST_CONSUMER)
@@ -35,16 +45,22 @@ def raw_consume_plain() -> Iterator[None]:
 
 
 def _raw_consume(properties: dict[str, Any]) -> Iterator[None]:
-    consumer = Consumer({**properties, "group.id": uuid.uuid4().hex})
-    consumer.subscribe([TOPIC])
-    taken = 0
-    while not taken:
-        taken = len(consumer.consume(500, 0.1))
+    consumer, taken = _first(properties)
     yield
     while taken < MESSAGES:
         for message in consumer.consume(500, 0.1):
             ignore(message)
             taken += 1
+
+
+def _first(properties: dict[str, Any]) -> tuple[Consumer, int]:
+    """Return a consumer that has received its first messages, and how many those were."""
+    consumer = Consumer({**properties, "group.id": uuid.uuid4().hex})
+    consumer.subscribe([TOPIC])
+    taken = 0
+    while not taken:
+        taken = len(consumer.consume(500, 0.1))
+    return consumer, taken
 
 
 def our_consume() -> Iterator[None]:
@@ -66,7 +82,10 @@ def our_consume_batch() -> Iterator[None]:
 
 
 def work() -> Iterator[None]:
-    """Run a worker until every message is handled; the clock starts with the first ones that arrive."""
+    """Run a worker until every message is handled; the clock starts with the first ones that arrive.
+
+    It ends with the last one, as that of the raw client does: neither leaves its group on the clock.
+    """
     from django_kafka.consuming.worker import Worker
 
     worker = Worker("bench", max_messages=MESSAGES)
@@ -74,7 +93,9 @@ def work() -> Iterator[None]:
     while not worker.tally.received and worker.alive:
         time.sleep(0.0005)
     yield
-    worker.join()
+    while worker.alive and worker.tally.handled + worker.tally.dead_lettered < MESSAGES:
+        time.sleep(0.005)
     yield
+    worker.join()
     assert worker.error is None, worker.error
     assert worker.tally.handled == MESSAGES, worker.tally.handled

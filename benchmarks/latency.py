@@ -33,14 +33,14 @@ def take(message: Any) -> None:
 
 
 def raw_latency() -> Generator[None, None, dict[str, Any]]:
-    """`consume(500)` with a timeout of 5 ms, which is what thin traffic asks for."""
+    """`poll`, message by message, which is as quick as it gets: `consume(500, 0.005)` waits for more to come."""
     consumer = Consumer({**BEST_CONSUMER, "group.id": uuid.uuid4().hex})
     consumer.subscribe([TOPIC])
     _until(lambda: consumer.consume(1, 0.1) or consumer.assignment(), "partitions are assigned")
     with _sending() as sender:
         yield
         while len(DELAYS) < MESSAGES:
-            for message in consumer.consume(500, 0.005):
+            if (message := consumer.poll(0.1)) is not None:
                 DELAYS.append(time.time_ns() - int(message.value()))
             assert sender.poll() in (None, 0), "The sender failed."
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .comparisons import Comparison
@@ -27,6 +27,14 @@ class Outcome:
     """The other one's median."""
     ratio: float | None = None
     """Ours divided by the other's."""
+    our_spread: tuple[float, float] | None = None
+    """Our least and our greatest."""
+    their_spread: tuple[float, float] | None = None
+    """The other one's."""
+    rounds: int = 0
+    """How many times each was measured."""
+    messages: tuple[int, ...] = ()
+    """On how many messages: ours, and the other one where that was given others."""
     kept: bool | None = None
     """Whether the promise was kept; None: nothing was promised, or there is no figure."""
     missing: str = ""
@@ -54,11 +62,23 @@ def weigh(comparison: Comparison, results: Results) -> Outcome:
     ours = [float(row[figure]) for row in results[comparison.ours]]
     # The worst counts where a single excess is one too many.
     mine = max(ours) if comparison.kind == "at most" else statistics.median(ours)
+    own = Outcome(
+        comparison=comparison, ours=mine, our_spread=(min(ours), max(ours)), rounds=len(ours),
+        messages=_messages(results, comparison.ours),
+    )  # fmt: skip
     if not comparison.against:
-        return Outcome(comparison=comparison, ours=mine, kept=_kept(comparison, mine, 0.0))
-    theirs = statistics.median(float(row[figure]) for row in results[comparison.against])
-    ratio = mine / theirs if theirs else None
-    return Outcome(comparison=comparison, ours=mine, against=theirs, ratio=ratio, kept=_kept(comparison, mine, theirs))
+        return replace(own, kept=_kept(comparison, mine, 0.0))
+    other = [float(row[figure]) for row in results[comparison.against]]
+    theirs = statistics.median(other)
+    return replace(
+        own, against=theirs, their_spread=(min(other), max(other)), ratio=mine / theirs if theirs else None,
+        rounds=min(len(ours), len(other)), messages=_messages(results, comparison.ours, comparison.against),
+        kept=_kept(comparison, mine, theirs),
+    )  # fmt: skip
+
+
+def _messages(results: Results, *cases: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(row["messages"] for case in cases for row in results[case] if "messages" in row))
 
 
 def _kept(comparison: Comparison, ours: float, theirs: float) -> bool | None:

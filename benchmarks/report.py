@@ -12,7 +12,8 @@ from rich.table import Table
 from .outcomes import Outcome, Results, spread
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-HEADINGS = ("compared", "ours", "held against", "ratio", "promised", "")
+HEADINGS = ("compared", "messages", "rounds", "ours", "held against", "ratio", "promised", "")
+_LEFT = (0, 6, 7)
 
 
 def cells(outcome: Outcome) -> tuple[str, ...]:
@@ -21,11 +22,13 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
     ratio = "" if outcome.ratio is None else f"{outcome.ratio:.2f}"
     return (
         one.name,
-        _figure(outcome.ours, one.unit),
-        _figure(outcome.against, one.unit),
+        " and ".join(f"{number:,}" for number in outcome.messages),
+        str(outcome.rounds or ""),
+        _figure(outcome.ours, one.unit, outcome.our_spread),
+        _figure(outcome.against, one.unit, outcome.their_spread),
         ratio,
         promise(outcome),
-        (outcome.mark),
+        outcome.mark,
     )
 
 
@@ -43,17 +46,23 @@ def promise(outcome: Outcome) -> str:
             return f"{kind} {one.promised:,g}{one.unit}"
 
 
-def _figure(value: float | None, unit: str) -> str:
+def _figure(value: float | None, unit: str, spread: tuple[float, float] | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}{unit}" if value >= 100 else f"{value:.3g}{unit}"
+    if spread is None or spread[0] == spread[1]:
+        return f"{_number(value)}{unit}"
+    return f"{_number(value)}{unit} ({_number(spread[0])}–{_number(spread[1])})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table(outcomes: Sequence[Outcome], title: str) -> Table:
     """Return the table for a terminal."""
     shown = Table(title=title, title_justify="left")
     for number, heading in enumerate(HEADINGS):
-        shown.add_column(heading, justify="left" if number in (0, 4, 5) else "right")
+        shown.add_column(heading, justify="left" if number in _LEFT else "right")
     for outcome in outcomes:
         shown.add_row(*cells(outcome))
     return shown
@@ -67,9 +76,9 @@ def reasons(outcomes: Sequence[Outcome]) -> list[str]:
 
 def as_json(
     outcomes: Sequence[Outcome], results: Results, *, machine: Mapping[str, Any], versions: Mapping[str, str],
-    run: Mapping[str, Any],
+    run: Mapping[str, Any], complete: bool = True,
 ) -> str:  # fmt: skip
-    """Return the whole run as JSON: figures with their spread, outcomes, versions, the machine."""
+    """Return a run as JSON: figures with their spread, outcomes, versions, the machine, and what each round gave."""
     figures = {
         case: {name: spread(rows, name) for name in sorted({name for row in rows for name in _numbers(row)})}
         for case, rows in results.items()
@@ -82,6 +91,8 @@ def as_json(
             "figure": one.comparison.figure,
             "kind": one.comparison.kind,
             "promised": one.comparison.promised,
+            "rounds": one.rounds,
+            "messages": one.messages,
             "our_figure": one.ours,
             "their_figure": one.against,
             "ratio": one.ratio,
@@ -91,7 +102,10 @@ def as_json(
         }
         for one in outcomes
     ]
-    whole = {"run": run, "machine": machine, "versions": versions, "comparisons": compared, "cases": figures}
+    whole = {
+        "complete": complete, "run": run, "machine": machine, "versions": versions, "comparisons": compared,
+        "cases": figures, "rows": results,
+    }  # fmt: skip
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -106,7 +120,7 @@ def as_markdown(
     lines = [f"{title}.", "", "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + ".", ""]
     lines += ["Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".", ""]
     lines += [f"![Messages a second, ours and others']({chart})", ""]
-    lines += ["| " + " | ".join(HEADINGS) + " |", "|---|--:|--:|--:|---|---|"]
+    lines += ["| " + " | ".join(HEADINGS) + " |", "|---|--:|--:|--:|--:|--:|---|---|"]
     lines += ["| " + " | ".join(cells(one)) + " |" for one in outcomes]
     lines += ["", *(f"* {reason}" for reason in reasons(outcomes))]
     return "\n".join(lines).strip() + "\n"

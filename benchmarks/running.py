@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +19,13 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from . import environments
 from .comparisons import LOADS, Load
+from .outcomes import Results
 
-LIMIT = 1800.0
-"""Seconds after which a case has failed."""
+LIMIT = 300.0
+"""Seconds after which a case has failed, on up to a million messages; on more it may take longer in proportion."""
 USUAL = Load()
+Row = dict[str, Any]
+_NO_FIGURES = ("missing", "failed")
 
 
 class Broker(Protocol):
@@ -35,6 +38,10 @@ class Broker(Protocol):
         """Return a client that makes topics."""
 
 
+class NotFilled(Exception):
+    """A topic could not be filled; says why."""
+
+
 class Bench:
     """The servers, and the topics that are filled."""
 
@@ -45,18 +52,26 @@ class Bench:
         self.versions: dict[str, str] = {}
         self._filled: dict[tuple[int, ...], str] = {}
 
-    def run(self, case: str) -> dict[str, Any]:
+    def warm_up(self) -> None:
+        """Fill the usual topic: a broker that has just started is slow, which whoever came first would pay for."""
+        self._full(USUAL, self.messages)
+
+    def run(self, case: str) -> Row:
         """Run a case once; return its figures, or {"missing": why}, or {"failed": why}."""
         load = LOADS.get(case, USUAL)
         messages = load.messages or max(1, int(self.messages / load.of))
         try:
             command = self._command(case)
+            topic = self._full(load, messages) if load.filled else self._topic(load.partitions)
         except environments.Missing as reason:
             return {"missing": str(reason)}
-        topic = self._full(load, messages) if load.filled else self._topic(load.partitions)
+        except NotFilled as reason:
+            return {"failed": str(reason)}
         row = self._measure(command, topic, messages, load)
+        if not load.filled:
+            self._remove(topic)
         self.versions |= row.pop("versions", {})
-        return row
+        return {"messages": messages, **row}
 
     def _command(self, case: str) -> list[str]:
         peer = environments.peer_of(case)
@@ -72,19 +87,23 @@ class Bench:
             how = "each_partition" if messages == load.partitions else "fill"
             row = self._measure(self._command(how), topic, messages, load)
             if "failed" in row:
-                raise RuntimeError(f"A topic of {messages:,} messages could not be filled: {row['failed']}")
+                raise NotFilled(f"A topic of {messages:,} messages could not be filled: {row['failed']}")
             self._filled[of] = topic
         return self._filled[of]
 
     def _topic(self, partitions: int) -> str:
         name = f"bench-{uuid.uuid4().hex[:8]}"
-        admin = (
-            self.broker.admin()
-        )  # kept until the answer is here: a client that is collected takes its requests along
+        # Kept until the answer is here: a client that is collected takes its requests along.
+        admin = self.broker.admin()
         admin.create_topics([NewTopic(name, partitions, 1)])[name].result()
         return name
 
-    def _measure(self, command: list[str], topic: str, messages: int, load: Load) -> dict[str, Any]:
+    def _remove(self, topic: str) -> None:
+        """Remove what a case has filled, which would fill the disk in the end."""
+        admin = self.broker.admin()
+        admin.delete_topics([topic])[topic].result()
+
+    def _measure(self, command: list[str], topic: str, messages: int, load: Load) -> Row:
         with tempfile.TemporaryDirectory(prefix="lynx-kafka-bench-") as directory:
             environment = {
                 # A path of ours would have the peers' programs find our package instead of theirs.
@@ -102,10 +121,10 @@ class Bench:
                 "BENCH_DATABASE": self.dsn() if load.database else "",
                 "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
             }
-            return finish(command, environment, LIMIT)
+            return finish(command, environment, LIMIT * max(1.0, messages / 1_000_000))
 
 
-def finish(command: Sequence[str], environment: dict[str, str], limit: float) -> dict[str, Any]:
+def finish(command: Sequence[str], environment: dict[str, str], limit: float) -> Row:
     """Run a program to its end and return the JSON of its last line; whatever happens, nothing it started stays."""
     with tempfile.TemporaryFile() as errors:
         program = subprocess.Popen(
@@ -129,37 +148,63 @@ def finish(command: Sequence[str], environment: dict[str, str], limit: float) ->
         print(said, file=sys.stderr)
         last = (said.strip().splitlines() or ["It said nothing."])[-1]
         return {"failed": f"Code {program.returncode}. {last[:300]}"}
-    row: dict[str, Any] = json.loads(output.splitlines()[-1])
+    row: Row = json.loads(output.splitlines()[-1])
     return row
 
 
 def run_rounds(
-    run: Callable[[str], dict[str, Any]], cases: Sequence[str], rounds: int, say: Callable[[str], None]
-) -> dict[str, list[dict[str, Any]]]:
-    """Run every case in turn, round by round; what is missing or has failed is not run again."""
-    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    took: dict[str, float] = {}
+    run: Callable[[str], Row],
+    cases: Sequence[str],
+    rounds: int,
+    say: Callable[[str], None],
+    *,
+    before: Results | None = None,
+    usual: Mapping[str, float] | None = None,
+    keep: Callable[[dict[str, list[Row]]], None] = lambda _results: None,
+) -> dict[str, list[Row]]:
+    """Run every case in turn, round by round, and every second round backwards, so that nobody always comes first.
+
+    What is missing or has failed is not run again, nor what an interrupted run did `before`. `usual` guesses how many
+    seconds a case takes. `keep` is called with all there is after each case.
+    """
+    results: dict[str, list[Row]] = defaultdict(list)
+    for case, found in (before or {}).items():
+        results[case].extend(map(dict, found))
+    took = dict(usual or {})
     for number in range(1, rounds + 1):
-        for place, case in enumerate(cases):
-            if results[case] and not results[case][-1].keys().isdisjoint({"missing", "failed"}):
-                continue
+        order = list(cases) if number % 2 else list(reversed(cases))
+        left = [case for case in order if not _has(results[case], number)]
+        while left:
+            case = left.pop(0)
             started = time.monotonic()
-            results[case].append(row := run(case))
-            took[case] = time.monotonic() - started
-            left = _left(cases, place, rounds - number, took)
-            say(f"round {number} of {rounds}  {case:24} {_shown(row):>16}  {left}")
+            row = run(case)
+            took[case] = row["took_seconds"] = round(time.monotonic() - started, 1)
+            results[case].append(row)
+            keep(results)
+            seconds = _seconds_of(left, took) + (rounds - number) * _seconds_of(_running(cases, results), took)
+            say(f"round {number} of {rounds}  {case:30} {_shown(row):>16}  {_time(seconds)} left")
     return dict(results)
 
 
-def _left(cases: Sequence[str], place: int, rounds: int, took: dict[str, float]) -> str:
+def _has(rows: Sequence[Row], number: int) -> bool:
+    return len(rows) >= number or bool(rows and not rows[-1].keys().isdisjoint(_NO_FIGURES))
+
+
+def _running(cases: Sequence[str], results: Mapping[str, Sequence[Row]]) -> list[str]:
+    return [case for case in cases if not (results[case] and not results[case][-1].keys().isdisjoint(_NO_FIGURES))]
+
+
+def _seconds_of(cases: Sequence[str], took: Mapping[str, float]) -> float:
     usual = sum(took.values()) / len(took)
-    this_round = sum(took.get(case, usual) for case in cases[place + 1 :])
-    seconds = this_round + rounds * sum(took.get(case, usual) for case in cases)
-    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+    return sum(took.get(case, usual) for case in cases)
 
 
-def _shown(row: dict[str, Any]) -> str:
-    if found := next((name for name in ("missing", "failed") if name in row), ""):
+def _time(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
+
+
+def _shown(row: Row) -> str:
+    if found := next((name for name in _NO_FIGURES if name in row), ""):
         return found
     if found := next((name for name in ("p99_ms", "seconds") if name in row), ""):
         return f"{found} {row[found]:.3g}"

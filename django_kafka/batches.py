@@ -9,7 +9,7 @@ from operator import itemgetter, length_hint
 from typing import Any
 
 from .alike import AlikeReports
-from .deliveries import Deliveries, Delivery
+from .deliveries import Deliveries, Delivery, delivery_of
 from .exceptions import CircuitOpen, QueueFull
 from .gathering import gathered_by_context, here
 from .producers import Route
@@ -63,10 +63,10 @@ def _send_each(route: Route, wires: Sequence[Wire]) -> Deliveries:
         pages.append(page)
         for place, wire in enumerate(some):
             try:
-                hand_patiently(route, wire, Delivery(page, place))
+                hand_patiently(route, wire, delivery_of(page, place))
             except (QueueFull, CircuitOpen) as error:
                 raise _partly(error, start + place, len(wires)) from error
-        route.producer.client.serve(0)
+        route.producer.client.keep_up()
     return Deliveries(pages, len(wires))
 
 
@@ -95,7 +95,7 @@ def _send_columns(route: Route, values: list[bytes | None], keys: list[bytes | N
         page = AlikeReports(route.topic, route.producer, some[1], some[0])
         pages.append(page)
         _send_page(route, page, *some, before=start, of=len(values))
-        route.producer.client.serve(0)
+        route.producer.client.keep_up()
     return Deliveries(pages, len(values))
 
 
@@ -111,7 +111,7 @@ def _send_page(
             deque(handing, maxlen=0)
         except Exception as error:  # noqa: BLE001  # raised again unless it is about the record
             place = len(values) - length_hint(coming) - 1
-            delivery = Delivery(page, place)
+            delivery = delivery_of(page, place)
             try:
                 send_otherwise(route, (values[place], keys[place], -1, None, 0), delivery, error)
             except (QueueFull, CircuitOpen) as reason:

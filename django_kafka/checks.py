@@ -5,7 +5,7 @@ Nothing here opens a socket or starts a thread, but `check --deploy --database â
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
 from . import conf, coroutines, handlers
-from .clients import properties
+from .clients import properties, security
 from .conf.secrets import is_secret
 from .consuming import forwarding, guarantees
 from .consuming.connections import POOL_HINT, SHORTAGE_HINT, ask, of_layout, pool_shortages, shortage
@@ -113,12 +113,27 @@ def check_options(**_asked: Any) -> list[checks.CheckMessage]:
         ("producer", "producers", list(whole.producers.values())),
         ("consumer", "consumers", list(whole.consumers.values())),
     )
-    return [
+    found = [
         message
-        for kind, key, found in clients
-        for each in found
-        for message in _option_messages(kind, f'KAFKA["{key}"]["{each.name}"]["options"]', each)
+        for kind, key, named in clients
+        for each in named
+        for message in _option_messages(kind, f'KAFKA["{key}"]["{each.name}"]["options"]', each.options)
     ]
+    for cluster in whole.clusters.values():
+        found += _option_messages("client", f'{_place(cluster)}["connection"]["options"]', cluster.connection.options)
+    return found
+
+
+@checks.register(KAFKA)
+def check_mechanisms(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report logins that the loaded librdkafka is built without."""
+    found = []
+    for cluster in conf.reading().kafka.clusters.values():
+        sasl = cluster.security.sasl
+        if sasl.enabled and (why := security.lacks(sasl.mechanism)):
+            sentence = f'{_place(cluster)}["security"]["sasl"]["mechanism"] is {sasl.mechanism!r}; {why}'
+            found.append(_message("E060", sentence, "docs/security.md tells how to build one that has it."))
+    return found
 
 
 @checks.register(KAFKA)
@@ -168,7 +183,7 @@ def check_deployment(**_asked: Any) -> list[checks.CheckMessage]:
 
 
 def _deployment_messages(cluster: conf.Cluster) -> Iterator[checks.CheckMessage]:
-    path = "KAFKA" if cluster.name == "default" else f'KAFKA["clusters"]["{cluster.name}"]'
+    path = _place(cluster)
     sasl, tls = cluster.security.sasl, cluster.security.tls
     if cluster.embedded:
         sentence = (
@@ -181,11 +196,42 @@ def _deployment_messages(cluster: conf.Cluster) -> Iterator[checks.CheckMessage]
     if sasl.enabled and sasl.mechanism == "PLAIN" and not tls.enabled:
         sentence = f'{path}["security"] sends the password in clear: SASL PLAIN without TLS.'
         yield _message("W006", sentence, "Turn on `tls`, or use SCRAM.", warning=True)
-    for key in ("ca_file", "cert_file", "key_file"):
-        file = getattr(tls, key)
-        if tls.enabled and file and not Path(file).exists():
-            sentence = f'{path}["security"]["tls"]["{key}"] is {file!r}, which does not exist here.'
-            yield _message("W007", sentence, warning=True)
+    for place, file in _files(cluster.security):
+        if file and not Path(file).exists():
+            yield _message("W007", f'{path}["security"]{place} is {file!r}, which does not exist here.', warning=True)
+    for place, kept in _kept(cluster.security):
+        if isinstance(kept, conf.Secret) and kept and (why := kept.missing()):
+            yield _message("W060", f'{path}["security"]{place} cannot be read here. {why}', warning=True)
+
+
+def _files(security: conf.Security) -> Iterator[tuple[str, str]]:
+    """Yield the files that what is switched on names, and where."""
+    sasl, tls = security.sasl, security.tls
+    if tls.enabled:
+        for key in ("ca_file", "cert_file", "key_file"):
+            yield f'["tls"]["{key}"]', getattr(tls, key)
+    if sasl.enabled and sasl.mechanism == "GSSAPI":
+        yield '["sasl"]["kerberos"]["keytab"]', sasl.kerberos.keytab
+    if sasl.enabled and sasl.mechanism == "OAUTHBEARER":
+        yield '["sasl"]["oauth"]["ca_file"]', sasl.oauth.ca_file
+
+
+def _kept(security: conf.Security) -> Iterator[tuple[str, object]]:
+    """Yield what may be kept elsewhere of what is switched on, and where."""
+    sasl, tls = security.sasl, security.tls
+    if tls.enabled:
+        yield '["tls"]["key_password"]', tls.key_password
+    if sasl.enabled:
+        yield from {
+            '["sasl"]["username"]': sasl.username,
+            '["sasl"]["password"]': sasl.password,
+            '["sasl"]["oauth"]["client_id"]': sasl.oauth.client_id,
+            '["sasl"]["oauth"]["client_secret"]': sasl.oauth.client_secret,
+        }.items()
+
+
+def _place(cluster: conf.Cluster) -> str:
+    return "KAFKA" if cluster.name == "default" else f'KAFKA["clusters"]["{cluster.name}"]'
 
 
 def _unfinished(consumer: conf.Consumer) -> Iterator[checks.CheckMessage]:
@@ -223,6 +269,8 @@ def _paths(whole: conf.Kafka) -> Iterator[tuple[str, str, str]]:
         yield from _retry_paths(consumer.retry, f'{place}["retry"]')
         for name, topic in consumer.topics.items():
             yield from _topic_paths(topic, f'{place}["topics"]["{name}"]')
+    for cluster in whole.clusters.values():
+        yield from _named(cluster.security.sasl.oauth, f'{_place(cluster)}["security"]["sasl"]["oauth"]', ("function",))
     for category, paths in whole.error_categories.items():
         for path in paths:
             yield f'KAFKA["error_categories"]["{category}"]', path, "exception"
@@ -270,9 +318,9 @@ def _resolve(place: str, path: str, kind: str) -> list[checks.CheckMessage]:
     return []
 
 
-def _option_messages(kind: str, path: str, client: conf.Producer | conf.Consumer) -> list[checks.CheckMessage]:
+def _option_messages(kind: str, path: str, options: Mapping[str, Any]) -> list[checks.CheckMessage]:
     try:
-        problems = properties.problems(kind, client.options) if client.options else []
+        problems = properties.problems(kind, options) if options else []
     except ConfigurationError as error:
         return [_message("E015", f"{path} cannot be checked: {error}")]
     return [

@@ -19,7 +19,7 @@ from typing import Any
 from django.db import connections
 
 from .exceptions import HandlerTimeout
-from .messages import Message
+from .messages import Message, Messages
 
 
 @dataclass(slots=True, eq=False)
@@ -121,11 +121,11 @@ def limited_coroutine(
 
 
 def limited_list(
-    call: Callable[[list[Message]], Any], *, limit: float, handler: str, consumer: str, database: str
-) -> Callable[[list[Message]], Any]:
+    call: Callable[[Messages], Any], *, limit: float, handler: str, consumer: str, database: str
+) -> Callable[[Messages], Any]:
     """Return `call` on a list held to `limit` seconds for all of it."""
 
-    def run(messages: list[Message]) -> Any:
+    def run(messages: Messages) -> Any:
         def on_all(first: Message) -> Any:
             for message in messages:
                 message.deadline = first.deadline

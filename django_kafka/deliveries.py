@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any, overload
 
-from .exceptions import BrokersUnreachable, DeliveryPending, DeliveryTimeout
+from .exceptions import BrokersUnreachable, DeliveryPending, DeliveryTimeout, LoginRefused
 from .reports import DONE, PAGE, Report, Reports
 
 _ASK_AGAIN = 0.2
@@ -24,11 +24,11 @@ class Delivery:
 
     __slots__ = ("place", "reports")
 
-    def __init__(self, reports: Reports, place: int) -> None:
-        self.reports = reports
-        """The page that knows of it, and of others."""
-        self.place = place
-        """Its place there."""
+    # Without __init__, whose call takes as long as all the rest of making one: see `delivery_of`.
+    reports: Reports
+    """The page that knows of it, and of others."""
+    place: int
+    """Its place there."""
 
     @property
     def report(self) -> Report:
@@ -80,8 +80,9 @@ class Delivery:
 
         Raises what failed it: `DeliveryFailed`, `DeliveryDiscarded`. Before the surrounding commit it raises
         `DeliveryPending`. `DeliveryTimeout` says that there is no answer yet, which is not a failure;
-        `BrokersUnreachable`, one of those, comes after `connection.timeout` when no broker can be reached. Without a
-        timeout the wait ends at the latest when the producer's `delivery_timeout` gives the record up.
+        `BrokersUnreachable`, one of those, comes after `connection.timeout` when no broker can be reached, and
+        `LoginRefused`, one of these, when that is because of the login or a certificate. Without a timeout the wait
+        ends at the latest when the producer's `delivery_timeout` gives the record up.
         """
         if not self.done():
             self._refuse_before_commit()
@@ -128,6 +129,8 @@ class Delivery:
             raise DeliveryTimeout(f"The record for {self.topic!r} was sent by another process, before a fork.")
 
     def _still_waiting(self, timeout: float | None) -> None:
+        if refused := self.reports.origin.refused_login():
+            raise LoginRefused(f"The record for {self.topic!r} waits for a login: {refused}")
         if reason := self.reports.origin.unreachable():
             raise BrokersUnreachable(f"The record for {self.topic!r} waits for a broker: {reason}")
         if timeout is not None:
@@ -150,6 +153,14 @@ class Delivery:
     def refuse(self, error: BaseException) -> None:
         """Note that the client does not take the record."""
         self.reports.refuse(self.place, error)
+
+
+def delivery_of(reports: Reports, place: int) -> Delivery:
+    """Return the delivery of the record at a place of a page."""
+    delivery = Delivery()
+    delivery.reports = reports
+    delivery.place = place
+    return delivery
 
 
 class Deliveries(Sequence[Delivery]):
@@ -178,7 +189,7 @@ class Deliveries(Sequence[Delivery]):
 
     def _at(self, number: int) -> Delivery:
         page, place = divmod(number, PAGE)
-        return Delivery(self._pages[page], place)
+        return delivery_of(self._pages[page], place)
 
 
 async def _is_set(settled: asyncio.Event, seconds: float) -> bool:

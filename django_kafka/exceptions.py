@@ -3,7 +3,9 @@
     KafkaError                          category
     ├── ConfigurationError              configuration   settings that cannot work; a sentence says which and why
     │   ├── UnknownName                 configuration   a producer, consumer or cluster that settings do not have
-    │   └── NotAvailable                configuration   a setting whose behaviour this version does not have yet
+    │   ├── NotAvailable                configuration   a setting whose behaviour this version does not have yet
+    │   ├── AuthenticationFailed        authentication  brokers refuse the login, or one side the other's certificate
+    │   └── AuthorizationFailed         authorization   brokers refuse a topic or a group to this login
     ├── SerializationError              serialization
     │   ├── EncodeError                 serialization   a value that its serializer cannot turn into bytes
     │   └── DecodeError                 serialization   bytes that their serializer cannot read: poison
@@ -16,7 +18,9 @@
     │   ├── DeliveryDiscarded           handler         the surrounding transaction was rolled back
     │   ├── DeliveryTimeout             timeout         no answer yet; the record is still on its way
     │   │   └── BrokersUnreachable      network         no answer yet because no broker can be reached
+    │   │       └── LoginRefused        authentication  … because they refuse the login; an AuthenticationFailed, too
     │   └── DeliveryFailed              (from Kafka)    Kafka, or the client, gave the record up
+    │       └── DeliveryForbidden       authorization   … because this login may not; an AuthorizationFailed, too
     ├── HandlerTimeout                  timeout         a handler whose time limit is over
     ├── HandlerCancelled                handler         an `async def` handler that was cancelled
     ├── WorkerKilled                    handler         a message in whose handler three worker processes ended
@@ -60,6 +64,18 @@ class UnknownName(ConfigurationError, LookupError):
 
 class NotAvailable(ConfigurationError):
     """A setting that is understood, but whose behaviour this version does not have yet."""
+
+
+class AuthenticationFailed(ConfigurationError):
+    """Brokers refuse the login, or one side the other's certificate."""
+
+    category = "authentication"
+
+
+class AuthorizationFailed(ConfigurationError):
+    """Brokers refuse a topic, a group or the cluster to this login."""
+
+    category = "authorization"
 
 
 class SerializationError(KafkaError):
@@ -130,6 +146,10 @@ class BrokersUnreachable(DeliveryTimeout):
     category = "network"
 
 
+class LoginRefused(AuthenticationFailed, BrokersUnreachable):
+    """No answer yet, because brokers refuse the login. Not a failure: the record is still on its way."""
+
+
 class DeliveryFailed(ProduceError):
     """Kafka, or the client on its behalf, gave the record up.
 
@@ -142,6 +162,10 @@ class DeliveryFailed(ProduceError):
         self.code = code
         self.retriable = retriable
         self.category = category  # type: ignore[misc]  # the answer of the broker decides, so it differs by instance
+
+
+class DeliveryForbidden(AuthorizationFailed, DeliveryFailed):
+    """Kafka gave the record up, because this login may not send it there."""
 
 
 class HandlerTimeout(KafkaError, TimeoutError):

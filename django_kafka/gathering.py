@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -44,7 +44,11 @@ class Gathered:
 
     __slots__ = ("promised", "sent")
 
+    any: ClassVar = False
+    """Whether there was ever one in this process; where there was none, producing need not look for one."""
+
     def __init__(self) -> None:
+        Gathered.any = True
         self.sent: list[Sent] = []
         self.promised: list[weakref.ref[Any]] = []
 

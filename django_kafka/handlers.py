@@ -13,7 +13,7 @@ from django.core.signals import setting_changed
 from . import conf, coroutines, deadlines, serializers
 from .coroutines import Coroutine, on_an_event_loop
 from .exceptions import BatchFailed, ConfigurationError, NoHandler
-from .messages import Message, RawMessage
+from .messages import Message, Messages, RawMessage
 from .registry import (
     HandlerFunction,
     Registration,
@@ -58,7 +58,7 @@ class Handler:
     """How many seconds it may run; None: for ever."""
     coroutine: Coroutine | None = None
     """The same to be awaited, when it is `async def`; `call` runs that on an event loop of its own."""
-    call_all: Callable[[list[Message]], Any] | None = None
+    call_all: Callable[[Messages], Any] | None = None
     """Runs it on a list; None: it takes one message. `call` gives it a list of one."""
     most: int | None = None
     """How many messages its list has at most; None: as many as came together."""
@@ -217,7 +217,7 @@ def _of_lists(
 def _alone(function: HandlerFunction, message: Message) -> Any:
     """Run a handler of lists on one message: what it says of that is what it raises."""
     try:
-        return function([message])
+        return function(Messages.alone(message))
     except BatchFailed as failed:
         (error,) = named(failed, [message]).values()
     # Not where it was caught: it would be taken for an error that came of the other.

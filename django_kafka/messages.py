@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast, overload
 
 LETTER_HEADER: Final = "lynx-kafka-dead-letter"
 """On a record that replays a dead letter to a topic: the id of the letter, so that a new failure comes back to it."""
@@ -49,6 +49,13 @@ class Decoder(Protocol):
 
     def key(self, message: Message) -> Any: ...
     def value(self, message: Message) -> Any: ...
+
+
+class ListDecoder(Decoder, Protocol):
+    """The same for lists of messages of that topic."""
+
+    def keys(self, raws: Sequence[RawMessage]) -> list[Any]: ...
+    def values(self, raws: Sequence[RawMessage]) -> list[Any]: ...
 
 
 class Message:
@@ -155,3 +162,82 @@ class Message:
             pass
         self._value: Any = self._decoder.value(self)
         return self._value
+
+
+class Messages(Sequence[Message]):
+    """What a handler of lists receives: messages of one partition, in their order. It cannot be changed.
+
+    Each is made when it is first looked at, and is the same object from then on, in slices too: to make them all takes
+    a quarter of the time that the client needs to receive them. Who asks for `values()` and `keys()` only makes none.
+    """
+
+    __slots__ = ("_decoder", "_made", "_places", "_raws")
+
+    def __init__(self, raws: Sequence[RawMessage], decoder: ListDecoder) -> None:
+        self._raws = raws
+        self._decoder = decoder
+        self._made: list[Message | None] = [None] * len(raws)
+        """Those that were looked at; a slice has the same list."""
+        self._places = range(len(raws))
+        """Where each has its place in that."""
+
+    @classmethod
+    def alone(cls, message: Message) -> Messages:
+        """Return a sequence of this one message, whose decoder reads lists."""
+        made = cls((message._raw,), cast("ListDecoder", message._decoder))
+        made._made[0] = message
+        return made
+
+    def __repr__(self) -> str:
+        return f"<Messages: {len(self)} from {self[0]!r} to {self[-1]!r}>" if self else "<Messages: none>"
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int, /) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Messages: ...
+    def __getitem__(self, index: int | slice, /) -> Message | Messages:
+        if isinstance(index, slice):
+            part = Messages(self._raws[index], self._decoder)
+            part._made, part._places = self._made, self._places[index]
+            return part
+        place = self._places[index]
+        message = self._made[place]
+        if message is None:
+            message = self._made[place] = Message(self._raws[index], self._decoder)
+        return message
+
+    def __iter__(self) -> Iterator[Message]:
+        made, decoder = self._made, self._decoder
+        for place, raw in zip(self._places, self._raws, strict=True):
+            message = made[place]
+            if message is None:
+                message = made[place] = Message(raw, decoder)
+            yield message
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether the other is a list, or another of these, of the same messages."""
+        return list(self) == list(other) if isinstance(other, Messages | list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    def keys(self) -> list[Any]:
+        """Return the decoded keys in their order, None where there is none. Raises `DecodeError`."""
+        return self._decoder.keys(self._raws)
+
+    def values(self) -> list[Any]:
+        """Return the decoded values in their order, None for a tombstone. Raises `DecodeError`.
+
+        They are decoded anew at each call: what is done to one of them is not seen in the `value` of its message.
+        """
+        return self._decoder.values(self._raws)
+
+    def raw_keys(self) -> list[bytes | None]:
+        """Return the keys as they were sent."""
+        return [raw.key() for raw in self._raws]
+
+    def raw_values(self) -> list[bytes | None]:
+        """Return the values as they were sent; None is a tombstone."""
+        return [raw.value() for raw in self._raws]

@@ -26,7 +26,7 @@ from . import conf, serializers, tallies
 from .alike import LARGEST, AlikeReports
 from .clients import properties
 from .clients.producer import ProducerClient, failure
-from .deliveries import Delivery
+from .deliveries import Delivery, delivery_of
 from .exceptions import CircuitOpen, ConfigurationError, DeliveryFailed, NotAvailable
 from .gathering import close_broken_connections
 from .reachability import Reachability
@@ -47,7 +47,7 @@ _ASK_FOR = 1.0
 class Route:
     """Where the records for one topic go, and what turns them into bytes."""
 
-    __slots__ = ("_find", "_places", "key", "page", "producer", "topic", "value")
+    __slots__ = ("_find", "_places", "client", "key", "page", "producer", "topic", "value")
 
     def __init__(
         self,
@@ -66,20 +66,23 @@ class Route:
         self.value = value
         """Serializes values."""
         self._find = find
-        self.page = AlikeReports.empty(topic, producer, _FIRST_PAGE)
+        self.page = AlikeReports.empty(topic, producer, 0)
         """Where the next record goes that is a key and a value and no more."""
+        self.client: ProducerClient
+        """What they are handed to; there once it has had a page. To ask the producer for it takes longer."""
         self._places = _places(Reports(topic, producer, _FIRST_PAGE))
 
     def turn(self) -> AlikeReports:
         """Begin a new page of those."""
-        page = self.page = AlikeReports.empty(self.topic, self.producer, _ALIKE)
+        self.client = self.producer.client
+        page = self.page = AlikeReports.empty(self.topic, self.producer, _ALIKE if len(self.page) else _FIRST_PAGE)
         return page
 
     def promise(self) -> Delivery:
         """Return the delivery of a record that is not handed over yet."""
         while (place := next(self._places, None)) is None:
             self._places = _places(Reports(self.topic, self.producer, PAGE))
-        return Delivery(*place)
+        return delivery_of(*place)
 
     def living(self) -> Route:
         """Return the same route of the producer that now has this name: a broken or closed one is replaced."""
@@ -173,6 +176,10 @@ class Producer:
         """Return why no broker can be reached, or None when that is not so."""
         return self.reachability.reason
 
+    def refused_login(self) -> str | None:
+        """Return what there is to say of a login that is refused, or None when that is not why no broker is reached."""
+        return self.client.refused_login if self.unreachable() else None
+
     def refusal(self) -> CircuitOpen:
         """Return what is raised for a record while the circuit is open."""
         seconds = self.reachability.out_of_reach(time.monotonic())
@@ -203,12 +210,12 @@ class Producer:
 
     def delivered(self, reports: Reports, place: int) -> None:
         """Tell those who listen that Kafka has a record."""
-        self._tell(record_delivered, delivery=Delivery(reports, place))
+        self._tell(record_delivered, delivery=delivery_of(reports, place))
 
     def refused(self, reports: Reports, place: int, error: Any) -> None:
         """Settle a delivery whose report is an error of the client."""
-        failed = error if isinstance(error, DeliveryFailed) else failure(reports.topic, error)
-        self.gave_up(Delivery(reports, place), failed)
+        failed = error if isinstance(error, DeliveryFailed) else failure(reports.topic, error, self.client.refusals)
+        self.gave_up(delivery_of(reports, place), failed)
 
     def gave_up(self, delivery: Delivery, error: BaseException) -> None:
         """Settle a delivery that Kafka, the client, or what stands before it gave up."""

@@ -16,7 +16,7 @@ from django.dispatch import receiver
 
 from .alike import LARGEST
 from .clients.producer import refusal
-from .deliveries import Delivery
+from .deliveries import Delivery, delivery_of
 from .exceptions import DeliveryDiscarded, QueueFull
 from .gathering import Gathered, Sent, gathered_by_context, here
 from .producers import Route, producers
@@ -24,8 +24,7 @@ from .records import Headers, Wire, prepare
 from .reports import Report
 from .signals import produce_requested
 
-# Without __init__, whose call takes as long as all the rest of making one.
-_new = Delivery.__new__
+_local = here.local
 
 
 def produce(
@@ -45,16 +44,20 @@ def produce(
     `RecordTooLarge` or `ConfigurationError` before anything is queued, `QueueFull` when there was no room, and
     `CircuitOpen` while brokers have been out of reach for long.
     """
-    chosen = producers.made.get(producer) or producers[producer]
-    route = chosen.routes.get(topic) or chosen.route(topic)
+    try:
+        chosen = producers.made[producer]
+        route = chosen.routes[topic]
+    except KeyError:
+        chosen = producers[producer]
+        route = chosen.route(topic)
     # What most records are, key and value in bytes and no more, is sent from here: what is below, but without its calls
     # and tuples, which took half as long as the client itself.
     if type(value) is bytes and type(key) is bytes and headers is None and partition is None and timestamp is None:
         try:
-            now = here.local.now
+            now = _local.now
         except AttributeError:
             now = here.now
-        gathers = now.gathered or gathered_by_context.get()
+        gathers = (now.gathered or gathered_by_context.get()) if Gathered.any else None
         if gathers is None and outlet.current is None and len(value) + len(key) <= chosen.largest_alike:
             for connection in now.connections if chosen.on_commit else ():
                 if connection.in_atomic_block:
@@ -63,14 +66,14 @@ def produce(
                 page = route.page
                 if (place := next(page.places, None)) is None:
                     return _send_alike(route, value, key)
-                delivery = _new(Delivery)
+                delivery = Delivery()
                 # No call comes between entering the record and sending it, and so nothing that a signal handler raises.
                 delivery.reports = page
                 delivery.place = place
                 page.keys[place] = key
                 page.values[place] = value
                 try:
-                    chosen.client.produce(route.topic, value, key, -1, page.shared)
+                    route.client.produce(route.topic, value, key, -1, page.shared)
                 except BaseException as error:  # noqa: BLE001  # raised again unless it is the library's
                     send_otherwise(route, (value, key, -1, None, 0), delivery, error)
                 return delivery
@@ -87,7 +90,7 @@ def hand_over(route: Route, wire: Wire) -> Delivery:
     if outlet.current is not None:
         return outlet.current(route, wire)
     try:
-        now = here.local.now
+        now = _local.now
     except AttributeError:
         now = here.now
     gathered = now.gathered or gathered_by_context.get()
@@ -151,12 +154,12 @@ def _send_alike(route: Route, value: bytes | None, key: bytes | None) -> Deliver
     while (place := next(page.places, None)) is None:
         page = route.turn()
         # Here, too, and not only in the producer's own thread: it keeps the queue from filling.
-        route.producer.client.serve(0)
-    delivery = Delivery(page, place)
+        route.client.keep_up()
+    delivery = delivery_of(page, place)
     page.keys[place] = key
     page.values[place] = value
     try:
-        route.producer.client.produce(route.topic, value, key, -1, page.shared)
+        route.client.produce(route.topic, value, key, -1, page.shared)
     except BaseException as error:  # noqa: BLE001  # as above
         send_otherwise(route, (value, key, -1, None, 0), delivery, error)
     return delivery
@@ -205,7 +208,7 @@ def make_room(route: Route, deadline: float) -> None:
 
 def refuse(route: Route, delivery: Delivery, error: BaseException) -> None:
     """Fail the delivery of a record that the library refuses; raise what is no refusal."""
-    refused = refusal(route.topic, error)
+    refused = refusal(route.topic, error, route.producer.client.refusals)
     if refused is None:
         raise error
     # What is known about the topic decides whether the client refuses now or later: callers hear of both alike.

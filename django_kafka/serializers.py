@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cache
@@ -15,7 +15,7 @@ from django.utils.functional import Promise
 from django.utils.module_loading import import_string
 
 from .exceptions import ConfigurationError, DecodeError, EncodeError
-from .messages import Message
+from .messages import Message, RawMessage
 
 
 class Serializer(Protocol):
@@ -143,13 +143,37 @@ class TopicDecoder:
         """Return the decoded value of `message`; raise `DecodeError`."""
         return _decode(self._value, message.raw_value, message, "value")
 
+    def keys(self, raws: Sequence[RawMessage]) -> list[Any]:
+        """Return the decoded keys of messages of one topic, without making those; raise `DecodeError`."""
+        try:
+            return _decode_all(self._key, raws, [raw.key() for raw in raws])
+        except _UNREADABLE:
+            # Which one it is, and where it is from.
+            return [self.key(Message(raw, self)) for raw in raws]
+
+    def values(self, raws: Sequence[RawMessage]) -> list[Any]:
+        """Return the decoded values of messages of one topic, without making those; raise `DecodeError`."""
+        try:
+            return _decode_all(self._value, raws, [raw.value() for raw in raws])
+        except _UNREADABLE:
+            return [self.value(Message(raw, self)) for raw in raws]
+
+
+_UNREADABLE = (ValueError, TypeError, RecursionError)
+"""What a serializer raises for bytes that it cannot read."""
+
+
+def _decode_all(serializer: Serializer, raws: Sequence[RawMessage], parts: Sequence[bytes | None]) -> list[Any]:
+    topic, decode = (raws[0].topic() or "") if raws else "", serializer.decode
+    return [None if part is None else decode(part, topic) for part in parts]
+
 
 def _decode(serializer: Serializer, data: bytes | None, message: Message, part: str) -> Any:
     if data is None:
         return None
     try:
         return serializer.decode(data, message.topic)
-    except (ValueError, TypeError, RecursionError) as error:
+    except _UNREADABLE as error:
         # The reason may quote the payload, which belongs in the dead letter but in no log: name the kind only.
         reason = f"{error.msg} at {error.pos}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise DecodeError(

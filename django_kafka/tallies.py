@@ -22,6 +22,12 @@ class ProducerTally:
     """Records whose transaction did not commit."""
     failed: Counter[str] = field(default_factory=Counter)
     """Records given up, by the name of the error."""
+    connections_active: int = 0
+    """Connections to brokers that stand, as of the last statistics of the client."""
+    connections_total: int = 0
+    """Connections that were made."""
+    connection_errors: int = 0
+    """Connections that broke, or did not come about."""
 
 
 @dataclass(slots=True)
@@ -58,6 +64,12 @@ class ConsumerTally:
     """Attempts that met a database conflict and were made again."""
     hook_errors: int = 0
     """Errors of `on_commit` hooks: their message's work was committed before."""
+    connections_active: int = 0
+    """Connections to brokers that stand, as of the last statistics of the client."""
+    connections_total: int = 0
+    """Connections that were made."""
+    connection_errors: int = 0
+    """Connections that broke, or did not come about."""
     unknown_commits: int = 0
     """COMMITs that were sent but never answered."""
     offset_jumps: int = 0

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import pytest
 from django.conf import settings as django_settings
 
+from tests.secured import Certificates, Provider, SecuredKafka, logins
 from tests.servers import Kafka, PgBouncer, PostgreSQL, Redis, Server, Unavailable
 from tests.servers.leash import hold
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
-REAL = {"kafka", "pgbouncer", "postgresql", "redis_server"}
+REAL = {"kafka", "pgbouncer", "postgresql", "redis_server", "secured"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,11 +52,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     other = "postgresql" if used.endswith("sqlite3") else "sqlite"
     left_out = [item for item in items if item.get_closest_marker(other)]
     items[:] = [item for item in items if item not in left_out]
+    left_out += [item for item in items if bool(item.get_closest_marker("gssapi")) != _with_gssapi()]
+    items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
     for item in items:
         if not REAL.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("real")
     items.sort(key=lambda item: "journeys" not in item.path.parts)
+
+
+def _with_gssapi() -> bool:
+    """Tell whether the client is built with GSSAPI: such an environment is there for the tests of that alone."""
+    from django_kafka.clients.librdkafka import features
+
+    return "sasl_gssapi" in features()
 
 
 def in_ci() -> bool:
@@ -84,6 +94,20 @@ def running(server: AnyServer) -> Iterator[AnyServer]:
 def kafka() -> Iterator[Kafka]:
     """One node of real Apache Kafka for the whole run. Topics are yours by the name that `topic` gives."""
     yield from running(Kafka())
+
+
+@pytest.fixture(scope="session")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    """Who gives OAUTHBEARER tokens."""
+    with Provider(tmp_path_factory.mktemp("provider")) as provider:
+        logins.given[:] = [provider]
+        yield provider
+
+
+@pytest.fixture(scope="session")
+def secured(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    """One node of real Apache Kafka that demands logins, certificates and permissions."""
+    yield from running(SecuredKafka(Certificates(tmp_path_factory.mktemp("certificates")), provider))
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +169,16 @@ def workplace(embedded: Any, settings: Any, transactional_db: None) -> Iterator[
     from tests.consuming import Workplace
 
     place = Workplace(embedded, settings)
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def place(secured: SecuredKafka, settings: Any, transactional_db: None) -> Iterator[Any]:
+    """A topic, a consumer, and workers in this process, on the secured cluster."""
+    from tests.consuming import Workplace
+
+    place = Workplace(secured, settings)  # type: ignore[arg-type]
     yield place
     place.close()
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -29,6 +30,20 @@ ENVIRONMENT = ROOT / ".venv"
 REPORTS = ROOT / ".tox" / "reports"
 DJANGO_BY_PYTHON = {"3.11": ("52",), "3.12": ("52", "60", "61"), "3.13": ("52", "60", "61")}
 """Every Python that is supported and the Django releases it can run, as in tox.ini."""
+KERBEROS = (
+    ("krb5kdc", "krb5-kdc", "/usr/sbin/krb5kdc"),
+    ("kadmin.local", "krb5-admin-server", "/usr/sbin/kadmin.local"),
+    ("kinit", "krb5-user", "/usr/bin/kinit"),
+    ("npm", "npm", "/usr/bin/npm"),
+    ("the headers of SASL", "libsasl2-dev", "/usr/include/sasl/sasl.h"),
+    ("SASL's GSSAPI", "libsasl2-modules-gssapi-mit", "/usr/lib/*/sasl2/libgssapiv2.so*"),
+    ("the headers of OpenSSL", "libssl-dev", "/usr/include/openssl/ssl.h"),
+    ("the headers of zlib", "zlib1g-dev", "/usr/include/zlib.h"),
+    ("the headers of zstd", "libzstd-dev", "/usr/include/zstd.h"),
+    ("the headers of lz4", "liblz4-dev", "/usr/include/lz4.h"),
+    ("the headers of curl", "libcurl4-openssl-dev", "/usr/include/*/curl/curl.h"),
+)
+"""What the tests of Kerberos need, the Debian package that has it, and where it puts it."""
 POSTGRESQL = Path("/usr/lib/postgresql")
 """Where Debian keeps PostgreSQL's programs."""
 PGBOUNCER = Path("/usr/sbin/pgbouncer")
@@ -37,6 +52,8 @@ PGBOUNCER = Path("/usr/sbin/pgbouncer")
 # In the order of conftest.py, the longest first; pytest-xdist by itself begins with the files of the most tests.
 SIX_AT_A_TIME = ["-n", "6", "--dist", "loadfile", "--no-loadscope-reorder"]
 FAST = ["-n", "4", "--dist", "loadfile", "-m", "not real and not slow", "-q"]
+LINT = ["lint", "types"]
+"""Environments of tox that run no tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +130,15 @@ def missing_packages(python: str = sys.executable) -> dict[str, str]:
         "redis-server": ("redis-server", lambda: shutil.which("redis-server")),
         "java": ("default-jre-headless", lambda: shutil.which("java")),
         "mvn": ("maven", lambda: shutil.which("mvn")),
+        "openssl": ("openssl", lambda: shutil.which("openssl")),
+        **{what: (package, partial(_is_there, place)) for what, package, place in KERBEROS},
         f"{python} -m venv": ("python3-venv", lambda: _answers(python, "import ensurepip; print('yes')")),
     }
     return {program: package for program, (package, present) in needed.items() if not present()}
+
+
+def _is_there(place: str) -> bool:
+    return any(Path("/").glob(place.lstrip("/")))
 
 
 def install_packages(python: str) -> None:
@@ -154,9 +177,10 @@ def make_environment(python: str) -> None:
 
 
 def stages(found: Iterable[str]) -> list[Stage]:
-    """Lay out the run: everything in the newest environment, lint and types, then the fast part in some others.
+    """Lay out the run: everything in the newest environment, chaos, then the fast part in some others.
 
-    Those are chosen so that every Python that was found runs, and every Django; `tox` runs all there are.
+    Kerberos, lint and types run beside the last. The others are chosen so that every Python that was found runs, and
+    every Django; `tox` runs all there are.
     """
     *older, latest = found
     django = DJANGO_BY_PYTHON[latest][-1]
@@ -166,14 +190,14 @@ def stages(found: Iterable[str]) -> list[Stage]:
         others.append(environment(version, new[-1]))
         covered.add(new[-1])
     others += [environment(latest, each) for each in DJANGO_BY_PYTHON[latest] if each not in covered]
-    fast = ["run-parallel", "-p", "2", "--parallel-no-spinner", "-e", ",".join(others or [newest]), "--", *FAST]
+    beside = ",".join(["gssapi", *(others or [newest]), *LINT])
+    fast = ["run-parallel", "-p", "3", "--parallel-no-spinner", "-e", beside, "--", *FAST]
     return [
         Stage(
             name=f"everything, {newest}", arguments=["run", "-e", newest, "--", *SIX_AT_A_TIME], database="postgresql"
         ),
-        *lint_stages(),
         chaos_stage(newest),
-        Stage(name=f"fast part, {len(others) or 1} more environments", arguments=fast),
+        Stage(name=f"fast part in {len(others) or 1} more environments, Kerberos, lint and types", arguments=fast),
     ]
 
 
@@ -183,7 +207,7 @@ def environment(version: str, django: str) -> str:
 
 
 def lint_stages() -> list[Stage]:
-    return [Stage(name="lint and types", arguments=["run", "-e", "lint,types"])]
+    return [Stage(name="lint and types", arguments=["run", "-e", ",".join(LINT)])]
 
 
 def chaos_stage(environment: str) -> Stage:

@@ -19,7 +19,7 @@ from pytest_django import Settings
 from django_kafka import services, tallies
 from django_kafka.alike import LARGEST, AlikeReports
 from django_kafka.clients.embedded import Cluster, Request
-from django_kafka.deliveries import Deliveries, Delivery
+from django_kafka.deliveries import Deliveries, Delivery, delivery_of
 from django_kafka.exceptions import CircuitOpen, DeliveryFailed, EncodeError, QueueFull
 from django_kafka.producers import producers
 from django_kafka.signals import delivery_failed, record_delivered
@@ -289,7 +289,7 @@ def test_a_record_that_the_client_refuses_is_not_waited_for(name: str, settings:
     page.refuse(place, DeliveryFailed("no", code="_NO", retriable=False))
     page.forget(place)
     services.flush(20)
-    assert Delivery(page, place).state == "failed"
+    assert delivery_of(page, place).state == "failed"
     assert [delivery.state for delivery in deliveries] == ["acknowledged"] * 3
     assert len({(one.partition, one.offset) for one in deliveries}) == 3
     assert producers["default"].flush(0) == 0

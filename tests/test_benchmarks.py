@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from benchmarks import chart, environments, report
+from benchmarks import chart, environments, keeping, report
 from benchmarks.__main__ import PAGE, main
 from benchmarks.comparisons import COMPARISONS, LOADS, Comparison, UnknownWord, cases_of, chosen
 from benchmarks.latency import percentiles
@@ -173,6 +173,10 @@ def test_the_chart_is_svg_for_light_and_dark_and_leaves_out_what_is_missing() ->
     root = ElementTree.fromstring(drawn)
     assert len(root.findall(".//{http://www.w3.org/2000/svg}rect")) == 2
     assert "prefers-color-scheme:dark" in drawn
+    lines = root.findall(".//{http://www.w3.org/2000/svg}line")
+    assert [float(one.attrib["x1"]) < float(one.attrib["x2"]) for one in lines] == [True, True], (
+        "from least to greatest"
+    )
     assert "aiokafka" not in drawn
 
 
@@ -187,7 +191,7 @@ def test_the_docs_are_written_between_their_markers_only(tmp_path: Path) -> None
     assert written.startswith("before\n")
     assert written.endswith("after\n")
     assert "old figures" not in written
-    assert written.count("| produce | 90/s | 100/s | 0.90 |") == 1
+    assert written.count("| produce |  | 3 | 90/s (85–95) | 100/s (90–900) | 0.90 |") == 1
 
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
@@ -214,10 +218,75 @@ def test_rounds_are_interleaved_and_what_is_missing_is_not_run_again() -> None:
         return {"missing": "why"} if case == "b" else {"per_second": 1.0}
 
     results = run_rounds(run, ["a", "b", "c"], 2, said.append)
-    assert ran == ["a", "b", "c", "a", "c"]
+    assert ran == ["a", "b", "c", "c", "a"], "every second round goes backwards, so that nobody always comes first"
     assert [len(results[case]) for case in "abc"] == [2, 1, 2]
     assert "round 2 of 2" in said[-1]
     assert "left" in said[0]
+
+
+def test_what_an_interrupted_run_measured_is_kept_and_gone_on_with(tmp_path: Path) -> None:
+    file, run, here = tmp_path / "latest.json", {"messages": 10, "sources": "abc"}, {"cores": "2"}
+
+    def keep(rows: Any, *, complete: bool = False) -> None:
+        keeping.keep(file, report.as_json([], rows, machine=here, versions={"x": "1"}, run=run, complete=complete))
+
+    ran: list[str] = []
+
+    def measure(case: str) -> dict[str, Any]:
+        ran.append(case)
+        if len(ran) == 6:
+            raise KeyboardInterrupt
+        return {"missing": "no pip"} if case == "b" else {"per_second": float(len(ran))}
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(measure, ["a", "b", "c"], 3, lambda _line: None, keep=keep)
+    assert ran == ["a", "b", "c", "c", "a", "a"]
+    before, named = keeping.resumed(file, run, here)
+    results = run_rounds(measure, ["a", "b", "c"], 3, lambda _line: None, before=before, keep=keep)
+    assert named == {"x": "1"}
+    assert ran[6:] == ["b", "a", "c"], "what is there is not measured again; what was missing is looked for again"
+    assert [row["per_second"] for row in results["a"]] == [1, 5, 8]
+    keep(results, complete=True)
+    with pytest.raises(keeping.CannotResume, match="came to its end"):
+        keeping.resumed(file, run, here)
+    assert keeping.usual_seconds(file).keys() == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("run", "cores", "why"),
+    [
+        ({"messages": 20, "sources": "abc"}, "2", r"messages: 10, now 20"),
+        ({"messages": 10, "sources": "new"}, "2", r"sources: 'abc', now 'new'"),
+        ({"messages": 10, "sources": "abc"}, "8", r"machine: cores: '2', now '8'"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(tmp_path: Path, run: dict[str, Any], cores: str, why: str) -> None:
+    file = tmp_path / "latest.json"
+    with pytest.raises(keeping.CannotResume, match="not there"):
+        keeping.resumed(file, run, {"cores": cores})
+    kept = {"messages": 10, "sources": "abc"}
+    keeping.keep(file, report.as_json([], {}, machine={"cores": "2"}, versions={}, run=kept, complete=False))
+    with pytest.raises(keeping.CannotResume, match=why):
+        keeping.resumed(file, run, {"cores": cores})
+
+
+def test_the_code_that_was_measured_is_told_apart(tmp_path: Path) -> None:
+    assert keeping.sources() == keeping.sources()
+    (tmp_path / "django_kafka").mkdir()
+    module = tmp_path / "django_kafka" / "lanes.py"
+    module.write_text("one")
+    before = keeping.sources(tmp_path)
+    module.write_text("two")
+    assert keeping.sources(tmp_path) != before
+
+
+def test_the_table_says_where_one_side_was_given_fewer_messages() -> None:
+    results = {
+        "our_produce": [{"per_second": 9.0, "messages": 1000}],
+        "raw_produce": [{"per_second": 1.0, "messages": 250}],
+    }
+    outcome = weigh(RATIO, results)
+    assert report.cells(outcome)[:3] == ("produce", "1,000 and 250", "1")
 
 
 def test_a_program_that_fails_is_named_with_its_last_words() -> None:

@@ -37,6 +37,8 @@ from django_kafka.categories import Kind, Nature, UnknownCommit, of
 from django_kafka.clients import errors
 from django_kafka.conf.schema import CATEGORIES
 from django_kafka.exceptions import (
+    AuthenticationFailed,
+    AuthorizationFailed,
     BrokersUnreachable,
     ConfigurationError,
     DecodeError,
@@ -46,6 +48,7 @@ from django_kafka.exceptions import (
     DeliveryTimeout,
     EncodeError,
     KafkaError,
+    LoginRefused,
     NoHandler,
     QueueFull,
     RecordTooLarge,
@@ -101,6 +104,9 @@ HTTPX_TIMEOUT = kind_of("httpx.TimeoutException")
         (QueueFull("x"), "network", UNAVAILABLE),
         (DeliveryTimeout("x"), "timeout", UNAVAILABLE),
         (BrokersUnreachable("x"), "network", UNAVAILABLE),
+        (LoginRefused("x"), "authentication", UNAVAILABLE),
+        (AuthenticationFailed("x"), "authentication", FAULT),
+        (AuthorizationFailed("x"), "authorization", FAULT),
         (UnknownCommit("x"), "outage", UNAVAILABLE),
         (KafkaException(LibraryError(LibraryError._ALL_BROKERS_DOWN)), "network", UNAVAILABLE),
         (KafkaException(LibraryError(LibraryError._TIMED_OUT)), "timeout", UNAVAILABLE),

@@ -399,3 +399,17 @@ def test_a_login_in_an_option_that_is_refused_is_not_quoted(check: Check) -> Non
     (error,) = check(consumer(options={"sasl.oauthbearer.method": "http://user:HUNTER2@127.0.0.1:1/token"}))
     assert ids([error]) == ["E015"]
     assert "HUNTER2" not in error.msg
+
+
+def test_options_of_a_connection_are_checked_by_name(check: Check) -> None:
+    eu = {"brokers": ["a"], "connection": {"options": {"broker.adress.family": "v4"}}}
+    (error,) = check({"clusters": {"eu": eu}})
+    assert error.id == "django_kafka.E015"
+    assert error.msg == (
+        'KAFKA["clusters"]["eu"]["connection"]["options"]["broker.adress.family"]: librdkafka has no '
+        "'broker.adress.family'; did you mean 'broker.address.family'?"
+    )
+    (error,) = check({"connection": {"options": {"bootstrap.servers": "a"}}})
+    assert error.id == "django_kafka.E006"
+    (error,) = check({"connection": {"timeout": "5s", "options": {"socket.connection.setup.timeout.ms": 5000}}})
+    assert error.id == "django_kafka.E005"

@@ -672,7 +672,7 @@ def test_librdkafkas_own_property_alone_is_passed_on() -> None:
         ("stats_cb", "Callbacks are ours"),
         ("error_cb", "Callbacks are ours"),
         ("rebalance_cb", "Callbacks are ours"),
-        ("oauth_cb", "sasl.oauthbearer.method"),
+        ("oauth_cb", '["oauth"]: its `function` names'),
         ("test.mock.num.brokers", "embedded"),
         ("max.poll.records", "max_poll_records"),
     ],

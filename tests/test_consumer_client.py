@@ -216,8 +216,24 @@ def test_the_size_of_messages_is_that_of_their_values_keys_and_headers(bench: Be
     client = bench.client()
     client.subscribe([other])
     messages = bench.fetch(client, 3)
-    assert size_of(messages) == 110
+    assert size_of(messages) == (3, 107)
     send_with_raw_header(bench.cluster, other, b"caf\xe9", b"au lait")
     messages += bench.fetch(client, 1)
-    assert 110 + 1 + 1 + 7 <= size_of(messages) <= 110 + 1 + 4 + 7
-    assert size_of([]) == 0
+    assert 110 + 1 + 1 + 7 <= sum(size_of(messages)) <= 110 + 1 + 4 + 7
+    assert size_of([]) == (0, 0)
+
+
+def test_small_keys_and_headers_of_many_messages_are_sampled_and_large_ones_all_measured(bench: Bench) -> None:
+    small, large = f"{bench.topic}-small", f"{bench.topic}-large"
+    producer = Producer({"bootstrap.servers": bench.cluster.bootstrap_servers})
+    for topic in (small, large):
+        bench.cluster.create_topic(topic, 1)
+    for number in range(300):
+        producer.produce(small, b"v" * 100, key=b"%03d" % number, headers=[("h", b"4567")])
+        # So few of them that a sample may be far off.
+        producer.produce(large, b"v", key=b"k" * (10_000 if number % 50 == 7 else 1))
+    assert producer.flush(10) == 0
+    for topic, expected in ((small, (30_000, 300 * 8)), (large, (300, 6 * 10_000 + 294))):
+        client = bench.client()
+        client.subscribe([topic])
+        assert size_of(bench.fetch(client, 300)) == expected

@@ -17,7 +17,7 @@ from django_kafka.dead_letters.executing import Executor
 from django_kafka.dead_letters.replaying import request
 from django_kafka.exceptions import BatchFailed, ConfigurationError, HandlerTimeout, Reject, Retry, Skip
 from django_kafka.handlers import for_topic, kafka_handler
-from django_kafka.messages import Message
+from django_kafka.messages import Message, Messages
 from django_kafka.models import DeadLetter
 from django_kafka.serializers import TopicDecoder
 from django_kafka.testing import consume as consume_inline
@@ -36,13 +36,13 @@ class Lists:
 
     __module__ = "tests.test_lists"
 
-    def __init__(self, then: Callable[[list[Message]], Any] | None = None) -> None:
+    def __init__(self, then: Callable[[Messages], Any] | None = None) -> None:
         self.__qualname__ = f"Lists-{id(self)}"
         self.then = then
         self.calls: list[list[int]] = []
         self.attempts: list[list[int]] = []
 
-    def __call__(self, messages: list[Message]) -> None:
+    def __call__(self, messages: Messages) -> None:
         self.calls.append([message.offset for message in messages])
         self.attempts.append([message.attempt for message in messages])
         for message in messages:
@@ -59,7 +59,7 @@ class Fails:
         self.values = values
         self.error = error
 
-    def __call__(self, messages: list[Message]) -> None:
+    def __call__(self, messages: Messages) -> None:
         bad = {message: self.error() for message in messages if message.value in self.values}
         if bad:
             raise BatchFailed(bad)
@@ -126,7 +126,7 @@ def test_without_a_transaction_what_was_not_named_is_handled(workplace: Workplac
 
 @pytest.mark.parametrize("kind", ["message", "none"])
 def test_a_list_that_fails_as_a_whole_is_halved_until_the_guilty_one_is_alone(workplace: Workplace, kind: str) -> None:
-    def fail(messages: list[Message]) -> None:
+    def fail(messages: Messages) -> None:
         if any(message.value in (5, 20) for message in messages):
             raise ValueError("one of them")
 
@@ -147,7 +147,7 @@ def test_an_outage_of_the_list_is_waited_for_and_uses_up_no_attempt(workplace: W
     down = threading.Event()
     down.set()
 
-    def need(_messages: list[Message]) -> None:
+    def need(_messages: Messages) -> None:
         if down.is_set():
             raise OperationalError("connection to server was lost")
 
@@ -166,7 +166,7 @@ def test_an_outage_of_the_list_is_waited_for_and_uses_up_no_attempt(workplace: W
 
 
 def test_a_named_message_is_tried_again_alone(workplace: Workplace) -> None:
-    def handle(messages: list[Message]) -> None:
+    def handle(messages: Messages) -> None:
         bad = {one: Retry(after=0.01) for one in messages if one.value == 4 and one.attempt < 3}
         if bad:
             raise BatchFailed(bad)
@@ -186,7 +186,7 @@ def test_a_named_message_is_tried_again_alone(workplace: Workplace) -> None:
 
 
 def test_a_named_message_may_be_skipped_or_rejected(workplace: Workplace) -> None:
-    def handle(messages: list[Message]) -> None:
+    def handle(messages: Messages) -> None:
         rulings: dict[int, Exception] = {2: Skip("old"), 5: Reject("wrong")}
         bad = {message: rulings[message.value] for message in messages if message.value in rulings}
         if bad:
@@ -203,7 +203,7 @@ def test_a_named_message_may_be_skipped_or_rejected(workplace: Workplace) -> Non
 
 
 def test_a_ruling_about_nobody_is_about_the_message_that_it_is_raised_for_alone(workplace: Workplace) -> None:
-    def handle(messages: list[Message]) -> None:
+    def handle(messages: Messages) -> None:
         if any(message.value == 6 for message in messages):
             raise Skip("six")
 
@@ -217,7 +217,7 @@ def test_a_ruling_about_nobody_is_about_the_message_that_it_is_raised_for_alone(
 
 
 def test_poison_is_found_without_halving(workplace: Workplace) -> None:
-    def read(messages: list[Message]) -> None:
+    def read(messages: Messages) -> None:
         for message in messages:
             assert message.value is not None
 
@@ -233,7 +233,7 @@ def test_poison_is_found_without_halving(workplace: Workplace) -> None:
 
 
 def test_naming_a_message_that_is_not_in_the_list_is_an_error_of_the_handler(workplace: Workplace) -> None:
-    def handle(messages: list[Message]) -> None:
+    def handle(messages: Messages) -> None:
         if any(message.value == 1 for message in messages):
             raise BatchFailed({Message(Raw(offset=99), TopicDecoder("text", "json")): ValueError("who?")})
 
@@ -246,23 +246,46 @@ def test_naming_a_message_that_is_not_in_the_list_is_an_error_of_the_handler(wor
     assert letter.error_message.endswith("which is not in the list it was given.")
 
 
-def test_what_a_handler_does_to_its_list_does_no_harm(workplace: Workplace) -> None:
-    def empty(messages: list[Message]) -> None:
-        bad = {message: ValueError() for message in messages if message.value == 3}
-        messages.clear()
-        if bad:
-            raise BatchFailed(bad)
+def test_the_messages_of_a_list_cannot_be_exchanged(workplace: Workplace) -> None:
+    tried: list[int] = []
 
-    consume(workplace, Lists(empty))
-    workplace.send(range(8))
+    def change(messages: Messages) -> None:
+        mine: Any = messages
+        with pytest.raises(AttributeError):
+            mine.clear()
+        with pytest.raises(TypeError):
+            mine[0] = mine[-1]
+        tried.append(len(messages))
+
+    consume(workplace, change)
+    workplace.send(range(1))
+    with workplace.worker():
+        handled(workplace, 1)
+    assert tried == [1]
+    assert not workplace.letters()
+
+
+def test_a_list_gives_all_its_values_and_names_the_one_that_cannot_be_read(workplace: Workplace) -> None:
+    given: list[list[Any]] = []
+
+    class Keeps(Lists):
+        def __call__(self, messages: Messages) -> None:
+            self.calls.append([])
+            given.append(messages.values())
+
+    seen = Keeps()
+    consume(workplace, seen)
+    workplace.send([0, 1, None, 3, b"!no json", 5, 6, 7])
     with workplace.worker():
         handled(workplace, 8)
-    assert [letter.offset for letter in workplace.letters()] == [3]
-    assert effects() == [0, 1, 2, 4, 5, 6, 7]
+    (letter,) = workplace.letters()
+    assert (letter.offset, letter.category) == (4, "serialization")
+    assert [value for call in given for value in call] == [0, 1, None, 3, 5, 6, 7]
+    assert len(seen.calls) <= 5, "It is not looked for by halves."
 
 
 def test_what_stops_the_worker_settles_nothing_of_the_list(workplace: Workplace) -> None:
-    def stop(_messages: list[Message]) -> None:
+    def stop(_messages: Messages) -> None:
         raise SystemExit
 
     consume(workplace, Lists(stop))
@@ -275,7 +298,7 @@ def test_what_stops_the_worker_settles_nothing_of_the_list(workplace: Workplace)
 
 
 def test_a_list_is_settled_when_all_its_records_are_acknowledged(workplace: Workplace, far: Far) -> None:
-    def produce(messages: list[Message]) -> None:
+    def produce(messages: Messages) -> None:
         # The first message may come by itself.
         if messages[0].value:
             services.produce("landed", None, len(messages))
@@ -295,7 +318,7 @@ def test_a_list_is_settled_when_all_its_records_are_acknowledged(workplace: Work
 
 
 def test_a_record_that_is_refused_makes_a_letter_that_says_whose_it_may_be(workplace: Workplace, far: Far) -> None:
-    def produce(messages: list[Message]) -> None:
+    def produce(messages: Messages) -> None:
         if len(messages) > 1:
             services.produce("landed", None, 1)
 
@@ -340,7 +363,7 @@ def test_a_held_key_is_not_overtaken_by_others_of_its_list(workplace: Workplace)
 def test_a_time_limit_is_for_the_call(workplace: Workplace) -> None:
     left: list[float | None] = []
 
-    def handle(messages: list[Message]) -> None:
+    def handle(messages: Messages) -> None:
         left.extend(message.time_left for message in messages)
         if len(messages) > 1 or messages[0].value == 3:
             time.sleep(0.45)
@@ -378,7 +401,7 @@ def test_signals_tell_of_each_message_of_a_list(workplace: Workplace) -> None:
 
 
 def test_retry_topics_give_it_lists_of_one(workplace: Workplace) -> None:
-    def handle(messages: list[Message]) -> None:
+    def handle(messages: Messages) -> None:
         bad: dict[Message, Exception] = {one: ValueError() for one in messages if one.value == 1 and one.attempt == 1}
         if bad:
             raise BatchFailed(bad)
@@ -396,8 +419,9 @@ def test_retry_topics_give_it_lists_of_one(workplace: Workplace) -> None:
 def test_a_replay_gives_it_a_list_of_one(workplace: Workplace) -> None:
     mended: list[int] = []
 
-    def handle(messages: list[Message]) -> None:
-        bad: dict[Message, Exception] = {one: ValueError("one") for one in messages if one.value == 1 and not mended}
+    def handle(messages: Messages) -> None:
+        of = zip(messages, messages.values(), strict=True)
+        bad: dict[Message, Exception] = {one: ValueError("one") for one, value in of if value == 1 and not mended}
         if bad:
             raise BatchFailed(bad)
 
@@ -423,7 +447,7 @@ def test_a_replay_gives_it_a_list_of_one(workplace: Workplace) -> None:
     assert seen.calls[-1] == [1]
 
 
-def take_list(messages: list[Message]) -> None:
+def take_list(messages: Messages) -> None:
     """What settings name by its path."""
     taken.append([message.value for message in messages])
 
@@ -483,7 +507,7 @@ def test_a_handler_of_lists_takes_nothing_but_the_list(settings: Settings) -> No
         handlers.forget(with_event)
 
 
-async def lists_later(messages: list[Message]) -> None: ...
+async def lists_later(messages: Messages) -> None: ...
 
 
 def test_a_coroutine_takes_no_list(settings: Settings) -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +23,7 @@ from django_kafka.exceptions import (
     DeliveryFailed,
     DeliveryTimeout,
 )
-from django_kafka.messages import Message
+from django_kafka.messages import Message, Messages
 from django_kafka.producers import producers
 from django_kafka.producing import produce
 from django_kafka.serializers import TopicDecoder
@@ -356,3 +357,97 @@ def test_a_value_is_decoded_once_and_only_when_asked_for() -> None:
         found.key  # noqa: B018
     good = message()
     assert good.value is good.value
+
+
+def several(number: int, **parts: Any) -> Messages:
+    return Messages([Raw(**{"offset": offset, **parts}) for offset in range(number)], TopicDecoder("text", "json"))
+
+
+def made() -> int:
+    """How many messages there are in this process."""
+    return sum(type(one) is Message for one in gc.get_objects())
+
+
+def test_messages_are_a_sequence() -> None:
+    messages = several(5)
+    assert isinstance(messages, Sequence)
+    assert len(messages) == 5
+    assert [one.offset for one in messages] == [0, 1, 2, 3, 4]
+    assert [one.offset for one in reversed(messages)] == [4, 3, 2, 1, 0]
+    assert (messages[0].offset, messages[-1].offset) == (0, 4)
+    assert messages[3] in messages
+    assert message(offset=3) not in messages
+    assert (messages.index(messages[2]), messages.count(messages[2])) == (2, 1)
+    for beyond in (5, -6):
+        with pytest.raises(IndexError):
+            messages[beyond]
+    assert not several(0)
+
+
+def test_a_message_of_a_sequence_is_always_the_same_object() -> None:
+    messages = several(6)
+    part = messages[1:5]
+    assert part[1] is messages[2]
+    assert messages[2] is list(messages)[2]
+    assert messages[2] is messages[-4]
+    assert messages[::-1][3] is messages[2]
+    assert part[::2][1] is messages[3]
+    assert {messages[2]: "named"}[part[1]] == "named"
+
+
+def test_a_slice_of_messages_is_one_of_the_same_kind() -> None:
+    messages = several(6)
+    assert isinstance(messages[1:4], Messages)
+    assert [one.offset for one in messages[1:4]] == [1, 2, 3]
+    assert [one.offset for one in messages[::-2]] == [5, 3, 1]
+    assert [one.offset for one in messages[4:1:-1][1:]] == [3, 2]
+    assert messages[2:4].values() == [{"n": 1}, {"n": 1}]
+    assert (len(messages[9:]), messages[9:].values()) == (0, [])
+
+
+def test_messages_are_equal_to_the_same_ones() -> None:
+    messages = several(3)
+    assert messages == messages[:]
+    assert messages == list(messages)
+    assert list(messages) == messages
+    assert messages != messages[:2]
+    assert messages != several(3), "Others, though they look the same."
+    assert messages != tuple(messages), "As with lists."
+    with pytest.raises(TypeError):
+        hash(messages)
+
+
+def test_keys_and_values_are_read_without_making_a_message() -> None:
+    messages = several(3, key=b"\xc3\xa9", value=b"[1]")
+    before = made()
+    assert messages.values() == [[1], [1], [1]]
+    assert messages.keys() == ["\u00e9"] * 3
+    assert (messages.raw_values(), messages.raw_keys()) == ([b"[1]"] * 3, [b"\xc3\xa9"] * 3)
+    assert made() == before
+    assert [one.value for one in messages] == messages.values()
+    assert made() == before + 3
+
+
+def test_what_has_no_key_or_value_reads_none_in_a_sequence_too() -> None:
+    messages = several(2, key=None, value=None)
+    assert (messages.keys(), messages.values()) == ([None, None], [None, None])
+    assert (messages.raw_keys(), messages.raw_values()) == ([None, None], [None, None])
+
+
+def test_the_value_of_a_sequence_that_cannot_be_read_is_named() -> None:
+    raws = [
+        Raw(offset=offset, key=b"\xff" if offset == 2 else b"N1", value=b"{" if offset == 1 else b"1")
+        for offset in range(3)
+    ]
+    messages = Messages(raws, TopicDecoder("text", "json"))
+    with pytest.raises(DecodeError, match=r"The value of flights\[3\]@1 cannot be read as json") as raised:
+        messages.values()
+    assert raised.value.place == ("flights", 3, 1)
+    with pytest.raises(DecodeError) as raised:
+        messages.keys()
+    assert raised.value.place == ("flights", 3, 2)
+
+
+def test_a_sequence_says_what_it_is_made_of() -> None:
+    assert repr(several(3)) == "<Messages: 3 from <Message flights[3]@0> to <Message flights[3]@2>>"
+    assert repr(several(0)) == "<Messages: none>"

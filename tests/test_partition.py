@@ -169,8 +169,42 @@ def test_an_outage_is_waited_for_by_whole_lanes() -> None:
     assert taken(lanes) == []
 
 
+def test_keys_that_share_a_lane_are_told_apart_for_threads_without_work() -> None:
+    lanes, partition = opened(width=1)
+    lanes.take(partition, raws(1, b"a", b"b", b"a", b"c", b"b"), 50)
+    (lane,) = taken(lanes)
+    second, third = lanes.next(10), lanes.next(10)
+    assert second is not None
+    assert third is not None
+    assert lanes.next(0.01) is None, "what is left has to wait for its keys"
+    assert [offsets(one) for one in (lane, second, third)] == [[1, 3], [2, 5], [4]]
+    assert lane.interrupted, "so that it begins nothing that another thread has now"
+    for one in (third, second, lane):
+        finish(lanes, one)
+    assert settled(lanes, partition) == 5
+
+
+def test_quick_messages_are_not_told_apart() -> None:
+    lanes, partition = opened(width=1)
+    lanes._pace = 1e-4
+    lanes.take(partition, raws(1, b"a", b"b"), 20)
+    (lane,) = taken(lanes)
+    assert lanes.next(0.01) is None
+    assert not lane.interrupted
+
+
+def test_messages_that_run_together_are_not_told_apart() -> None:
+    lanes, partition = opened(width=1)
+    lanes.take(partition, raws(1, b"a", b"b"), 20)
+    (lane,) = taken(lanes)
+    lane.several = True
+    assert lanes.next(0.01) is None
+    assert not lane.interrupted
+
+
 def test_a_message_that_runs_for_long_holds_up_only_its_key_while_threads_are_idle() -> None:
     lanes, partition = opened(width=1)
+    lanes._pace = 1e-4  # the others were quick
     lanes.take(partition, raws(1, b"slow", b"quick", b"slow"), 30)
     (lane,) = taken(lanes)
     found: list[Lane | None] = []
@@ -218,6 +252,7 @@ class Play:
         self.random = random.Random(seed)
         self.ordering = ordering
         self.lanes = Lanes(ordering, self.random.choice([1, 2, 8]))
+        self.slow = self.random.choice([0.1, 1.0])
         self.wrong: list[str] = []
         self.books: dict[int, Book] = {}
         self.threads = [threading.Thread(target=self.handle, args=(seed * 10 + number,)) for number in range(4)]
@@ -263,7 +298,7 @@ class Play:
                 self.wrong.append(f"two messages of {key} at a time")
             book.running.add(key)
             book.executed[key].append(message.offset())
-        if mine.random() < 0.1:
+        if mine.random() < self.slow:
             time.sleep(mine.choice([0, 0.0001, 0.003]))
         with book.lock:
             book.running.discard(key)

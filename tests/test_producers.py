@@ -162,6 +162,36 @@ def test_a_record_for_a_producer_that_is_closed_meanwhile_is_an_error(name: str)
         client.produce(name, b"x")
 
 
+def test_a_thread_that_sends_many_serves_their_reports_and_what_it_leaves_is_served_without_it(name: str) -> None:
+    client = producers["default"].client
+    served: list[int] = []
+
+    def note(error: Any, _message: Any) -> None:
+        assert error is None
+        served.append(threading.get_ident())
+
+    client.produce(name, b"value", b"key", -1, note)
+    assert client.flush(20) == 0
+    served.clear()
+    sent, me, began = 0, threading.get_ident(), time.monotonic()
+    while time.monotonic() - began < 1.0:
+        for _record in range(100):
+            client.produce(name, b"value", b"key", -1, note)
+        sent += 100
+        client.keep_up()
+        while len(client) > 20_000:
+            client.keep_up()
+    mine = served.count(me)
+    assert len(served) > 10_000
+    # The other thread may be at some when the first ones are sent.
+    assert mine > 0.95 * len(served), f"{mine} of {len(served)} reports were served by the thread that sends"
+    assert len(served) < sent
+    deadline = time.monotonic() + 20
+    while len(served) < sent and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(served) == sent
+
+
 def test_a_forked_child_sends_with_a_producer_of_its_own(embedded: Cluster, name: str) -> None:
     parents = producers["default"]
     produce(name, None, "before").result()

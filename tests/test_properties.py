@@ -94,7 +94,7 @@ def test_security_becomes_protocol_login_and_files(settings: Settings) -> None:
         "security.protocol": "SASL_SSL",
         "sasl.mechanisms": "SCRAM-SHA-512",
         "sasl.username": "u",
-        "sasl.password": "secret",
+        "sasl.password": conf.Secret("secret"),
         "ssl.ca.location": "/ca",
         "ssl.certificate.location": "/cert",
         "ssl.key.location": "/key",
@@ -102,6 +102,7 @@ def test_security_becomes_protocol_login_and_files(settings: Settings) -> None:
         "socket.connection.setup.timeout.ms": 30000,
         "socket.keepalive.enable": True,
     }
+    assert found["reconnect.backoff.ms"] == 1000
 
 
 @pytest.mark.parametrize(
@@ -174,3 +175,25 @@ def test_the_library_itself_is_asked_about_options() -> None:
     assert found["zzz.zzz.zzz"].endswith("its CONFIGURATION.md lists what it has.")
     assert "socket.nagle.disable" in properties.known()
     assert load() is load()
+
+
+def test_the_nearest_name_is_sought_among_all_that_the_library_has() -> None:
+    # These have no value until they are given one, and so are not in what the library says of a new configuration.
+    found = dict(properties.problems("client", {"ssl.crl.loction": "/crl", "ssl.keystore.loction": "/store"}))
+    assert found["ssl.crl.loction"].endswith("did you mean 'ssl.crl.location'?")
+    assert found["ssl.keystore.loction"].endswith("did you mean 'ssl.keystore.location'?")
+
+
+def test_options_of_the_connection_come_before_those_of_a_client(settings: Settings) -> None:
+    own = {"reconnect.backoff.max.ms": 200, "socket.nagle.disable": True}
+    found = of_producer(settings, {"options": {"socket.nagle.disable": False}}, connection={"options": own})
+    assert (found["reconnect.backoff.max.ms"], found["socket.nagle.disable"]) == (200, False)
+
+
+def test_the_first_pause_of_a_login_is_no_longer_than_the_longest(settings: Settings) -> None:
+    found = of_producer(settings, {"options": {"reconnect.backoff.max.ms": 200}}, security=LOUD)
+    assert found["reconnect.backoff.ms"] == 200
+    found = of_producer(settings, {}, security=LOUD, connection={"options": {"reconnect.backoff.max.ms": 300}})
+    assert found["reconnect.backoff.ms"] == 300
+    own = {"reconnect.backoff.max.ms": 200, "reconnect.backoff.ms": 50}
+    assert of_producer(settings, {"options": own}, security=LOUD)["reconnect.backoff.ms"] == 50

@@ -20,25 +20,24 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_everything_runs_in_the_newest_environment_and_the_fast_part_in_the_others() -> None:
-    whole, lint, _chaos, fast = run.stages(["3.11", "3.13"])
+    whole, _chaos, fast = run.stages(["3.11", "3.13"])
 
     assert whole.arguments == ["run", "-e", "py313-django61", "--", *run.SIX_AT_A_TIME]
     assert whole.database == "postgresql"
-    assert lint.arguments == ["run", "-e", "lint,types"]
-    assert "py311-django52,py313-django60" in fast.arguments
+    assert "gssapi,py311-django52,py313-django60,lint,types" in fast.arguments
     assert fast.database == "sqlite"
 
 
 def test_every_python_and_every_django_runs_at_least_once() -> None:
     *_, fast = run.stages(["3.11", "3.12", "3.13"])
-    assert "py312-django60,py311-django52" in fast.arguments
+    assert "gssapi,py312-django60,py311-django52,lint,types" in fast.arguments
 
     *_, fast = run.stages(["3.12"])
-    assert "py312-django52,py312-django60" in fast.arguments
+    assert "gssapi,py312-django52,py312-django60,lint,types" in fast.arguments
 
 
 def test_a_short_chaos_run_is_part_of_every_run_and_names_its_seed() -> None:
-    _, _, chaos, _ = run.stages(["3.11", "3.13"])
+    _, chaos, _ = run.stages(["3.11", "3.13"])
 
     assert chaos.name == f"chaos, seed {run.CHAOS.seed}"
     assert chaos.arguments[:3] == ["exec", "-e", "py313-django61"]
@@ -50,7 +49,7 @@ def test_one_environment_alone_runs_on_both_databases() -> None:
     whole, *_, fast = run.stages(["3.11"])
 
     assert (whole.arguments[2], whole.database) == ("py311-django52", "postgresql")
-    assert ("py311-django52" in fast.arguments, fast.database) == (True, "sqlite")
+    assert ("gssapi,py311-django52,lint,types" in fast.arguments, fast.database) == (True, "sqlite")
 
 
 def test_the_run_and_tox_agree_on_what_is_supported() -> None:
@@ -58,7 +57,7 @@ def test_the_run_and_tox_agree_on_what_is_supported() -> None:
     tox.read(ROOT / "tox.ini")
     listed = tox["tox"]["env_list"].split()
 
-    assert listed[:-2] == ["py311-django52", "py{312,313}-django{52,60,61}"]
+    assert listed[:-3] == ["py311-django52", "py{312,313}-django{52,60,61}"]
     assert run.DJANGO_BY_PYTHON == {"3.11": ("52",), "3.12": ("52", "60", "61"), "3.13": ("52", "60", "61")}
 
 
@@ -93,6 +92,9 @@ def test_what_a_bare_machine_lacks_is_named_with_its_package(tmp_path: Path, mon
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(run, "POSTGRESQL", tmp_path)
     monkeypatch.setattr(run, "PGBOUNCER", tmp_path / "pgbouncer")
+    monkeypatch.setattr(
+        run, "KERBEROS", [(what, package, f"{tmp_path}{place}") for what, package, place in run.KERBEROS]
+    )
 
     assert run.missing_packages() == {
         "PostgreSQL's initdb": "postgresql",
@@ -100,6 +102,8 @@ def test_what_a_bare_machine_lacks_is_named_with_its_package(tmp_path: Path, mon
         "redis-server": "redis-server",
         "java": "default-jre-headless",
         "mvn": "maven",
+        "openssl": "openssl",
+        **{what: package for what, package, _place in run.KERBEROS},
     }
 
 
@@ -119,7 +123,8 @@ def test_the_summary_names_what_did_not_run_and_ends_in_the_counts(
     for name, numbers in (("a", 'tests="7" failures="1" errors="1" skipped="2"'), ("b", 'tests="3" failures="0"')):
         (tmp_path / f"{name}.xml").write_text(f"<testsuites><testsuite {numbers}/></testsuites>")
     monkeypatch.setattr(run, "REPORTS", tmp_path)
-    whole, lint, *_ = run.stages(["3.13"])
+    whole, *_ = run.stages(["3.13"])
+    (lint,) = run.lint_stages()
     outcomes = [run.Outcome(stage=whole, code=1, seconds=61.4), run.Outcome(stage=lint, code=0, seconds=2)]
 
     assert run.summary(outcomes, ["3.13"]) == [
@@ -134,7 +139,7 @@ def test_a_stage_that_failed_without_a_report_is_not_counted_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "REPORTS", tmp_path)
-    _, lint, *_ = run.stages(["3.13"])
+    (lint,) = run.lint_stages()
 
     *_, counted = run.summary([run.Outcome(stage=lint, code=1, seconds=2)], list(run.DJANGO_BY_PYTHON))
 

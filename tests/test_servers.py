@@ -186,3 +186,10 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_a_port_that_was_given_away_is_not_given_away_by_another_process() -> None:
+    port = free_port()
+    code = f"from tests.servers.processes import reserve; print(reserve({port}), reserve({port + 20000}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["False", "True"]

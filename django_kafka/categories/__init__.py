@@ -17,6 +17,7 @@ from ..exceptions import (
     DeliveryFailed,
     EncodeError,
     KafkaError,
+    LoginRefused,
     NoHandler,
     ProduceError,
     RecordTooLarge,
@@ -94,6 +95,9 @@ def _ours(error: KafkaError) -> Nature | None:
         if error.retriable:
             return Nature(error.category, Kind.OUTAGE, "a record could not be delivered")
         return Nature(error.category, Kind.PERMANENT if error.category == "serialization" else Kind.FAULT)
+    if isinstance(error, LoginRefused):
+        # Of this process, not of the message; a credential that is being replaced is back in a moment.
+        return Nature(error.category, Kind.OUTAGE, "Kafka refuses the login of a producer")
     if isinstance(error, ProduceError) and error.category in ("network", "timeout"):
         return Nature(error.category, Kind.OUTAGE, "Kafka does not take the handler's records")
     return None if error.category == "handler" and error.__cause__ else Nature(error.category)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import confluent_kafka
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from .. import conf
-from ..exceptions import ConfigurationError
 from . import errors, properties
-from .logs import ClientLog
-from .scrubbing import Scrubber
+from .asking import AskingClient, Unreachable
+
+__all__ = ["BROKERS_DECIDE", "Layout", "TopicAdmin", "Unreachable"]
 
 BROKERS_DECIDE = -1
 """In place of a number: as brokers have it by default."""
@@ -32,27 +32,18 @@ class Layout:
     """How many brokers have each of them."""
 
 
-class Unreachable(ConfigurationError):
-    """A cluster did not answer."""
-
-
 class TopicAdmin:
     """Looks after the topics of one cluster; every answer is waited for up to `timeout` seconds."""
 
     def __init__(self, cluster: conf.Cluster, timeout: float, options: Mapping[str, Any] | None = None) -> None:
         self.cluster = cluster
         self.timeout = timeout
-        chosen = {**properties.for_cluster(cluster), **(options or {})}
-        self._scrub = Scrubber(chosen)
-        settings: dict[str, Any] = {**chosen, "error_cb": self._ignore}
-        try:
-            self._client = AdminClient(settings, logger=ClientLog("admin", cluster.name, self._scrub))
-        except confluent_kafka.KafkaException as error:
-            reason = self._scrub(errors.sentence(error))
-            raise ConfigurationError(f"A client for cluster {cluster.name!r} cannot be made: {reason}") from None
+        self._asking = AskingClient(properties.for_cluster(cluster).with_(options or {}))
+        self._scrub = self._asking.scrub
 
-    def _ignore(self, error: confluent_kafka.KafkaError) -> None:
-        """Say nothing: what was asked for fails with it."""
+    @property
+    def _client(self) -> Any:
+        return self._asking.now
 
     def layouts(self, *, made: Collection[str] = ()) -> dict[str, Layout]:
         """Return all topics that this login may see, of those just `made` too. Raises `Unreachable`."""
@@ -68,8 +59,8 @@ class TopicAdmin:
         try:
             found = self._client.list_topics(timeout=self.timeout).topics
         except confluent_kafka.KafkaException as error:
-            reason = self._scrub(errors.sentence(error))
-            raise Unreachable(f"Cluster {self.cluster.name!r} does not say which topics it has: {reason}") from None
+            sentence = f"Cluster {self.cluster.name!r} does not say which topics it has"
+            raise self._asking.failure(sentence, error) from None
         return {
             name: Layout(
                 partitions=len(topic.partitions),

@@ -14,10 +14,13 @@ from typing import Any, cast
 import confluent_kafka
 from confluent_kafka import TopicPartition
 
-from ..exceptions import ConfigurationError
+from .. import tallies
+from ..exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
 from ..messages import header_pairs
-from . import errors
+from . import errors, statistics
+from .credentials import Properties, Rotation
 from .logs import ClientLog
+from .refusals import Refused
 from .scrubbing import Scrubber
 
 log = logging.getLogger("django_kafka.client")
@@ -37,9 +40,28 @@ _key_of: Callable[[Any], bytes | None] = cast("Any", confluent_kafka.Message.key
 _headers_of: Callable[[Any], Any] = cast("Any", confluent_kafka.Message.headers)
 
 
-def size_of(messages: Sequence[Any]) -> int:
-    """Return the bytes of values, keys and headers: len() of a message is that of its value alone."""
-    size = sum(map(len, messages)) + sum(map(len, filter(None, map(_key_of, messages))))
+_SAMPLE = 32
+"""Messages of a fetch whose keys and headers are looked at, when those are small."""
+
+
+def size_of(messages: Sequence[Any]) -> tuple[int, int]:
+    """Return the bytes of values, and those of keys and headers.
+
+    The latter are those of a sample where there are many messages and it has less of them than of values: to look at
+    all of them takes a tenth of the time that the client needs to receive them.
+    """
+    values = sum(map(len, messages))
+    if (step := len(messages) // _SAMPLE) <= 1:
+        return values, _beside_values(messages)
+    # Others than in the fetch before, so that what comes at regular distances is found.
+    sample = messages[messages[0].offset() % step :: step]
+    others = _beside_values(sample) * len(messages) // len(sample)
+    return values, others if others < values else _beside_values(messages)
+
+
+def _beside_values(messages: Sequence[Any]) -> int:
+    """Return the bytes of keys and headers: len() of a message is that of its value alone."""
+    size = sum(map(len, filter(None, map(_key_of, messages))))
     try:
         pairs = list(chain.from_iterable(filter(None, map(_headers_of, messages))))
     except SystemError:
@@ -74,6 +96,8 @@ class Events:
 
 def is_fatal(error: BaseException) -> bool:
     """Tell whether the client cannot go on after `error`, as when another member took its `group.instance.id`."""
+    if isinstance(error, AuthenticationFailed | AuthorizationFailed):
+        return True
     cause = errors.of(error)
     return cause is not None and (cause.fatal() or cause.name() == "_FATAL")
 
@@ -86,35 +110,63 @@ class ConsumerClient:
         self.name = name
         self._idle = idle
         self._events = events
-        self._scrub = Scrubber(properties)
-        settings = {**properties, "error_cb": self._on_error, "on_commit": self._on_answer}
-        try:
-            self._client = confluent_kafka.Consumer(settings, logger=ClientLog("consumer", name, self._scrub))
-        except confluent_kafka.KafkaException as error:
-            # Not chained: the library's own exception quotes the value that it refuses.
-            reason = self._scrub(errors.sentence(error))
-            raise ConfigurationError(f"Consumer {name!r} cannot be made: {reason}") from None
+        self._properties = Properties.of(properties)
+        self._scrub = Scrubber(self._properties)
+        self._refused = Refused(self._properties, self._scrub)
+        self._rotation = Rotation(self._properties)
+        # A client may call back while it is made.
+        self._connections = statistics.Connections(tallies.of_consumer(name))
+        self._client, self._connections = self._make()
         self._topics: tuple[str, ...] = ()
         self._asked: float | None = None
         self._incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
             properties.get("partition.assignment.strategy")
         )
+        self._leaving = False
+
+    def _make(self) -> tuple[confluent_kafka.Consumer, statistics.Connections]:
+        connections = statistics.Connections(tallies.of_consumer(self.name))
+        try:
+            self._properties.prepare(self._scrub)
+            made = confluent_kafka.Consumer(
+                {
+                    "statistics.interval.ms": statistics.EVERY,
+                    **self._properties.revealed(),
+                    "error_cb": self._on_error,
+                    "on_commit": self._on_answer,
+                    "stats_cb": connections.note,
+                },
+                logger=ClientLog("consumer", self.name, self._scrub),
+            )
+        except confluent_kafka.KafkaException as error:
+            # Not chained: the library's own exception quotes the value that it refuses.
+            reason = self._scrub(errors.sentence(error))
+            raise ConfigurationError(f"Consumer {self.name!r} cannot be made: {reason}") from None
+        return made, connections
 
     def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group for these topics."""
         self._topics = tuple(topics)
+        self._refused.topics = frozenset(self._topics)
         self._client.subscribe(
             list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
     def fetch(self, most: int, timeout: float) -> list[Any]:
-        """Return up to `most` messages that are here, or the first to come within `timeout` seconds."""
+        """Return up to `most` messages that are here, or the first to come within `timeout` seconds.
+
+        Raises `AuthenticationFailed` or `AuthorizationFailed`, once, when nothing was ever assigned and brokers have
+        refused the login, the group or the topics for half of `connection.timeout`.
+        """
+        if self._rotation:
+            self._rotation.look(self._log_in, self._renew)
         # consume() with a timeout waits for all it was asked for, which costs latency: it takes what is here, and one
         # poll() waits for the first when nothing is.
         messages = self._client.consume(most, 0)
         if not messages:
             message = self._client.poll(timeout)
             if message is None:
+                self._refused.raise_when_long()
                 return []
             messages = [message]
         return self._without_events(messages) if any(map(_error_of, messages)) else messages
@@ -133,6 +185,35 @@ class ConsumerClient:
             else:
                 self._on_error(error, message.topic())
         return good
+
+    def _log_in(self, username: str, password: str) -> None:
+        self._scrub.learn(password)
+        self._client.set_sasl_credentials(username, password)
+        log.info("consumer=%s logs in with new credentials from now on", self.name)
+
+    def _renew(self) -> bool:
+        """Leave the group and come back with a new client; what runs is finished first, as in any rebalance."""
+        if self._leaving:
+            return False
+        try:
+            client, connections = self._make()
+        except ConfigurationError as error:
+            log.error("consumer=%s stays with what it has; what is new cannot be used: %s", self.name, error)
+            return False
+        log.info("consumer=%s leaves its group, to come back with new certificates", self.name)
+        self._client.unsubscribe()
+        deadline = time.monotonic() + _CLOSE_AT_MOST
+        while self._client.assignment() and time.monotonic() < deadline:
+            # What comes meanwhile is read again by whoever is assigned its partition next.
+            self._client.poll(0.1)
+        try:
+            self.close()
+        except Exception:
+            log.exception("consumer=%s closing the client of the earlier certificates was not clean", self.name)
+        self._client, self._connections = client, connections
+        self._asked = None  # the client before answers no more
+        self.subscribe(self._topics)
+        return True
 
     def by_partition(self, messages: list[Any]) -> list[tuple[Place, list[Any]]]:
         """Return messages sorted by partition, each in its order."""
@@ -238,6 +319,7 @@ class ConsumerClient:
 
     def unsubscribe(self) -> None:
         """Begin to leave the group; the partitions are revoked while `fetch` is called."""
+        self._leaving = True
         self._client.unsubscribe()
 
     def close(self) -> None:
@@ -247,6 +329,7 @@ class ConsumerClient:
         left to itself, since nobody is there to hear of it.
         """
         raised: list[BaseException] = []
+        self._connections.closed()
         closer = threading.Thread(target=self._close, args=(raised,), name=f"kafka-{self.name}-closer", daemon=True)
         closer.start()
         closer.join(_CLOSE_AT_MOST)
@@ -265,6 +348,8 @@ class ConsumerClient:
             raised.append(error)
 
     def _on_assign(self, _client: object, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            self._refused.never_again()
         self._guarded(lambda: self._events.assigned([(one.topic, one.partition) for one in partitions]))
         if self._idle:
             self._guarded(lambda: self._assign_idle(partitions))
@@ -301,7 +386,8 @@ class ConsumerClient:
         self._guarded(lambda: self._events.committed(taken, code, sentence))
 
     def _on_error(self, error: confluent_kafka.KafkaError, topic: str | None = None) -> None:
-        self._guarded(lambda: self._events.trouble(error.name(), self._scrub(error.str()), topic))
+        self._connections.failed(error.name())
+        self._guarded(lambda: self._events.trouble(error.name(), self._refused.note(error, topic), topic))
 
     def _guarded(self, tell: Callable[[], None]) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-from ..exceptions import DeliveryFailed
+from ..exceptions import DeliveryFailed, DeliveryForbidden
 
 _AUTHENTICATION = {"SASL_AUTHENTICATION_FAILED", "_AUTHENTICATION", "_SSL", "UNSUPPORTED_SASL_MECHANISM",
                    "ILLEGAL_SASL_STATE", "DELEGATION_TOKEN_EXPIRED", "UNACCEPTABLE_CREDENTIAL"}  # fmt: skip
@@ -36,14 +36,15 @@ def category(error: KafkaError) -> str:
     return "network"
 
 
-def delivery_failed(topic: str, error: KafkaError) -> DeliveryFailed:
-    """Return the typed error for a record that Kafka or the client gave up.
+def delivery_failed(topic: str, error: KafkaError, forbidden: str | None = None) -> DeliveryFailed:
+    """Return the typed error for a record that Kafka or the client gave up; `forbidden` says that it may not be sent.
 
     Retriable is what the record is not to blame for: the network, a broker, a time that ran out.
     """
     kind = category(error)
-    return DeliveryFailed(
-        f"The record for {topic!r} was not delivered: {error.str()} ({error.name()}).",
+    made = DeliveryFailed if forbidden is None else DeliveryForbidden
+    return made(
+        f"The record for {topic!r} was not delivered: {forbidden or f'{error.str()} ({error.name()}).'}",
         code=error.name(),
         retriable=kind in ("network", "timeout"),
         category=kind,

@@ -112,7 +112,8 @@ class GroupAdmin(TopicAdmin):
         )
 
     def _describe(self, groups: list[str]) -> Mapping[str, Future[Any]]:
-        return self._client.describe_consumer_groups(groups, request_timeout=self.timeout)
+        answers: Mapping[str, Future[Any]] = self._client.describe_consumer_groups(groups, request_timeout=self.timeout)
+        return answers
 
     def committed(self, places: Iterable[Place]) -> dict[Place, int | None]:
         """Return what the group has committed; None where nothing is. Raises `Unreachable`."""
@@ -152,7 +153,7 @@ class GroupAdmin(TopicAdmin):
         try:
             asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout)
         except confluent_kafka.KafkaException as error:
-            raise self._silent("which topics it reads", errors.sentence(error)) from None
+            raise self._asking.failure(self._unsaid("which topics it reads"), error) from None
         found: dict[str, str | None] = {}
         for topic, answer in asked.items():
             try:
@@ -209,15 +210,16 @@ class GroupAdmin(TopicAdmin):
                 if name in _IN_USE:
                     raise GroupInUse(f"Group {self.group_id!r} has members.") from None
                 if name not in _SETTLING or time.monotonic() > deadline:
-                    raise self._silent(what, errors.sentence(error)) from None
+                    raise self._asking.failure(self._unsaid(what), error, group=self.group_id) from None
             except LateAnswer:
                 raise self._silent(what, f"no answer within {2 * self.timeout:g} s") from None
             time.sleep(0.1)
 
     def _silent(self, what: str, reason: str) -> Unreachable:
-        return Unreachable(
-            f"Cluster {self.cluster.name!r} does not say of group {self.group_id!r} {what}: {self._scrub(reason)}"
-        )
+        return Unreachable(f"{self._unsaid(what)}: {self._scrub(reason)}")
+
+    def _unsaid(self, what: str) -> str:
+        return f"Cluster {self.cluster.name!r} does not say of group {self.group_id!r} {what}"
 
 
 class _Unsupported(Unreachable):

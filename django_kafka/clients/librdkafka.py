@@ -37,6 +37,49 @@ def load() -> ctypes.CDLL:
     )
 
 
+@functools.cache
+def features() -> frozenset[str]:
+    """Return what the loaded librdkafka is built with, such as "sasl_gssapi"."""
+    library = load()
+    configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
+    text, size = ctypes.create_string_buffer(4096), ctypes.c_size_t(4096)
+    try:
+        library.rd_kafka_conf_get(configuration, b"builtin.features", text, ctypes.byref(size))
+    finally:
+        library.rd_kafka_conf_destroy(configuration)
+    return frozenset(text.value.decode().split(","))
+
+
+@functools.cache
+def property_names() -> tuple[str, ...]:
+    """Return the names of all properties that the loaded librdkafka has, those of topics too."""
+    try:
+        lines = _shown_properties().splitlines()
+    except (OSError, TypeError, AttributeError):  # a system whose C library is not at hand, such as Windows
+        return ()
+    cells = (line.split("|") for line in lines if line.count("|") > 3)
+    names = (cell[0].strip() for cell in cells)
+    return tuple(dict.fromkeys(name for name in names if name and name != "Property" and not name.startswith("-")))
+
+
+def _shown_properties() -> str:
+    """Return the library's own table of its properties, which it writes into a file of C."""
+    library, c = load(), ctypes.CDLL(None)
+    c.tmpfile.restype = ctypes.c_void_p
+    file = ctypes.c_void_p(c.tmpfile())
+    if not file:
+        raise OSError
+    try:
+        library.rd_kafka_conf_properties_show(file)
+        c.rewind(file)
+        text = ctypes.create_string_buffer(1 << 20)
+        c.fread.restype = ctypes.c_size_t
+        size = c.fread(text, ctypes.c_size_t(1), ctypes.c_size_t(len(text)), file)
+        return text.raw[:size].decode(errors="replace")
+    finally:
+        c.fclose(file)
+
+
 def _candidates() -> Iterator[str]:
     # A symbol is looked up in what a library links to as well, so the extension module leads to exactly the
     # librdkafka that the clients use, from a wheel or from the system. Windows does not look that far.
@@ -55,6 +98,8 @@ def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "conf_new": (pointer, []),
         "conf_set": (number, [pointer, text, text, text, size]),
+        "conf_get": (number, [pointer, text, text, ctypes.POINTER(size)]),
+        "conf_properties_show": (None, [pointer]),
         "conf_dump": (ctypes.POINTER(text), [pointer, ctypes.POINTER(size)]),
         "conf_dump_free": (None, [ctypes.POINTER(text), size]),
         "conf_destroy": (None, [pointer]),

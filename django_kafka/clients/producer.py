@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,9 +14,12 @@ from typing import Any
 
 import confluent_kafka
 
+from .. import tallies
 from ..exceptions import ConfigurationError, DeliveryFailed, ProduceError
-from . import errors
+from . import errors, statistics
+from .credentials import Properties, Rotation
 from .logs import ClientLog
+from .refusals import Refusals
 from .scrubbing import Scrubber
 
 log = logging.getLogger("django_kafka.client")
@@ -23,6 +27,8 @@ log = logging.getLogger("django_kafka.client")
 _GATHER = 0.05
 _LOOK = 0.1
 """Seconds that the serving thread stays in the client; closing waits for it."""
+_REPEAT_LOG = 30.0
+"""Seconds between two lines about a login that is refused."""
 
 
 class ProducerClient:
@@ -36,17 +42,21 @@ class ProducerClient:
         look: Callable[[], None],
     ) -> None:
         self.name = name
+        self.refused_login: str | None = None
+        """What there is to say of a login or certificate that is refused, if that was the last trouble."""
+        self._said_at = -_REPEAT_LOG
+        self._properties = Properties.of(properties)
         self._on_unreachable = on_unreachable
         self._look = look
-        self._scrub = Scrubber(properties)
-        try:
-            self._client = confluent_kafka.Producer(
-                {**properties, "error_cb": self._on_error}, logger=ClientLog("producer", name, self._scrub)
-            )
-        except confluent_kafka.KafkaException as error:
-            # Not chained: the library's own exception quotes the value that it refuses.
-            reason = self._scrub(errors.sentence(error))
-            raise ConfigurationError(f"Producer {name!r} cannot be made: {reason}") from None
+        self._scrub = Scrubber(self._properties)
+        self.refusals = Refusals(self._properties, self._scrub)
+        """Says what is refused to it."""
+        self._rotation = Rotation(self._properties)
+        # A client may call back while it is made.
+        self._connections = statistics.Connections(tallies.of_producer(name))
+        self._client, self._connections = self._make()
+        self._retired: list[confluent_kafka.Producer] = []
+        """Clients of earlier certificates, until what they were given is delivered."""
         self.produce: Callable[..., Any] = self._client.produce
         _made.add(self)
         self.serve = self._client.poll
@@ -54,18 +64,49 @@ class ProducerClient:
         self._waiting = 0
         self._counting = threading.Lock()
         self._hurry = threading.Event()
-        self._stopping = self._closed = False
+        self._refusing = self._stopping = self._closed = False
+        self._kept_up = False
+        """Whether a thread that sends has served reports since this client's own thread looked last."""
         self._thread = threading.Thread(target=self._serve, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()
+
+    def _make(self) -> tuple[confluent_kafka.Producer, statistics.Connections]:
+        connections = statistics.Connections(tallies.of_producer(self.name))
+        try:
+            self._properties.prepare(self._scrub)
+            made = confluent_kafka.Producer(
+                {
+                    "statistics.interval.ms": statistics.EVERY,
+                    **self._properties.revealed(),
+                    "error_cb": self._on_error,
+                    "stats_cb": connections.note,
+                },
+                logger=ClientLog("producer", self.name, self._scrub),
+            )
+        except confluent_kafka.KafkaException as error:
+            # Not chained: the library's own exception quotes the value that it refuses.
+            reason = self._scrub(errors.sentence(error))
+            raise ConfigurationError(f"Producer {self.name!r} cannot be made: {reason}") from None
+        return made, connections
 
     def _serve(self) -> None:
         while not self._stopping:
             self._look()
+            self._look_at_credentials()
             # A thread that wakes for every report takes the interpreter away from the one that produces, which costs
-            # a third of its speed. So reports gather for a moment, unless somebody waits for one.
-            if self._serve_robustly() and not self._waiting:
-                self._hurry.wait(_GATHER)
-                self._hurry.clear()
+            # a third of its speed. So reports gather for a moment, unless somebody waits for one, and those that the
+            # one that produces has served meanwhile are left to it.
+            if self._kept_up and not self._waiting:
+                self._kept_up = False
+            elif not self._serve_robustly() or self._waiting:
+                continue
+            self._hurry.wait(_GATHER)
+            self._hurry.clear()
+
+    def keep_up(self) -> None:
+        """Serve the delivery reports that are there, in a thread that sends many records."""
+        self._kept_up = True
+        self.serve(0)
 
     def _serve_robustly(self) -> int:
         try:
@@ -74,6 +115,41 @@ class ProducerClient:
             with suppress(Exception):
                 log.exception("producer=%s a callback failed", self.name)
             return 1
+
+    def _look_at_credentials(self) -> None:
+        try:
+            self._rotation.look(self._log_in, self._renew)
+            for old in list(self._retired):
+                old.poll(0)
+                if not len(old):
+                    self._retired.remove(old)
+        except Exception:  # this thread must live on
+            with suppress(Exception):
+                log.exception("producer=%s new credentials cannot be used", self.name)
+
+    def _log_in(self, username: str, password: str) -> None:
+        self._scrub.learn(password)
+        self._client.set_sasl_credentials(username, password)
+        log.info("producer=%s logs in with new credentials from now on", self.name)
+
+    def _renew(self) -> bool:
+        """Go over to a new client; the old one still delivers what it was given."""
+        try:
+            client, connections = self._make()
+        except ConfigurationError as error:
+            log.error("producer=%s stays with what it has; what is new cannot be used: %s", self.name, error)
+            return False
+        with self._counting:
+            if self._closed:
+                return False
+            self._retired.append(self._client)
+            self._connections.closed()
+            self._client, self._connections = client, connections
+            self.serve = client.poll
+            if not self._refusing:
+                self.produce = client.produce
+        log.info("producer=%s goes on with new certificates", self.name)
+        return True
 
     def hurry(self, waiting: int) -> None:
         """Note that one more (1) or one less (-1) waits for a delivery report."""
@@ -92,14 +168,29 @@ class ProducerClient:
             self._note(error)
 
     def _note(self, error: confluent_kafka.KafkaError) -> None:
-        sentence = self._scrub(error.str())
+        self._connections.failed(error.name())
         if error.name() == "_ALL_BROKERS_DOWN":
-            self._on_unreachable(sentence)
-            log.warning("producer=%s no broker can be reached: %s", self.name, sentence)
+            sentence = self._scrub(error.str())
+            self._on_unreachable(self.refused_login or sentence)
+            if self.refused_login is None:
+                log.warning("producer=%s no broker can be reached: %s", self.name, sentence)
+            return
+        self.refused_login = self.refusals.login(error)
+        if self.refused_login is not None:
+            # A token that is not to be had keeps brokers from being tried at all.
+            self._on_unreachable(self.refused_login)
+            self._say_refused(self.refused_login)
         elif error.fatal():
-            log.error("producer=%s fatal error=%s: %s", self.name, error.name(), sentence)
+            log.error("producer=%s fatal error=%s: %s", self.name, error.name(), self._scrub(error.str()))
         else:
-            log.info("producer=%s error=%s: %s", self.name, error.name(), sentence)
+            log.info("producer=%s error=%s: %s", self.name, error.name(), self._scrub(error.str()))
+
+    def _say_refused(self, sentence: str) -> None:
+        # Every try ends in it.
+        now = time.monotonic()
+        if now - self._said_at >= _REPEAT_LOG:
+            self._said_at = now
+            log.error("producer=%s %s", self.name, sentence)
 
     def partitions(self, topic: str, timeout: float) -> int:
         """Ask the brokers, for up to `timeout` seconds, how many partitions a topic has.
@@ -109,9 +200,9 @@ class ProducerClient:
         try:
             found = self._client.list_topics(topic, timeout).topics[topic]
         except confluent_kafka.KafkaException as error:
-            raise (refusal(topic, error) or error) from error
+            raise (refusal(topic, error, self.refusals) or error) from error
         if found.error is not None:
-            raise failure(topic, found.error)
+            raise failure(topic, found.error, self.refusals)
         return len(found.partitions)
 
     def answers(self, timeout: float) -> bool:
@@ -130,26 +221,32 @@ class ProducerClient:
             raise reason()
 
         # In place of the client's own method, so that a look at every record is saved.
-        if not self._closed:
-            self.produce = self._client.produce if reason is None else refuse
+        with self._counting:
+            if not self._closed:
+                self._refusing = reason is not None
+                self.produce = refuse if self._refusing else self._client.produce
 
     def flush(self, timeout: float) -> int:
         """Send all that waits, for up to `timeout` seconds, and return how many records are still undelivered."""
-        return self._client.flush(timeout)
+        deadline = time.monotonic() + timeout
+        return sum(one.flush(max(0.0, deadline - time.monotonic())) for one in (*self._retired, self._client))
 
     def __len__(self) -> int:
-        return len(self._client)
+        return sum(map(len, (*self._retired, self._client)))
 
     def close(self, timeout: float) -> int:
         """Flush, fail what is left, stop the thread and return how many records are undelivered for good."""
-        self._closed = True
-        self.produce = self._refuse_closed
+        with self._counting:
+            self._closed = True
+            self.produce = self._refuse_closed
         left = self.flush(timeout)
         if left:
             # Nobody sends them any more, and whoever waits for one would wait for ever.
-            self._client.purge()
+            for one in (*self._retired, self._client):
+                one.purge()
             self.flush(1)
         self._stopping = True
+        self._connections.closed()
         self._hurry.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(1)
@@ -159,8 +256,9 @@ class ProducerClient:
         raise ProduceError(f"Producer {self.name!r} was closed before a record could be handed to it; send it again.")
 
     def leak(self) -> None:
-        """Keep the client of another process from being destroyed in this one."""
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
+        """Keep the clients of another process from being destroyed in this one."""
+        for one in (*self._retired, self._client):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
 
 
 _made: weakref.WeakSet[ProducerClient] = weakref.WeakSet()
@@ -177,12 +275,12 @@ def _leak_inherited() -> None:
 os.register_at_fork(after_in_child=_leak_inherited)
 
 
-def failure(topic: str, error: Any) -> DeliveryFailed:
+def failure(topic: str, error: Any, refusals: Refusals) -> DeliveryFailed:
     """Return the typed error for what a delivery report says."""
-    return errors.delivery_failed(topic, error)
+    return errors.delivery_failed(topic, error, refusals.permission(error, topic=topic))
 
 
-def refusal(topic: str, exception: BaseException) -> DeliveryFailed | None:
+def refusal(topic: str, exception: BaseException, refusals: Refusals) -> DeliveryFailed | None:
     """Return the typed error for what `produce` raised, or None when it was not the library that refused."""
     cause = errors.of(exception)
-    return None if cause is None else errors.delivery_failed(topic, cause)
+    return None if cause is None else failure(topic, cause, refusals)

@@ -16,6 +16,7 @@ from .. import conf
 from ..conf.librdkafka import CLUSTER_SAME, CONSUMER_SAME, PRODUCER_SAME
 from ..conf.secrets import without_login
 from . import embedded, librdkafka, security
+from .credentials import Properties
 
 FOUND_BY_MEASUREMENT = {
     # The library's own 1000 puts the next fetch off by up to a second whenever `queued.min.messages` are waiting:
@@ -32,22 +33,35 @@ _LONGEST_BACKOFF = 1.0
 """Seconds: the library's own `retry.backoff.max.ms`."""
 
 
-def for_cluster(cluster: conf.Cluster) -> dict[str, object]:
+def for_cluster(cluster: conf.Cluster) -> Properties:
     """Return what every client of one cluster needs to find it and log in."""
     brokers = embedded.find() if cluster.embedded else ",".join(cluster.brokers)
-    return {
+    own = cluster.connection.options
+    chosen = {
         "bootstrap.servers": brokers,
         "socket.connection.setup.timeout.ms": max(1000, milliseconds(cluster.connection.timeout)),
         "socket.keepalive.enable": cluster.connection.keep_alive > 0,
         **security.properties(cluster.security),
+        # The library takes a connection that stands for success, and begins its growing pause anew: a client whose
+        # login or certificate is refused after that would come back twenty times a second.
+        **({"reconnect.backoff.ms": 1000} if cluster.security.sasl.enabled or cluster.security.tls.enabled else {}),
         **({"debug": "all"} if conf.kafka().logging.enable_sarama_logger else {}),
     }
+    return _with_own(Properties(chosen, cluster.name), {}, own)
 
 
-def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> dict[str, object]:
+def _with_own(cluster: Properties, chosen: Mapping[str, object], own: Mapping[str, object]) -> Properties:
+    """Return the properties of a cluster's client with ours for its kind, and the user's own over both."""
+    longest = own.get("reconnect.backoff.max.ms")
+    if longest is not None and "reconnect.backoff.ms" not in own and "reconnect.backoff.ms" in cluster:
+        # The library refuses a first pause that is longer than the longest.
+        own = {"reconnect.backoff.ms": min(int(str(longest)), cluster["reconnect.backoff.ms"]), **own}
+    return cluster.with_({**chosen, **own})
+
+
+def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> Properties:
     """Return the properties of one producer's client."""
     chosen: dict[str, object] = {
-        **for_cluster(cluster),
         "acks": producer.acks,
         "enable.idempotence": producer.is_idempotent,
         "retry.backoff.ms": milliseconds(producer.retry_backoff),
@@ -61,17 +75,18 @@ def for_producer(producer: conf.Producer, cluster: conf.Cluster) -> dict[str, ob
     if producer.retry_backoff > _LONGEST_BACKOFF:
         # The library cuts the one off at the other.
         chosen["retry.backoff.max.ms"] = milliseconds(producer.retry_backoff)
+    if producer.compression_level is not None:
+        chosen["compression.level"] = producer.compression_level
     if producer.max_retries is not None:
         chosen["message.send.max.retries"] = producer.max_retries
     if producer.client_id:
         chosen["client.id"] = producer.client_id
-    return chosen | dict(producer.options)
+    return _with_own(for_cluster(cluster), chosen, producer.options)
 
 
-def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) -> dict[str, object]:
+def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) -> Properties:
     """Return the properties of one consumer's client; offsets are stored and partitions assigned by the worker."""
     chosen: dict[str, object] = {
-        **for_cluster(cluster),
         **FOUND_BY_MEASUREMENT,
         "group.id": group_id,
         "auto.offset.reset": consumer.auto_offset_reset,
@@ -94,7 +109,7 @@ def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) 
         chosen["fetch.min.bytes"] = consumer.fetch_min_bytes
     if consumer.client_id:
         chosen["client.id"] = consumer.client_id
-    return chosen | dict(consumer.options)
+    return _with_own(for_cluster(cluster), chosen, consumer.options)
 
 
 def milliseconds(seconds: float) -> int:
@@ -137,6 +152,11 @@ def _nearest(name: str) -> str:
 @cache
 def known() -> tuple[str, ...]:
     """Return the names of all properties that the loaded librdkafka has."""
+    return librdkafka.property_names() or _with_a_value()
+
+
+def _with_a_value() -> tuple[str, ...]:
+    """Return those that have one unless it is given, which can be asked for on any system."""
     library = _library()
     configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
     count = ctypes.c_size_t()

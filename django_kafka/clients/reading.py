@@ -122,17 +122,17 @@ def _read(
 
 @contextmanager
 def _client(consumer: conf.Consumer, group_id: str) -> Iterator[confluent_kafka.Consumer]:
-    chosen = {
-        **properties.for_consumer(consumer, conf.cluster(consumer.cluster), group_id),
+    chosen = properties.for_consumer(consumer, conf.cluster(consumer.cluster), group_id).with_({
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "auto.offset.reset": "error",
         "fetch.min.bytes": 1,
-    }
+    })  # fmt: skip
     scrub = Scrubber(chosen)
+    chosen.prepare(scrub)
     try:
         client = confluent_kafka.Consumer(
-            {**chosen, "error_cb": lambda _error: None}, logger=ClientLog("consumer", consumer.name, scrub)
+            {**chosen.revealed(), "error_cb": lambda _error: None}, logger=ClientLog("consumer", consumer.name, scrub)
         )
     except confluent_kafka.KafkaException as error:
         reason = scrub(errors.sentence(error))

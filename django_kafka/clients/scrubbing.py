@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from ..conf.secrets import MASK, is_secret, without_login
+from ..conf.secrets import MASK, Secret, is_secret, revealed, without_login
+from ..exceptions import ConfigurationError
 
 _SHORTEST_PART = 4
+_MOST = 200
+"""Secrets that are learnt and remembered: tokens come anew all the time."""
 
 
 class Scrubber:
@@ -17,12 +22,31 @@ class Scrubber:
     """
 
     def __init__(self, properties: Mapping[str, Any]) -> None:
-        whole = {value for name, value in properties.items() if isinstance(value, str) and value and is_secret(name)}
-        parts = {part for value in whole for part in value.split() if len(part) >= _SHORTEST_PART}
-        self._secrets = sorted(whole | parts, key=len, reverse=True)
+        self._own: list[str] = []
+        self._learnt: deque[str] = deque(maxlen=_MOST)
+        self._secrets: list[str] = []
+        for name, value in properties.items():
+            if is_secret(name) and isinstance(value, str | Secret):
+                # What cannot be read now is not told to the library either.
+                with suppress(ConfigurationError):
+                    self._own += _parts(revealed(value))
+        self._sort()
+
+    def learn(self, secret: str) -> None:
+        """Mask one more secret from now on: a token, or a password that replaced another."""
+        self._learnt.extend(_parts(secret))
+        self._sort()
+
+    def _sort(self) -> None:
+        # The longest first, and a new list, because lines of other threads are looked at meanwhile.
+        self._secrets = sorted({*self._own, *self._learnt}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         """Return `text` without them."""
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return without_login(text)
+
+
+def _parts(secret: str) -> list[str]:
+    return [part for part in {secret, *(part for part in secret.split() if len(part) >= _SHORTEST_PART)} if part]

@@ -12,7 +12,7 @@ from django_kafka.exceptions import ConfigurationError, UnknownName
 
 from . import availability, parsing
 from .blocks import Problem
-from .clusters import Cluster, Connection, Sasl, SchemaRegistry, Security, Tls
+from .clusters import Cluster, Connection, SchemaRegistry
 from .consumers import through_topics
 from .parsing import Reading
 from .schema import (
@@ -30,6 +30,7 @@ from .schema import (
     Retry,
 )
 from .secrets import Options, Secret
+from .security import Kerberos, OAuth, Sasl, Security, Tls
 from .typed import KafkaSettings
 from .values import Wrong, parse_duration, topic
 
@@ -44,7 +45,9 @@ __all__ = [
     "Heartbeats",
     "Kafka",
     "KafkaSettings",
+    "Kerberos",
     "Logging",
+    "OAuth",
     "Options",
     "Problem",
     "Producer",

@@ -39,9 +39,9 @@ class Problem:
         return f"{self.message} {self.hint}".rstrip()
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, repr=False)
 class Block:
-    """One block of settings while it is read."""
+    """One block of settings while it is read. Its repr is only where it is: a page about an error shows locals."""
 
     path: str
     """Of the block itself."""
@@ -66,6 +66,9 @@ class Block:
             # The value stays unsaid: a block written as a text may hold a password anywhere.
             block.problem(WRONG_VALUE, f"{path} is of type {type(value).__name__}; allowed: a dict.")
         return block
+
+    def __repr__(self) -> str:
+        return f"<Block {self.path}>"
 
     def problem(
         self, check: str, message: str, hint: str = "", *, path: str | None = None, warning: bool = False

@@ -13,6 +13,7 @@ PRODUCER_SAME: Mapping[str, tuple[str, ...]] = {
     "batch_size": ("batch.size",),
     "batch_timeout": ("linger.ms", "queue.buffering.max.ms"),
     "compression": ("compression.type", "compression.codec"),
+    "compression_level": ("compression.level",),
 }
 """Our key of a producer → the properties that say the same."""
 
@@ -31,10 +32,21 @@ CLUSTER_SAME: Mapping[str, tuple[str, ...]] = {
     "sasl.mechanism": ("sasl.mechanisms", "sasl.mechanism"),
     "sasl.username": ("sasl.username",),
     "sasl.password": ("sasl.password",),
+    "kerberos.service_name": ("sasl.kerberos.service.name",),
+    "kerberos.principal": ("sasl.kerberos.principal",),
+    "kerberos.keytab": ("sasl.kerberos.keytab",),
+    "oauth.function": ("sasl.oauthbearer.method",),
+    "oauth.token_url": ("sasl.oauthbearer.method", "sasl.oauthbearer.token.endpoint.url"),
+    "oauth.client_id": ("sasl.oauthbearer.client.id", "sasl.oauthbearer.client.credentials.client.id"),
+    "oauth.client_secret": ("sasl.oauthbearer.client.secret", "sasl.oauthbearer.client.credentials.client.secret"),
+    "oauth.scope": ("sasl.oauthbearer.scope",),
+    "oauth.extensions": ("sasl.oauthbearer.extensions",),
+    "oauth.ca_file": ("https.ca.location",),
     "tls.enabled": ("security.protocol",),
     "tls.ca_file": ("ssl.ca.location",),
     "tls.cert_file": ("ssl.certificate.location",),
     "tls.key_file": ("ssl.key.location",),
+    "tls.key_password": ("ssl.key.password",),
     "tls.insecure_skip_verify": ("enable.ssl.certificate.verification",),
     "connection.timeout": ("socket.connection.setup.timeout.ms",),
     "connection.keep_alive": ("socket.keepalive.enable",),
@@ -87,7 +99,7 @@ RESERVED: Mapping[str, str] = {
 def reason_against(name: str) -> str | None:
     """Return why this property is not the user's to set, or None when it is."""
     if name == "oauth_cb":
-        return "Callbacks are ours. Let librdkafka fetch the token itself: sasl.oauthbearer.method=oidc."
+        return 'Use KAFKA["security"]["sasl"]["oauth"]: its `function` names yours.'
     if name.endswith(("_cb", ".cb")):
         return _CALLBACK
     return RESERVED.get(name)

@@ -45,8 +45,11 @@ PRODUCER: Mapping[str, Rule] = {
     "batch_size": size(1, 2147483647),
     "batch_timeout": duration(0.0, 900.0),
     "compression": choice("none", "gzip", "snappy", "lz4", "zstd"),
+    "compression_level": optional(whole(0, 12)),
     "routing": ROUTING,
 }
+LEVELS = {"none": 0, "gzip": 9, "snappy": 0, "lz4": 12, "zstd": 12}
+"""How far the level of each codec goes."""
 PRODUCER_TOPIC: Mapping[str, Rule] = {
     "serializer": optional(SERIALIZER),
     "key_serializer": optional(SERIALIZER),
@@ -91,6 +94,11 @@ def _find_contradictions(producer: Producer, block: Block) -> None:
             if allowed.isdecimal() and int(allowed) > 5:
                 sentence = f'{block.path}["options"]["{name}"] is {allowed}; a producer that is idempotent may have 5.'
                 block.problem(CONTRADICTION, sentence, 'Give less, or "idempotent": False.')
+    if (level := producer.compression_level) is not None and level > LEVELS[producer.compression]:
+        most = LEVELS[producer.compression]
+        has = f"levels up to {most}" if most else "no levels"
+        sentence = f"{block.path} has compression_level {level}; {producer.compression} has {has}."
+        block.problem(CONTRADICTION, sentence, "Lower it, or leave it out: each codec has a good one of its own.")
     if producer.batch_timeout >= producer.delivery_timeout:
         sentence = (
             f"{block.path}: records wait for company (batch_timeout, {producer.batch_timeout:g} s) "

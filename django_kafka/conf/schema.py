@@ -87,6 +87,8 @@ class Producer:
     """How long a record waits for others to go with it."""
     compression: str = "zstd"
     """none, gzip, snappy, lz4 or zstd."""
+    compression_level: int | None = None
+    """How hard it tries; None as the codec does by itself."""
     circuit_breaker: ProducerCircuit = field(default_factory=ProducerCircuit)
     """When it refuses records because its brokers are out of reach."""
     routing: str = "key"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from django_kafka.exceptions import ConfigurationError
 
 MASK = "***"
 
@@ -27,27 +31,68 @@ _DEEPEST = 8
 
 
 class Secret:
-    """A text that shows itself only when asked with `reveal()`."""
+    """A text that shows itself only when asked with `reveal()`.
 
-    __slots__ = ("_text",)
+    It is given as it is, or kept elsewhere: in an environment variable, or in a file, which is read each time anew.
+    """
 
-    def __init__(self, text: str = "") -> None:
+    __slots__ = ("_kept", "_text")
+
+    def __init__(self, text: str = "", *, kept: Literal["env", "file"] | None = None) -> None:
+        """With `kept`, `text` is the name of the variable, or the path of the file."""
         self._text = text
+        self._kept = kept
+
+    @property
+    def changes(self) -> bool:
+        """Whether it may be another one the next time it is asked."""
+        return self._kept == "file"
 
     def reveal(self) -> str:
-        """Return the text itself."""
-        return self._text
+        """Return the text itself. Raises `ConfigurationError` when it is not where it is kept."""
+        if self._kept is None:
+            return self._text
+        text = os.environ.get(self._text, "") if self._kept == "env" else self._read()
+        if not text:
+            raise ConfigurationError(f"{self._place()} is empty or not there; a secret is kept in it.")
+        return text
+
+    def missing(self) -> str | None:
+        """Return why it cannot be revealed now; None when it can."""
+        try:
+            self.reveal()
+        except ConfigurationError as error:
+            return str(error)
+        return None
+
+    def _read(self) -> str:
+        try:
+            # Editors, and `kubectl create secret`, end a file with a line break, which no secret has at its end.
+            return Path(self._text).read_text("utf-8").rstrip("\r\n")
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            # Not chained: what cannot be decoded is quoted by its error.
+            raise ConfigurationError(f"{self._place()} cannot be read: {reason}.") from None
+
+    def _place(self) -> str:
+        return f"The environment variable {self._text}" if self._kept == "env" else f"The file {self._text}"
 
     def __bool__(self) -> bool:
         return bool(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return self._text == other._text if isinstance(other, Secret) else NotImplemented
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return (self._kept, self._text) == (other._kept, other._text)
 
     def __hash__(self) -> int:
-        return hash((Secret, self._text))
+        return hash((Secret, self._kept, self._text))
 
     def __repr__(self) -> str:
+        if self._kept is not None:
+            return f"Secret({self._text!r}, kept={self._kept!r})"
         return f"Secret({MASK if self._text else ''!r})"
 
     def __str__(self) -> str:
@@ -64,6 +109,11 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("A secret is not pickled: it would travel in clear. Read it from settings where it is needed.")
+
+
+def revealed(value: Any) -> Any:
+    """Return what a secret hides; anything else as it is."""
+    return value.reveal() if isinstance(value, Secret) else value
 
 
 class Options(Mapping[str, Any]):

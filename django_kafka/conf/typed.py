@@ -7,9 +7,46 @@ from datetime import timedelta
 from os import PathLike
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from .secrets import Secret
+
 Duration: TypeAlias = str | int | float | timedelta
 Size: TypeAlias = int | str
 Path: TypeAlias = str | PathLike[str]
+
+
+class FromEnvironment(TypedDict):
+    """A secret that an environment variable holds."""
+
+    env: str
+
+
+class FromFile(TypedDict):
+    """A secret that a file holds."""
+
+    file: Path
+
+
+Kept: TypeAlias = str | Secret | FromEnvironment | FromFile
+
+
+class KerberosSettings(TypedDict, total=False):
+    """KAFKA["security"]["sasl"]["kerberos"]"""
+
+    service_name: str
+    principal: str
+    keytab: Path
+
+
+class OAuthSettings(TypedDict, total=False):
+    """KAFKA["security"]["sasl"]["oauth"]"""
+
+    token_url: str
+    client_id: Kept
+    client_secret: Kept
+    scope: str
+    extensions: Mapping[str, str]
+    ca_file: Path
+    function: str | None
 
 
 class SaslSettings(TypedDict, total=False):
@@ -17,8 +54,10 @@ class SaslSettings(TypedDict, total=False):
 
     enabled: bool
     mechanism: str
-    username: str
-    password: str
+    username: Kept
+    password: Kept
+    kerberos: KerberosSettings
+    oauth: OAuthSettings
 
 
 class TlsSettings(TypedDict, total=False):
@@ -28,6 +67,7 @@ class TlsSettings(TypedDict, total=False):
     ca_file: Path
     cert_file: Path
     key_file: Path
+    key_password: Kept
     insecure_skip_verify: bool
 
 
@@ -44,6 +84,7 @@ class ConnectionSettings(TypedDict, total=False):
     timeout: Duration
     keep_alive: Duration
     max_connections: int
+    options: Mapping[str, Any]
 
 
 class SchemaRegistrySettings(TypedDict, total=False):
@@ -97,6 +138,7 @@ class ProducerSettings(TypedDict, total=False):
     batch_size: Size
     batch_timeout: Duration
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"]
+    compression_level: int | None
     circuit_breaker: ProducerCircuitSettings
     routing: str
     options: Mapping[str, Any]

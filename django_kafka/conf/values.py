@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from string import Formatter
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from django_kafka.exceptions import ConfigurationError
 
-from .secrets import Secret, shown
+from .secrets import Options, Secret, shown
 
 Rule = Callable[[object], Any]
 
@@ -40,6 +40,7 @@ _SIZES = {
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _BROKER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/,\[\]@]+)(?::(\d{1,5}))?")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ACKS: dict[str | int, str] = {"all": "all", "-1": "all", -1: "all", "1": "1", 1: "1", "0": "0", 0: "0"}
 
 
@@ -164,7 +165,7 @@ def label(value: object) -> str:
 
 
 def secret(value: object) -> Secret:
-    """Read a password."""
+    """Read a password, or where it is kept: {"env": "NAME"} or {"file": "path"}."""
     match value:
         case Secret():
             return value
@@ -172,8 +173,26 @@ def secret(value: object) -> Secret:
             return Secret()
         case str() if "\0" not in value:
             return Secret(value)
+        case {"env": str(name), **more} if not more and _VARIABLE.fullmatch(name):
+            return Secret(name, kept="env")
+        case {"file": str() | os.PathLike() as path, **more} if not more and file_path(path):
+            return Secret(file_path(path), kept="file")
         case _:
-            raise Wrong("a text", "In YAML, put it in quotes.")
+            raise Wrong('a text, {"env": "NAME"} or {"file": "path"}', "In YAML, put a text in quotes.")
+
+
+def text_or_kept(value: object) -> str | Secret:
+    """Read a text on one line, or where it is kept, as secrets are."""
+    return secret(value) if isinstance(value, Mapping | Secret) else text(value)
+
+
+def texts_by_name(value: object) -> Options:
+    """Read a dict of texts."""
+    if value is None:
+        return Options()
+    if not isinstance(value, Mapping) or not all(isinstance(each, str) for pair in value.items() for each in pair):
+        raise Wrong("a dict of texts by name")
+    return Options(value)
 
 
 def file_path(value: object) -> str:

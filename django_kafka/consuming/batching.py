@@ -35,6 +35,7 @@ class Batching:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self._consumer = execution.consumer.name
+        self._most = execution.consumer.max_poll_records
         self.together = execution.consumer.transaction == "batch"
         """Whether messages share transactions."""
         self._care = Care()
@@ -58,7 +59,8 @@ class Batching:
         if found.conditional and found.lists:
             handler, stop = self._run_of_one(piece, found, stop)
         if handler is not None:
-            stop = min(stop, start + (handler.most or stop))
+            # What is dealt to a lane may have gathered from many fetches.
+            stop = min(stop, start + min(handler.most or self._most, self._most))
         elif self.together:
             stop = min(stop, start + MOST)
         lane.several = stop - start > 1 and (handler is not None or self.together)

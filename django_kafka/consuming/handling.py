@@ -16,7 +16,7 @@ from ..handlers import TopicHandlers
 from ..messages import Message, RawMessage
 from ..retry_topics import RetryTopic
 from .attempts import Undivided
-from .batching import Batching
+from .batching import Batching, Portion
 from .deaths import Hold
 from .forwarding import Forwarded
 from .lane import Lane
@@ -166,29 +166,13 @@ class HandlerThread(LaneThread):
         end: int | None = None,
     ) -> float | None:
         """Run messages until the slice ends or the one at index `end` is next, one fails, or the lane is halted."""
-        decoder, gathered = found.decoder, self.gathered
-        start, attempt = piece.done, 1
-        tried = piece.tried_at(start)
-        if piece.failed or tried is not None:
-            # By itself while letters wait to be stored with others, and when it is not its first attempt.
-            end, attempt = start + 1, tried.attempts + 1 if tried else 1
-        if lane.until is not None:
-            end = lane.until if end is None else min(end, lane.until)
-        portion = None
-        if (found.lists or self.batching.together) and found.retry is None:
-            portion = self.batching.next(lane, piece, found, end)
-            end = portion.until
-        messages: Iterable[RawMessage] = islice(piece.messages, start, end)
-        if found.retry is not None:
-            # One by one: each has to be due.
-            returned = found.retry.returned(piece.messages[start])
-            messages, attempt = (returned,), attempt + returned.attempts
+        decoder, gathered, start = found.decoder, self.gathered, piece.done
+        messages, attempt, portion = self._due(lane, piece, found, end)
         failed: Exception | None = None
         self._slice = piece, start
         try:
-            if portion is not None and portion.several:
+            if portion is not None:
                 self.batching.run(lane, piece, found, portion)
-                messages = ()
             for raw in messages:
                 if lane.interrupted:
                     break
@@ -211,15 +195,41 @@ class HandlerThread(LaneThread):
         if failed is None:
             return None
         try:
-            if isinstance(failed, Undivided):
-                wait = self.settler.failed_together(lane, piece, found, failed.error, failed.until)
-                if wait is not None:
-                    self.batching.tell_failed(piece, found, failed.error)
-                return wait
-            return self.settler.failed(lane, piece, found, piece.done, failed)
+            return self._settle_failed(lane, piece, found, failed)
         finally:
             # Its traceback leads to this frame: the circle would keep what the handler held until it is collected.
             del failed
+
+    def _due(
+        self, lane: Lane, piece: Slice, found: TopicHandlers, end: int | None
+    ) -> tuple[Iterable[RawMessage], int, Portion | None]:
+        """Return the messages to run one by one, which attempt that is, and those that run together instead."""
+        start, attempt = piece.done, 1
+        tried = piece.tried_at(start)
+        if piece.failed or tried is not None:
+            # By itself while letters wait to be stored with others, and when it is not its first attempt.
+            end, attempt = start + 1, tried.attempts + 1 if tried else 1
+        if lane.until is not None:
+            end = lane.until if end is None else min(end, lane.until)
+        if found.retry is not None:
+            # One by one: each has to be due.
+            returned = found.retry.returned(piece.messages[start])
+            return (returned,), attempt + returned.attempts, None
+        if found.lists or self.batching.together:
+            portion = self.batching.next(lane, piece, found, end)
+            if portion.several:
+                return (), attempt, portion
+            end = portion.until
+        return islice(piece.messages, start, end), attempt, None
+
+    def _settle_failed(self, lane: Lane, piece: Slice, found: TopicHandlers, error: Exception) -> float | None:
+        """Settle that the next message failed, or several that ran together."""
+        if not isinstance(error, Undivided):
+            return self.settler.failed(lane, piece, found, piece.done, error)
+        wait = self.settler.failed_together(lane, piece, found, error.error, error.until)
+        if wait is not None:
+            self.batching.tell_failed(piece, found, error.error)
+        return wait
 
     def _recall(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
         """Be done with the next message as its handler of lists said."""

@@ -81,6 +81,11 @@ class Lane:
                 return piece.messages[settled].offset()
         return None
 
+    @property
+    def behind(self) -> int:
+        """How many messages wait behind the one that runs."""
+        return sum(len(piece.messages) for piece in self.slices) - self.slices[0].done - 1 if self.slices else 0
+
     def still_ours(self) -> None:
         """Raise `PartitionLost` when the partition has a new owner."""
         if self.partition.lost:

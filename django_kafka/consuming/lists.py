@@ -9,7 +9,7 @@ from ..exceptions import BatchFailed, DecodeError, PartitionLost
 from ..execution import Execution, refuse_coroutine
 from ..gathering import Gathered, Sent
 from ..handlers import Handler, TopicHandlers, named
-from ..messages import Message
+from ..messages import Message, Messages
 from ..signals import message_handled, message_handling
 from .attempts import Undivided
 from .lane import Lane
@@ -28,8 +28,7 @@ class Lists:
 
         Raises `Undivided` when nobody says which one it was.
         """
-        decoder = found.decoder
-        messages = [Message(raw, decoder) for raw in piece.messages[piece.done : until]]
+        messages = Messages(piece.messages[piece.done : until], found.decoder)
         if message_handling.receivers:
             for message in messages:
                 message_handling.send_robust(self._consumer, message=message)
@@ -46,13 +45,12 @@ class Lists:
         self._tell(piece, messages, range(len(messages)))
         piece.done = until
 
-    def _call(self, lane: Lane, handler: Handler, messages: list[Message]) -> None:
+    def _call(self, lane: Lane, handler: Handler, messages: Messages) -> None:
         call = handler.call_all
         assert call is not None
 
         def handle() -> None:
-            # A copy: what the handler does to its list is its own affair.
-            refuse_coroutine(call(messages.copy()))
+            refuse_coroutine(call(messages))
 
         def end() -> None:
             lane.still_ours()
@@ -64,7 +62,7 @@ class Lists:
         else:
             handle()
 
-    def _failed(self, piece: Slice, messages: list[Message], error: Exception, until: int) -> None:
+    def _failed(self, piece: Slice, messages: Messages, error: Exception, until: int) -> None:
         """Note what is said of single messages; raise `Undivided` when nothing is."""
         gathered = self._execution.gathered
         if isinstance(error, BatchFailed):
@@ -90,7 +88,7 @@ class Lists:
                     return
         raise Undivided(error, until) from None
 
-    def _keep_the_others(self, piece: Slice, messages: list[Message], failures: dict[int, Exception]) -> None:
+    def _keep_the_others(self, piece: Slice, messages: Messages, failures: dict[int, Exception]) -> None:
         """Without a transaction nothing was rolled back: what the handler did not name is handled."""
         good = [index for index in range(len(messages)) if index not in failures]
         piece.known.update((messages[index].offset, None) for index in good)
@@ -100,7 +98,7 @@ class Lists:
         else:
             self._execution.gathered.clear()
 
-    def _keep_records(self, piece: Slice, index: int, messages: list[Message]) -> None:
+    def _keep_records(self, piece: Slice, index: int, messages: Messages) -> None:
         gathered = self._execution.gathered
         if gathered.sent and len(messages) > 1:
             first, last = messages[0].offset, messages[-1].offset
@@ -111,7 +109,7 @@ class Lists:
         piece.await_all(index, gathered.sent)
         gathered.clear()
 
-    def _tell(self, piece: Slice, messages: list[Message], which: Sequence[int]) -> None:
+    def _tell(self, piece: Slice, messages: Messages, which: Sequence[int]) -> None:
         if not message_handled.receivers:
             return
         told = tell_handled(self._consumer, [messages[index] for index in which], self._execution.gathered)

@@ -15,13 +15,13 @@ from django.dispatch import Signal
 from .. import conf, signals
 from ..clients import properties
 from ..clients.consumer import ConsumerClient, Events, is_fatal, size_of
-from ..exceptions import ConfigurationError
 from ..gathering import close_broken_connections
 from ..tallies import ConsumerTally
 from .commits import Commits
 from .lane import Place
 from .lanes import Lanes
 from .partition import Partition
+from .troubles import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ _SKIP = 1.0
 _LEAVE_AT_MOST = 10.0
 """Seconds for partitions to be given back at the end, which takes no answer of a broker."""
 _WAITS_BEFORE_PAUSE = 3
-_REPEAT_LOG = 30.0
+_NEAR_THE_END = 0.005
+"""Seconds of a poll that nothing is to come to: it then takes as long as it may."""
 
 
 class Poller(Events):
@@ -86,7 +87,7 @@ class Poller(Events):
         self._assigned_now: set[Place] = set()
         self._replaced_now: set[Place] = set()
         self._ended_now: set[Place] = set()
-        self._said: dict[tuple[str, str | None], float] = {}
+        self._troubles = Troubles(consumer.name)
 
     def _connect(self, chosen: dict[str, Any]) -> ConsumerClient:
         """Return the client of these properties."""
@@ -123,6 +124,7 @@ class Poller(Events):
         if self._has_enough():
             # Its last messages may take longer than a client may go unpolled.
             self._full = True
+            self.lanes.wait_for_room(lambda: not self.lanes.in_flight, _TEND)
         most = self._room()
         if most > 0 or self._full:
             self._full_since = None
@@ -172,7 +174,7 @@ class Poller(Events):
         self._replaced_now.clear()
         messages: list[Any] = []
         try:
-            messages = self._client.fetch(most, self._patience)
+            messages = self._client.fetch(most, _NEAR_THE_END if self._has_enough() else self._patience)
         except Exception as error:  # noqa: BLE001  # what it had taken off the queue is lost to it: fetch it again
             self._fetch_again(error)
         if self._assigned_now:
@@ -205,11 +207,12 @@ class Poller(Events):
                 continue
             self._notice_jump(partition, group)
             partition.at_end = False
-            size = size_of(group)
+            values, others = size_of(group)
+            size = values + others
             self._give(partition, group, size)
             self._taken += len(group)
             tally.received += len(group)
-            tally.bytes += size
+            tally.bytes += values
             fetched += size
         self._usual_size = max(1.0, fetched / len(messages))
 
@@ -346,28 +349,8 @@ class Poller(Events):
 
     def trouble(self, code: str, sentence: str, topic: str | None) -> None:
         """Say what the client goes on from by itself, but not all the time."""
-        now = time.monotonic()
-        if now - self._said.get((code, topic), -_REPEAT_LOG) < _REPEAT_LOG:
-            return
-        self._said[code, topic] = now
-        where = f" topic={topic}" if topic else ""
-        log.warning("consumer=%s %s%s: %s%s", self.consumer.name, code, where, sentence, _ADVICE.get(code, ""))
-
-
-_ADVICE = {
-    "_ALL_BROKERS_DOWN": "; trying again until one answers",
-    "UNKNOWN_TOPIC_OR_PART": "; create it, as `kafka_topics --create` does: it is looked for again every few seconds",
-    "_MAX_POLL_EXCEEDED": "; the partitions are lost and asked for again",
-}
+        self._troubles.say(code, sentence, topic)
 
 
 def _listed(places: Collection[Place]) -> str:
     return ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(places)) or "nothing"
-
-
-def topics_and_group(consumer: conf.Consumer, topics: Collection[str]) -> tuple[list[str], str]:
-    """Return the topics and the group of a consumer with their prefix. Raises `ConfigurationError`."""
-    settings = conf.kafka()
-    if not consumer.group_id:
-        raise ConfigurationError(f'Consumer {consumer.name!r} has no group: set its "group_id", or KAFKA["group_id"].')
-    return [settings.prefixed(topic) for topic in topics], settings.prefixed(consumer.group_id)

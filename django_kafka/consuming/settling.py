@@ -56,6 +56,7 @@ class Settler:
             case Wait() if self._is_its_own_fault(attempt):
                 self.letters.keep(attempt, "outage")
             case Wait():
+                piece.forget_named()
                 return self.waits.for_an_outage(lane, verdict.category, verdict.reason, verdict.after)
             # A record of a message whose effects are committed is no attempt at it.
             case Retry() if policy.topics and self.forwarder is not None and index == piece.done:
@@ -148,6 +149,7 @@ class Settler:
         """Keep a message that is given up, and all others, until the circuit lets it begin once more."""
         self._remember(attempt, verdict.category)
         attempt.lane.reason = "its consumer's circuit is open"
+        attempt.piece.forget_named()
         self.lanes.interrupt()
         return 0.0
 

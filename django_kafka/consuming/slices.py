@@ -57,6 +57,10 @@ class Slice:
         """Return the failed attempts of one message; None before its first one."""
         return self.tried if self.tried is not None and self.tried.index == index else None
 
+    def forget_named(self) -> None:
+        """Have what a handler of lists named given to it again: it did so before something else kept it waiting."""
+        self.known = {offset: error for offset, error in self.known.items() if error is None}
+
     def await_later(self, gathered: Gathered) -> None:
         """Keep the message that was just executed unsettled until what it produced is acknowledged."""
         if self.unsettled is None:

@@ -84,7 +84,7 @@ class Joint:
         self._piece = piece
         self._found = found
         self._care = care
-        self._start = self._stop = self._at = piece.done
+        self._start = self._stop = piece.done
         self._failed: tuple[int, Exception] | None = None
         self._sent: list[Sent] = []
         self._observed = bool(message_handling.receivers or message_handled.receivers)
@@ -95,6 +95,8 @@ class Joint:
         self._kept: list[tuple[int, Gathered]] = []
         self._handled: list[Message] = []
         self._gathered = here.begin()
+        # When it cannot even be begun, as while the database is down, nothing before that is to be tried once more.
+        self._at = self._start
 
     @property
     def promised(self) -> list[weakref.ref[Any]]:
@@ -164,10 +166,11 @@ class Joint:
     def _group(self, first: int, end: int) -> int:
         """Run messages between two savepoints, again without the one that fails; return the index after the last."""
         kept, handled = len(self._kept), len(self._handled)
-        again, self._at = False, first
+        again = False
         connection: Any = connections[self._execution.database]
         ours = connection.connection
         while True:
+            self._at = first
             try:
                 with transaction.atomic(using=self._execution.database):
                     return self._run(first, end, again)
@@ -175,8 +178,8 @@ class Joint:
                 if retries.stops_worker(error):
                     raise
                 closed = connection.closed_in_transaction or connection.connection is not ours
-                if closed or connection.needs_rollback or not connection.commit_on_exit:
-                    # There is no way back to the savepoint.
+                if closed or connection.needs_rollback or not connection.commit_on_exit or end == first:
+                    # There is no way back to the savepoint, or none could be made although nothing was to be run.
                     raise
                 del self._kept[kept:], self._handled[handled:]
                 self._gathered.forget_promised()

@@ -15,7 +15,7 @@ from . import forwarding, guarantees
 from .circuits import Circuit
 from .event_loop import EventLoop, threads_of
 from .lanes import Lanes
-from .polling import topics_and_group
+from .membership import topics_and_group
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from django.db import Error as DatabaseFailure
 from .. import claims, conf, handlers
 from ..clients import reading
 from ..clients.groups import Ends, Group, GroupAdmin, GroupInUse, Member
-from ..consuming.polling import topics_and_group
+from ..consuming.membership import topics_and_group
 from ..exceptions import ConfigurationError
 from ..models import Tenure, Worker
 from ..monitoring import heartbeats

@@ -30,7 +30,7 @@ class Backlog:
         self._bytes: dict[int, int] = {}
         cluster = properties.for_cluster(conf.cluster("default"))
         group = conf.kafka().prefixed(group_id)
-        self._consumer = Consumer({**cluster, "group.id": group, "enable.auto.commit": False})
+        self._consumer = Consumer({**cluster.revealed(), "group.id": group, "enable.auto.commit": False})
 
     @property
     def waiting(self) -> int:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.journeys.project import Project
 from tests.journeys.steps import QUICK, in_order, numbered, query, wait_effects
 from tests.servers.processes import wait_until
@@ -43,10 +45,11 @@ class Service:
         assert self.worker.finish(30) == 0
 
 
-def test_it_dies_three_times_and_no_more(project: Project, topic: Callable[..., str]) -> None:
+@pytest.mark.parametrize("transaction", ["message", "batch"])
+def test_it_dies_three_times_and_no_more(project: Project, topic: Callable[..., str], transaction: str) -> None:
     name = project.create_topic(topic(), partitions=3)
     project.kafka["heartbeats"] = {"interval": "300ms"}
-    project.consumer("journey", name, DEADLY, concurrency=2, **QUICK)
+    project.consumer("journey", name, DEADLY, concurrency=2, transaction=transaction, **QUICK)
     records = [{**record, "partition": number % 3} for number, record in enumerate(numbered(300, seconds=0.005))]
     records[250]["value"] = {"n": 250, "kill": True}
     sent = project.produce(records, name)

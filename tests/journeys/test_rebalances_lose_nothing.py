@@ -50,10 +50,11 @@ def traffic(project: Project, name: str, most: int = 4000) -> Iterator[None]:
     ("ordering", "handler", "settings"),
     [
         ("partition", SLOW, {"concurrency": 2}),
+        ("partition", SLOW, {"concurrency": 2, "transaction": "batch"}),
         ("key", SLOW, {"concurrency": 2}),
         ("key", AWAITED, {"concurrency": 50, "transaction": "none"}),
     ],
-    ids=["partition", "key", "key-awaited"],
+    ids=["partition", "together", "key", "key-awaited"],
 )
 def test_workers_that_join_leave_and_die_lose_nothing_and_keep_the_order(
     project: Project, topic: Callable[..., str], ordering: str, handler: str, settings: dict[str, Any]

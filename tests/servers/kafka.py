@@ -54,6 +54,10 @@ class Kafka(Server):
         super().__init__()
         self.nodes = [Node(id=number) for number in range(1, nodes + 1)]
         self.properties = properties or {}
+        self.format_options: list[str] = []
+        """What its storage is formatted with."""
+        self.java_options: list[str] = []
+        """System properties of its Java."""
         self.heap = heap or ("1g" if nodes == 1 else "512m")
         self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
 
@@ -116,12 +120,13 @@ class Kafka(Server):
         home = self.home() / f"node-{node.id}"
         log, settings = home / "server.log", home / "server.properties"
         simple_log = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-        base = [java, f"-Xmx{self.heap}", simple_log, "-cp", f"{libraries}/*"]
+        base = [java, f"-Xmx{self.heap}", simple_log, *self.java_options, "-cp", f"{libraries}/*"]
         if not settings.exists():
             home.mkdir()
             text = "".join(f"{key}={value}\n" for key, value in self._properties(node, home).items())
             settings.write_text(text)
             command = [*base, "kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", settings]
+            command += self.format_options
             try:
                 run(command, log=log, name="Formatting Kafka's storage")
             except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import fcntl
 import os
 import random
 import shutil
@@ -29,6 +30,9 @@ T = TypeVar("T")
 # A leash is held by a thread, not by a process, so all are held by one thread that lives as long as the process.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 _given_ports: set[int] = set()
+# A server takes seconds to listen on its port, and several test processes look for free ones: each keeps those that it
+# has given away locked, a byte for a port, until it ends.
+_reserved = os.open(Path(tempfile.gettempdir()) / f"lynx-kafka-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
 
 
 class Unavailable(Exception):
@@ -166,7 +170,7 @@ def _remove(directory: Path, owner: int) -> None:
 
 
 def free_port() -> int:
-    """Return a port on loopback that nobody listens on and that this process has not given away before."""
+    """Return a port on loopback that nobody listens on and that no process of tests has given away before."""
     for port in random.sample(PORTS, 200):
         if port in _given_ports:
             continue
@@ -175,9 +179,20 @@ def free_port() -> int:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if not reserve(port):
+            continue
         _given_ports.add(port)
         return port
     raise Broken(f"No free port on 127.0.0.1 among 200 tried from {PORTS.start} to {PORTS.stop}.")
+
+
+def reserve(port: int) -> bool:
+    """Keep a port for this process; tell whether no other one has it."""
+    try:
+        fcntl.lockf(_reserved, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
 
 
 def listens(port: int) -> bool:

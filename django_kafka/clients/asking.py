@@ -1,0 +1,85 @@
+"""The client that asks brokers, made with the login that holds now, and typed errors when it is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka.admin import AdminClient
+
+from ..exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
+from . import errors
+from .credentials import Properties, Rotation
+from .logs import ClientLog
+from .refusals import Refusals
+from .scrubbing import Scrubber
+
+
+class Unreachable(ConfigurationError):
+    """A cluster did not answer."""
+
+
+class UnreachableLogin(AuthenticationFailed, Unreachable):
+    """A cluster did not answer, because it refuses the login, or its certificate is not trusted."""
+
+
+class Forbidden(AuthorizationFailed, Unreachable):
+    """A cluster did not answer, because this login may not ask."""
+
+
+class AskingClient:
+    """Holds an `AdminClient` for one cluster, and another one when credentials or certificates have changed."""
+
+    def __init__(self, properties: Properties) -> None:
+        self._properties = properties
+        self.scrub = Scrubber(properties)
+        self._refusals = Refusals(properties, self.scrub)
+        self._rotation = Rotation(properties)
+        self._login: str | None = None
+        """What is refused about the login, if that was the last trouble."""
+        self._client = self._make()
+
+    @property
+    def now(self) -> Any:
+        """The client to ask with."""
+        self._rotation.look(self._log_in, self._renew)
+        return self._client
+
+    def failure(
+        self, sentence: str, error: BaseException, *, topic: str | None = None, group: str | None = None
+    ) -> Unreachable:
+        """Return the typed error for what `error` left unanswered."""
+        cause = errors.of(error)
+        if cause is not None and (why := self._refusals.permission(cause, topic=topic, group=group)):
+            return Forbidden(f"{sentence}: {why}")
+        # The client tells why it has no connection only to who polls.
+        self._client.poll(0)
+        if self._login is not None:
+            return UnreachableLogin(f"{sentence}: {self._login}")
+        return Unreachable(f"{sentence}: {self.scrub(errors.sentence(error))}")
+
+    def _make(self) -> AdminClient:
+        name = self._properties.cluster
+        try:
+            self._properties.prepare(self.scrub)
+            ours: dict[str, Any] = {"error_cb": self._note}
+            return AdminClient({**self._properties.revealed(), **ours}, logger=ClientLog("admin", name, self.scrub))
+        except confluent_kafka.KafkaException as error:
+            # Not chained: the library's own exception quotes the value that it refuses.
+            reason = self.scrub(errors.sentence(error))
+            raise ConfigurationError(f"A client for cluster {name!r} cannot be made: {reason}") from None
+
+    def _note(self, error: confluent_kafka.KafkaError) -> None:
+        if error.name() != "_ALL_BROKERS_DOWN":
+            self._login = self._refusals.login(error)
+
+    def _log_in(self, username: str, password: str) -> None:
+        self.scrub.learn(password)
+        self._client.set_sasl_credentials(username, password)
+
+    def _renew(self) -> bool:
+        try:
+            self._client = self._make()
+        except ConfigurationError:
+            return False
+        return True

@@ -1,0 +1,57 @@
+"""Connections that stand and that were made, as librdkafka's own statistics count them, and those that failed."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Protocol
+
+EVERY = 10_000
+"""Milliseconds between two statistics of a client, unless its options say otherwise."""
+_BROKERS = '"brokers":'
+_FAILED = {"_TRANSPORT", "_RESOLVE", "_SSL", "_AUTHENTICATION", "UNSUPPORTED_SASL_MECHANISM"}
+"""Errors that the client tells of a connection that broke, or did not come about."""
+
+
+class Counts(Protocol):
+    """What is counted of the connections of a producer or consumer."""
+
+    connections_active: int
+    connections_total: int
+    connection_errors: int
+
+
+class Connections:
+    """Counts the connections of one client into what its producer or consumer has made."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._seen: dict[str, int] = {}
+        self._closed = False
+
+    def note(self, statistics: str) -> None:
+        """Take in a client's statistics. It runs inside `poll` and `consume`, where nothing may be raised."""
+        if not self._closed:
+            with suppress(Exception):
+                self._note(statistics)
+
+    def _note(self, statistics: str) -> None:
+        # Only this part: what follows, of every partition, is a hundred times as long.
+        brokers, _end = json.JSONDecoder().raw_decode(statistics, statistics.index("{", statistics.index(_BROKERS)))
+        counts, seen = self._counts, self._seen
+        counts.connections_active = sum(one["state"] == "UP" for one in brokers.values())
+        for name, one in brokers.items():
+            # A broker that was forgotten and found again counts from the beginning.
+            made, before = one["connects"], seen.get(name, 0)
+            counts.connections_total += made - before if made >= before else made
+        self._seen = {name: one["connects"] for name, one in brokers.items()}
+
+    def failed(self, code: str) -> None:
+        """Note an error of the client."""
+        if code in _FAILED:
+            self._counts.connection_errors += 1
+
+    def closed(self) -> None:
+        """Note that the client goes. What it still tells is of no interest: another one may be there."""
+        self._closed = True
+        self._counts.connections_active = 0

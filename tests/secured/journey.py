@@ -1,0 +1,52 @@
+"""What is done once with every login."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from django_kafka import services
+from django_kafka.dead_letters import replaying
+from django_kafka.dead_letters.carrying import carry_out
+from django_kafka.dead_letters.executing import Executor
+from django_kafka.messages import Message
+from django_kafka.models import Replay
+from tests.consuming import Seen, Workplace
+from tests.servers.processes import wait_until
+
+
+def travel(place: Workplace, kafka: dict[str, Any]) -> None:
+    """Send two records, handle one, dead-letter the other, replay it through its topic, and handle it."""
+    mended = threading.Event()
+
+    def handle(message: Message) -> None:
+        if message.value == "bad" and not mended.is_set():
+            raise ValueError("still bad")
+
+    seen = Seen(handle)
+    place.consume(seen, kafka=kafka)
+    for value in ("good", "bad"):
+        assert services.produce(place.topic, "k", value).result(10).offset is not None
+    with place.worker():
+        seen.wait(1)
+        wait_until(place.letters)
+    mended.set()
+    (letter,) = place.letters()
+    assert (seen.values, letter.offset) == (["good"], 1)
+
+    replaying.request([letter.pk], target="topic")
+    assert [one.state for one in _carried_out()] == ["succeeded"]
+    with place.worker():
+        seen.wait(2)
+    assert seen.values == ["good", "bad"]
+
+
+def _carried_out() -> list[Replay]:
+    def fail(error: Exception, _pause: float) -> None:
+        raise AssertionError("the replay waits") from error
+
+    executor = Executor()
+    try:
+        return list(carry_out(executor, stop=threading.Event(), waiting=fail))
+    finally:
+        executor.close()
