@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import run
-from tests.chaos import forwarded, guarded, held, records, sending, verdict
+from tests.chaos import forwarded, guarded, held, records, sending, settled, verdict
 from tests.chaos.books import Begun, Books, Effect, End, Leave, Letter, Queue, Sample, deaths
 from tests.chaos.plan import PROTOCOLS, Kind, Plan, Subject
 from tests.chaos.records import GUARDED, Mixture, Sort
@@ -192,6 +192,19 @@ def test_a_commit_that_repeats_what_a_former_owner_said_is_a_rewind() -> None:
     # The owner's own commits overtook each other: the client sent one again.
     samples = (books.samples[0], ahead, replace(ahead, at=later + 1, committed={0: 60, 1: 60}), books.samples[-1])
     assert promise not in broken(replace(books, effects=effects, samples=samples))
+
+
+def test_an_owner_that_began_with_a_dead_letter_may_go_back_to_behind_it() -> None:
+    books = sound()
+    at = max(one.committed_at for one in books.effects)
+    pattern, letter = books.effects[0], books.letters[0]
+    effects = [replace(pattern, partition=0, offset=n, committed_at=at) for n in (3, 4, 5)]
+    samples = (Sample(at=at + 1, committed={0: 6}), Sample(at=at + 2, committed={0: 3}))
+    books = replace(books, effects=tuple(effects), samples=samples, letters=())
+    assert len(list(settled.rewound(books))) == 1
+
+    books = replace(books, letters=(replace(letter, partition=0, offset=2),))
+    assert not list(settled.rewound(books))
 
 
 def test_a_first_effect_before_that_of_an_earlier_message_of_its_key_is_an_overtaking() -> None:

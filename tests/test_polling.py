@@ -330,6 +330,23 @@ def test_a_commit_that_is_refused_is_made_again(workplace: Workplace) -> None:
         wait_until(lambda: workplace.committed() == {0: 1})
 
 
+def test_a_commit_that_the_client_sends_again_overtakes_no_later_one(workplace: Workplace) -> None:
+    go_on = [threading.Event() for _ in range(3)]
+    seen = Seen(lambda message: go_on[message.value].wait(20) and None)
+    workplace.consume(seen, enable_auto_commit=False)
+    # The client sends a commit again that is answered so.
+    workplace.cluster.push_errors(Request.OFFSET_COMMIT, *["COORDINATOR_LOAD_IN_PROGRESS"] * 2)
+    workplace.send(range(3))
+    with workplace.worker() as worker:
+        for count, event in enumerate(go_on):
+            wait_until(lambda count=count: [one.stored for one in worker.lanes] == [count - 1], every=0.001)
+            event.set()
+        wait_until(lambda: workplace.committed() == {0: 3})
+        reached = time.monotonic()
+        while time.monotonic() - reached < 1:
+            assert workplace.committed() == {0: 3}
+
+
 @pytest.mark.parametrize("automatic", [True, False])
 def test_only_what_is_settled_is_committed(workplace: Workplace, automatic: bool) -> None:
     go_on = threading.Event()

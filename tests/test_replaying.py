@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection, connections
+from django.db.models import F
 from django.test import override_settings
 from django.utils import timezone
 
@@ -453,6 +454,92 @@ def test_a_claim_that_is_renewed_meanwhile_is_no_conflict(
 
     replay.refresh_from_db()
     assert (replay.state, Effect.objects.count()) == ("succeeded", 1)
+
+
+CLOCKS = [timedelta(days=365), timedelta(days=-365), timedelta(0)]
+"""How far the clock of a machine is off: a year ahead, a year behind, and right again."""
+handled_by: list[str] = []
+begun, go_on = threading.Event(), threading.Event()
+
+
+def handle_when_told(message: Message) -> None:
+    """Take as long as the test wants the first time, and leave an effect."""
+    handled_by.append(threading.current_thread().name)
+    if len(handled_by) == 1:
+        begun.set()
+        assert go_on.wait(30)
+    handle(message)
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Put the clock of this process off; that of the database stays as it is."""
+    true_now = timezone.now
+
+    def step(by: timedelta) -> None:
+        monkeypatch.setattr(timezone, "now", lambda: true_now() + by)
+
+    return step
+
+
+@pytest.mark.parametrize("claimed", CLOCKS, ids=["ahead", "behind", "right"])
+def test_no_clock_that_is_stepped_strands_a_replay_or_has_it_carried_out_twice(
+    claimed: timedelta,
+    transactional_db: None,
+    executor: Executor,
+    settings: Any,
+    step: Callable[[timedelta], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("django_kafka.dead_letters.executing.LEASE", 0.4)  # renewed ten times a second
+    handled_by.clear()
+    begun.clear()
+    go_on.clear()
+    mine = kafka("flights")
+    mine["consumers"]["ops"]["topics"]["flights"]["handler"] = "tests.test_replaying.handle_when_told"
+    settings.KAFKA = mine
+    letter = dead_letter({})
+    replay = ask(letter)
+    frozen = Executor()
+    lost: list[BaseException] = []
+
+    def carry_it_out() -> None:
+        try:
+            frozen.run_next()
+        except ClaimLost as error:
+            lost.append(error)
+        finally:
+            connections.close_all()
+
+    step(claimed)
+    first = threading.Thread(target=carry_it_out, name="first")
+    first.start()
+    try:
+        assert begun.wait(10)
+        for off in CLOCKS:
+            step(off)
+            assert executor.run_next() is None
+            assert replaying.cancel([letter.pk]) == 0
+        for off in CLOCKS:
+            step(off)
+            renewed = Replay.objects.get().claimed_at
+            wait_until(lambda renewed=renewed: Replay.objects.get().claimed_at > renewed, 10)
+            assert executor.run_next() is None
+
+        # Nobody renews it any more, and its time passes.
+        step(claimed)
+        frozen.close()
+        Replay.objects.update(claimed_at=F("claimed_at") - timedelta(seconds=LEASE + 1))
+        for off in CLOCKS:
+            step(off)
+            assert executor.run_next() == (replay if off == CLOCKS[0] else None)
+    finally:
+        go_on.set()
+        first.join(30)
+        frozen.close()
+
+    letter.refresh_from_db()
+    assert (letter.state, len(handled_by), len(lost), Effect.objects.count()) == ("resolved", 2, 1, 1)
 
 
 def test_a_replay_whose_executor_was_killed_can_be_taken_back(executor: Executor) -> None:

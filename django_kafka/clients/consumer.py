@@ -27,6 +27,8 @@ log = logging.getLogger("django_kafka.client")
 
 _CLOSE_AT_MOST = 8.0
 """Seconds that closing may take; with brokers it takes about one."""
+_UNANSWERED = 30.0
+"""Seconds after which a commit without an answer is waited for no longer."""
 
 Place = tuple[str, int]
 # Mapped over whole batches in C; every message that was fetched has a topic and a partition.
@@ -116,6 +118,7 @@ class ConsumerClient:
         self._connections = statistics.Connections(tallies.of_consumer(name))
         self._client, self._connections = self._make()
         self._topics: tuple[str, ...] = ()
+        self._asked: float | None = None
         self._incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
             properties.get("partition.assignment.strategy")
         )
@@ -130,7 +133,7 @@ class ConsumerClient:
                     "statistics.interval.ms": statistics.EVERY,
                     **self._properties.revealed(),
                     "error_cb": self._on_error,
-                    "on_commit": self._on_commit,
+                    "on_commit": self._on_answer,
                     "stats_cb": connections.note,
                 },
                 logger=ClientLog("consumer", self.name, self._scrub),
@@ -208,6 +211,7 @@ class ConsumerClient:
         except Exception:
             log.exception("consumer=%s closing the client of the earlier certificates was not clean", self.name)
         self._client, self._connections = client, connections
+        self._asked = None  # the client before answers no more
         self.subscribe(self._topics)
         return True
 
@@ -242,6 +246,15 @@ class ConsumerClient:
                 )
         return refused
 
+    @property
+    def committing(self) -> bool:
+        """Whether a commit that was not waited for has no answer yet.
+
+        The client sends a commit again that a broker did not take. Another one that was made meanwhile would be
+        overtaken by it, and the group be back at the older offsets.
+        """
+        return self._asked is not None and time.monotonic() - self._asked < _UNANSWERED
+
     def commit(self, *, wait: bool) -> None:
         """Commit what was stored; `Events.committed` tells the answer, which without `wait` comes while polling."""
         try:
@@ -249,6 +262,7 @@ class ConsumerClient:
                 self._on_commit(None, self._client.commit(asynchronous=False))
             else:
                 self._client.commit(asynchronous=True)
+                self._asked = time.monotonic()
         except confluent_kafka.KafkaException as error:
             self._on_commit(errors.of(error), [])
 
@@ -357,6 +371,10 @@ class ConsumerClient:
 
     def _tell_out_of_log(self, place: Place, error: confluent_kafka.KafkaError) -> None:
         self._guarded(lambda: self._events.out_of_log(place, self._scrub(error.str())))
+
+    def _on_answer(self, error: confluent_kafka.KafkaError | None, partitions: list[TopicPartition]) -> None:
+        self._asked = None
+        self._on_commit(error, partitions)
 
     def _on_commit(self, error: confluent_kafka.KafkaError | None, partitions: list[TopicPartition]) -> None:
         if error is not None and error.name() == "_NO_OFFSET":

@@ -1,5 +1,7 @@
 """Commits: the watermarks of a consumer's partitions are told to its group, and told again when it does not take them.
 
+One at a time: a commit that the client sends again would overtake a later one, and take the group back.
+
 For the poller's thread alone, as the client is.
 """
 
@@ -45,10 +47,13 @@ class Commits:
                 partition.stored = offset
         if moved:
             self._client.store(moved)
+            self._due = -math.inf
         # The last commit of all is made even when nothing moved: an earlier one may have failed.
-        due = moved or time.monotonic() >= self._due
-        if wait or (due and not self._automatic):
+        if wait or (not self._automatic and self._may_commit()):
             self._commit(wait=wait)
+
+    def _may_commit(self) -> bool:
+        return time.monotonic() >= self._due and not self._client.committing
 
     def _commit(self, *, wait: bool = False) -> None:
         self._refused, self._due = None, math.inf
@@ -68,7 +73,9 @@ class Commits:
         A commit that is waited for would hang then, until the session has timed out.
         """
         began = asked = time.monotonic()
-        self._commit()
+        self._due = -math.inf
+        if self._may_commit():
+            self._commit()
         while any(one.stored >= max(one.committed, 0) and not one.lost for one in partitions):
             poll()
             now = time.monotonic()
@@ -76,6 +83,6 @@ class Commits:
                 return
             if self._refused not in (None, *_FOR_NOW) or now - began >= _AT_MOST:
                 return
-            if now >= self._due:
+            if self._may_commit():
                 asked = now
                 self._commit()

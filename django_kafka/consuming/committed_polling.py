@@ -67,10 +67,16 @@ class CommittingPoller(Poller):
         return [one for one in self._queues if one not in self._asked and not one.in_flight]
 
     def _some_free(self) -> bool:
-        return bool(self._free())
+        return not self._client.committing and bool(self._free())
 
     def _release(self) -> None:
-        """Have the next messages committed of partitions that are done with what they had."""
+        """Have the next messages committed of partitions that are done with what they had.
+
+        One commit at a time: one that the client sends again would overtake a later one, and the group would be back
+        at messages that are handled.
+        """
+        if self._client.committing:
+            return
         moved: dict[Place, Any] = {}
         for partition in self._free():
             queue = self._queues[partition]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from django.db import connections, transaction
 from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from .. import conf, handlers, retries, tallies
@@ -143,14 +144,15 @@ class Executor:
                 waiting = waiting.filter(letter__consumer__in=self._consumers)
             if self._ids is not None:
                 waiting = waiting.filter(pk__in=[*self._ids, *self._due])
-            found = waiting.order_by("id").values("pk", "state", "claim", "claimed_at").first()
+            found = waiting.order_by("id").values("pk", "state", "claim").first()
             if found is None:
                 return None
-            mine = replays().filter(**found)
+            # Unclaimed it must be still: whoever has it may have renewed its claim since.
+            mine = replays().filter(unclaimed(), **found)
             # A claim that was not given back: whoever had it is dead, or cannot reach the database.
             deaths = F("deaths") + (1 if found["state"] == Replay.State.RUNNING else 0)
-            now = timezone.now()
-            if mine.update(state=Replay.State.RUNNING, claim=self._claim, claimed_at=now, executor=me(), deaths=deaths):
+            claim = {"claim": self._claim, "claimed_at": Now(), "executor": me()}
+            if mine.update(state=Replay.State.RUNNING, deaths=deaths, **claim):
                 return replays().select_related("letter").get(pk=found["pk"])
 
     def _keep(self) -> None:
@@ -159,7 +161,7 @@ class Executor:
             if (running := self._running) is None:
                 continue
             try:
-                replays().filter(pk=running, claim=self._claim).update(claimed_at=timezone.now())
+                replays().filter(pk=running, claim=self._claim).update(claimed_at=Now())
             except Exception as error:  # noqa: BLE001  # the next turn tries again; the final compare-and-set decides
                 log.warning("replay=%s claim not renewed: %s", running, type(error).__name__)
             finally:

@@ -1,7 +1,8 @@
 """Replays: asked for in the admin or by command, carried out by whoever claims them, safe to interrupt anywhere.
 
 A request is a row. An executor (a worker, a Celery task, the command) claims the oldest one, renews its claim while it
-works, and brings it to its end in one compare-and-set. A claim that is no longer renewed is taken over.
+works, and brings it to its end in one compare-and-set. A claim that is no longer renewed is taken over. Whether it is
+renewed goes by the clock of the database: those of executors differ, and may be stepped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from .. import conf
@@ -52,7 +54,7 @@ def outstanding(prefix: str = "") -> Exists:
 
 def unclaimed() -> Q:
     """Return a condition: the replay is asked for, and nobody works on it (any more)."""
-    expired = timezone.now() - timedelta(seconds=LEASE)
+    expired = Now() - timedelta(seconds=LEASE)
     return Q(state=Replay.State.REQUESTED) | Q(state=Replay.State.RUNNING, claimed_at__lt=expired)
 
 

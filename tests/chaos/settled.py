@@ -75,8 +75,10 @@ def rewound(books: Books) -> Iterator[str]:
     """Name commits that went back to what a former owner of the partition had come to.
 
     An owner's own commits may overtake each other on their way, when the client sends one again that a broker did not
-    answer; its next commit mends that. What a former owner commits, nobody expects.
+    answer; its next commit mends that. What a former owner commits, nobody expects. What an owner has come to begins
+    at dead letters as well as at effects.
     """
+    lettered = {letter.place for letter in books.letters}
     by_partition: dict[int, list[Effect]] = defaultdict(list)
     for effect in books.effects:
         by_partition[effect.partition].append(effect)
@@ -88,7 +90,10 @@ def rewound(books: Books) -> Iterator[str]:
             if offset < before.get(partition, 0) and known:
                 own = by_partition[partition][known - 1]
                 tenure = [one for one in by_partition[partition][:known] if _same_tenure(one, own)]
-                if offset <= min(one.offset for one in tenure):
+                first = min(one.offset for one in tenure)
+                while (partition, first - 1) in lettered:
+                    first -= 1
+                if offset <= first:
                     yield f"partition {partition} went from {before[partition]} back to {offset} at {sample.at:.3f}"
             before[partition] = offset
 
