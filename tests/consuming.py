@@ -63,7 +63,8 @@ class Workplace:
         **more: Any,
     ) -> None:
         """Send values, as they are or as JSON, with a bare client, and wait until the cluster has them."""
-        producer = Producer({"bootstrap.servers": self.cluster.bootstrap_servers, "linger.ms": 1, "log_level": 0})
+        # All in one batch, which the cluster hands out whole; the flush below does not wait for the time to pass.
+        producer = Producer({"bootstrap.servers": self.cluster.bootstrap_servers, "linger.ms": 100, "log_level": 0})
         failures: list[Any] = []
         for value in values:
             raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()

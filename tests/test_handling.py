@@ -352,7 +352,7 @@ def test_a_letter_for_a_record_that_kafka_refused_may_be_stored_late_and_the_lan
         seen.wait(2)
     (letter,) = workplace.letters()
     assert letter.offset == 0
-    assert letter.error_type == "django_kafka.exceptions.DeliveryFailed"
+    assert letter.error_type == "django_kafka.exceptions.DeliveryForbidden"
     assert workplace.committed() == {0: 2}
 
 

@@ -328,7 +328,7 @@ def test_a_record_that_is_refused_makes_a_letter_that_says_whose_it_may_be(workp
     with workplace.worker():
         handled(workplace, 20)
     (letter,) = workplace.letters()
-    assert letter.error_type == "django_kafka.exceptions.DeliveryFailed"
+    assert letter.error_type == "django_kafka.exceptions.DeliveryForbidden"
     assert "The record was produced by a call for " in letter.traceback
     assert effects() == list(range(20))
 

@@ -175,7 +175,7 @@ def test_a_record_that_is_refused_makes_a_letter_of_its_own_message(workplace: W
     with workplace.worker():
         handled(workplace, 4)
     (letter,) = workplace.letters()
-    assert (letter.offset, letter.error_type) == (2, "django_kafka.exceptions.DeliveryFailed")
+    assert (letter.offset, letter.error_type) == (2, "django_kafka.exceptions.DeliveryForbidden")
     assert effects() == [0, 1, 2, 3]
 
 
