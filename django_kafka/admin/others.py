@@ -105,11 +105,7 @@ class WorkerAdmin(Closing):
 
     list_display = (
         "consumer_shown",
-        "host_shown",
-        "pid",
-        "below_shown",
-        "version_shown",
-        "started_at",
+        "address_shown",
         "seen_at",
         "is_alive",
         "handled",
@@ -164,12 +160,17 @@ class WorkerAdmin(Closing):
         """Show the consumer's name."""
         return showing.line(worker.consumer)
 
-    @admin.display(description=_("host"), ordering="host")
+    @admin.display(description=_("process"), ordering="host")
+    def address_shown(self, worker: Worker) -> str:
+        """Show the machine, the process, and which process of which supervisor it is."""
+        return showing.line(worker.address)
+
+    @admin.display(description=_("host"))
     def host_shown(self, worker: Worker) -> str:
         """Show the machine."""
         return showing.line(worker.host)
 
-    @admin.display(description=_("supervisor"), ordering="supervisor", empty_value="–")
+    @admin.display(description=_("supervisor"), empty_value="–")
     def below_shown(self, worker: Worker) -> str | None:
         """Show the process that started it, and which of that one's processes it is."""
         return None if worker.supervisor is None else f"{worker.supervisor} / {worker.number}"
