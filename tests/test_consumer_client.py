@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from django_kafka.clients.consumer import ConsumerClient, Events, is_fatal, size_of
+from django_kafka.clients.consumer import ConsumerClient, Events, is_fatal
 from django_kafka.clients.embedded import Cluster
+from django_kafka.clients.sizes import size_of
 from django_kafka.exceptions import ConfigurationError
 from tests.servers.processes import wait_until
 from tests.test_handling import send_with_raw_header

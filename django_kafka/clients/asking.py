@@ -11,6 +11,7 @@ from ..exceptions import AuthenticationFailed, AuthorizationFailed, Configuratio
 from . import errors
 from .credentials import Properties, Rotation
 from .logs import ClientLog
+from .making import make
 from .refusals import Refusals
 from .scrubbing import Scrubber
 
@@ -60,14 +61,9 @@ class AskingClient:
 
     def _make(self) -> AdminClient:
         name = self._properties.cluster
-        try:
-            self._properties.prepare(self.scrub)
-            ours: dict[str, Any] = {"error_cb": self._note}
-            return AdminClient({**self._properties.revealed(), **ours}, logger=ClientLog("admin", name, self.scrub))
-        except confluent_kafka.KafkaException as error:
-            # Not chained: the library's own exception quotes the value that it refuses.
-            reason = self.scrub(errors.sentence(error))
-            raise ConfigurationError(f"A client for cluster {name!r} cannot be made: {reason}") from None
+        log = ClientLog("admin", name, self.scrub)
+        what = f"A client for cluster {name!r}"
+        return make(AdminClient, what, self._properties, self.scrub, log, {"error_cb": self._note})
 
     def _note(self, error: confluent_kafka.KafkaError) -> None:
         if error.name() != "_ALL_BROKERS_DOWN":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from itertools import chain
 from typing import Any, cast
 
 import confluent_kafka
@@ -16,10 +14,10 @@ from confluent_kafka import TopicPartition
 
 from .. import tallies
 from ..exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
-from ..messages import header_pairs
 from . import errors, statistics
 from .credentials import Properties, Rotation
 from .logs import ClientLog
+from .making import counting, make
 from .refusals import Refused
 from .scrubbing import Scrubber
 
@@ -35,41 +33,6 @@ Place = tuple[str, int]
 _error_of = confluent_kafka.Message.error
 _partition_of: Callable[[Any], int] = cast("Any", confluent_kafka.Message.partition)
 _topic_of: Callable[[Any], str] = cast("Any", confluent_kafka.Message.topic)
-
-_key_of: Callable[[Any], bytes | None] = cast("Any", confluent_kafka.Message.key)
-_headers_of: Callable[[Any], Any] = cast("Any", confluent_kafka.Message.headers)
-
-
-_SAMPLE = 32
-"""Messages of a fetch whose keys and headers are looked at, when those are small."""
-
-
-def size_of(messages: Sequence[Any]) -> tuple[int, int]:
-    """Return the bytes of values, and those of keys and headers.
-
-    The latter are those of a sample where there are many messages and it has less of them than of values: to look at
-    all of them takes a tenth of the time that the client needs to receive them.
-    """
-    values = sum(map(len, messages))
-    if (step := len(messages) // _SAMPLE) <= 1:
-        return values, _beside_values(messages)
-    # Others than in the fetch before, so that what comes at regular distances is found.
-    sample = messages[messages[0].offset() % step :: step]
-    others = _beside_values(sample) * len(messages) // len(sample)
-    return values, others if others < values else _beside_values(messages)
-
-
-def _beside_values(messages: Sequence[Any]) -> int:
-    """Return the bytes of keys and headers: len() of a message is that of its value alone."""
-    size = sum(map(len, filter(None, map(_key_of, messages))))
-    try:
-        pairs = list(chain.from_iterable(filter(None, map(_headers_of, messages))))
-    except SystemError:
-        pairs = None
-    # All are looked at in one call: a pair with a hole, see header_pairs, shows one object instead of two.
-    if pairs is None or len(gc.get_referents(*pairs)) != 2 * len(pairs):
-        pairs = list(chain.from_iterable(map(header_pairs, messages)))
-    return size + sum(map(len, filter(None, chain.from_iterable(pairs))))
 
 
 class Events:
@@ -126,22 +89,11 @@ class ConsumerClient:
 
     def _make(self) -> tuple[confluent_kafka.Consumer, statistics.Connections]:
         connections = statistics.Connections(tallies.of_consumer(self.name))
-        try:
-            self._properties.prepare(self._scrub)
-            made = confluent_kafka.Consumer(
-                {
-                    "statistics.interval.ms": statistics.EVERY,
-                    **self._properties.revealed(),
-                    "error_cb": self._on_error,
-                    "on_commit": self._on_answer,
-                    "stats_cb": connections.note,
-                },
-                logger=ClientLog("consumer", self.name, self._scrub),
-            )
-        except confluent_kafka.KafkaException as error:
-            # Not chained: the library's own exception quotes the value that it refuses.
-            reason = self._scrub(errors.sentence(error))
-            raise ConfigurationError(f"Consumer {self.name!r} cannot be made: {reason}") from None
+        own = {"error_cb": self._on_error, "on_commit": self._on_answer, "stats_cb": connections.note}
+        made = make(
+            confluent_kafka.Consumer, f"Consumer {self.name!r}", counting(self._properties), self._scrub,
+            ClientLog("consumer", self.name, self._scrub), own,
+        )  # fmt: skip
         return made, connections
 
     def subscribe(self, topics: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from ..exceptions import ConfigurationError, DeliveryFailed, ProduceError
 from . import errors, statistics
 from .credentials import Properties, Rotation
 from .logs import ClientLog
+from .making import counting, make
 from .refusals import Refusals
 from .scrubbing import Scrubber
 
@@ -72,21 +73,11 @@ class ProducerClient:
 
     def _make(self) -> tuple[confluent_kafka.Producer, statistics.Connections]:
         connections = statistics.Connections(tallies.of_producer(self.name))
-        try:
-            self._properties.prepare(self._scrub)
-            made = confluent_kafka.Producer(
-                {
-                    "statistics.interval.ms": statistics.EVERY,
-                    **self._properties.revealed(),
-                    "error_cb": self._on_error,
-                    "stats_cb": connections.note,
-                },
-                logger=ClientLog("producer", self.name, self._scrub),
-            )
-        except confluent_kafka.KafkaException as error:
-            # Not chained: the library's own exception quotes the value that it refuses.
-            reason = self._scrub(errors.sentence(error))
-            raise ConfigurationError(f"Producer {self.name!r} cannot be made: {reason}") from None
+        own = {"error_cb": self._on_error, "stats_cb": connections.note}
+        made = make(
+            confluent_kafka.Producer, f"Producer {self.name!r}", counting(self._properties), self._scrub,
+            ClientLog("producer", self.name, self._scrub), own,
+        )  # fmt: skip
         return made, connections
 
     def _serve(self) -> None:

@@ -11,12 +11,12 @@ import confluent_kafka
 from confluent_kafka import TopicPartition
 
 from .. import conf
-from ..exceptions import ConfigurationError
-from . import errors, properties
+from . import properties
 from .admin import Unreachable
 from .consumer import Place
 from .groups import Ends, GroupInUse
 from .logs import ClientLog
+from .making import make
 from .scrubbing import Scrubber
 
 _PIECE = 1000
@@ -129,14 +129,9 @@ def _client(consumer: conf.Consumer, group_id: str) -> Iterator[confluent_kafka.
         "fetch.min.bytes": 1,
     })  # fmt: skip
     scrub = Scrubber(chosen)
-    chosen.prepare(scrub)
-    try:
-        client = confluent_kafka.Consumer(
-            {**chosen.revealed(), "error_cb": lambda _error: None}, logger=ClientLog("consumer", consumer.name, scrub)
-        )
-    except confluent_kafka.KafkaException as error:
-        reason = scrub(errors.sentence(error))
-        raise ConfigurationError(f"A client for consumer {consumer.name!r} cannot be made: {reason}") from None
+    log = ClientLog("consumer", consumer.name, scrub)
+    what, own = f"A client for consumer {consumer.name!r}", {"error_cb": lambda _error: None}
+    client = make(confluent_kafka.Consumer, what, chosen, scrub, log, own)
     try:
         yield client
     finally:

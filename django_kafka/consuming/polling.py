@@ -14,7 +14,8 @@ from django.dispatch import Signal
 
 from .. import conf, signals
 from ..clients import properties
-from ..clients.consumer import ConsumerClient, Events, is_fatal, size_of
+from ..clients.consumer import ConsumerClient, Events, is_fatal
+from ..clients.sizes import size_of
 from ..gathering import close_broken_connections
 from ..tallies import ConsumerTally
 from .commits import Commits
