@@ -433,6 +433,26 @@ def test_who_has_had_partitions_waits() -> None:
 # Connections
 
 
+def test_a_broker_that_gets_its_number_is_counted_once() -> None:
+    tally = ConsumerTally()
+    connections = Connections(tally)
+
+    def tell(**brokers: str) -> None:
+        told = {
+            name: {"state": "UP", "connects": 1, "source": source, "nodename": "127.0.0.1:9092"}
+            for name, source in brokers.items()
+        }
+        connections.note(json.dumps({"name": "c", "brokers": told}))
+
+    # The library renames the one that it began with as soon as it knows which it is.
+    tell(**{"127.0.0.1:9092/bootstrap": "configured"})
+    tell(**{"127.0.0.1:9092/1": "learned"})
+    assert (tally.connections_active, tally.connections_total) == (1, 1)
+    # A coordinator has a connection of its own to the same broker.
+    tell(**{"127.0.0.1:9092/1": "learned", "GroupCoordinator": "logical"})
+    assert (tally.connections_active, tally.connections_total) == (2, 2)
+
+
 def test_connections_are_counted_over_brokers_that_are_forgotten_and_clients_that_follow() -> None:
     tally = ConsumerTally()
     connections = Connections(tally)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 EVERY = 10_000
 """Milliseconds between two statistics of a client, unless its options say otherwise."""
@@ -26,7 +28,7 @@ class Connections:
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._seen: dict[str, int] = {}
+        self._seen: Mapping[str, int] = {}
         self._closed = False
 
     def note(self, statistics: str) -> None:
@@ -40,11 +42,14 @@ class Connections:
         brokers, _end = json.JSONDecoder().raw_decode(statistics, statistics.index("{", statistics.index(_BROKERS)))
         counts, seen = self._counts, self._seen
         counts.connections_active = sum(one["state"] == "UP" for one in brokers.values())
+        told: Counter[str] = Counter()
         for name, one in brokers.items():
+            told[_address(name, one)] += one["connects"]
+        for address, made in told.items():
             # A broker that was forgotten and found again counts from the beginning.
-            made, before = one["connects"], seen.get(name, 0)
+            before = seen.get(address, 0)
             counts.connections_total += made - before if made >= before else made
-        self._seen = {name: one["connects"] for name, one in brokers.items()}
+        self._seen = told
 
     def failed(self, code: str) -> None:
         """Note an error of the client."""
@@ -55,3 +60,9 @@ class Connections:
         """Note that the client goes. What it still tells is of no interest: another one may be there."""
         self._closed = True
         self._counts.connections_active = 0
+
+
+def _address(name: str, broker: Mapping[str, Any]) -> str:
+    """Return what stays the same when the library learns the number of a broker that it was told of, and renames it."""
+    # A coordinator has a connection of its own, to the address of a broker.
+    return name if broker.get("source") == "logical" else broker.get("nodename", name)
