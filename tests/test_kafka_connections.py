@@ -112,7 +112,12 @@ def test_options_of_a_connection_reach_every_client_of_the_cluster(kafka: Kafka,
 
 
 def test_a_connection_without_work_is_closed_and_made_again(kafka: Kafka, settings: Settings, name: str) -> None:
-    use(settings, kafka.address, {"default": {}}, connection={"options": {"connections.max.idle.ms": 1000}})
+    use(
+        settings,
+        kafka.address,
+        {"default": {}},
+        connection={"timeout": "10s", "options": {"connections.max.idle.ms": 1000}},
+    )
     before = connections(kafka.port)
     services.produce(name, "k", 1).result(10)
     made = connections(kafka.port) - before

@@ -170,8 +170,8 @@ def test_a_handler_that_outlives_its_partition_neither_commits_nor_writes_a_lett
         assert running.wait(20)
         rebalances = first.tally.rebalances
         with workplace.worker():
-            wait_until(lambda: first.tally.rebalances > rebalances, 30)
-            wait_until(lambda: len(seen.of(0)) >= 2, 30, "the message was not handled anew")
+            wait_until(lambda: first.tally.rebalances > rebalances)
+            wait_until(lambda: len(seen.of(0)) >= 2, message="the message was not handled anew")
             let_go.set()
             wait_until(lambda: first.lanes.in_flight == 0)
             assert not workplace.letters()

@@ -186,7 +186,7 @@ def test_a_failed_delivery_raises_is_told_and_is_counted(embedded: Cluster, name
         delivery = produce(name, None, 1)
         with pytest.raises(DeliveryFailed, match="was not delivered") as raised:
             delivery.result()
-        wait_until(lambda: told, 5)
+        wait_until(lambda: told)
     finally:
         delivery_failed.disconnect(listen)
     assert (raised.value.code, raised.value.retriable, raised.value.category) == (
@@ -458,7 +458,7 @@ def test_the_event_loop_goes_on_while_a_full_queue_makes_room(settings: Settings
         heart.cancel()
         return beats
 
-    assert asyncio.run(send()) > 20
+    assert asyncio.run(send()) > 5, "One that is held up has no more than one."
 
 
 def test_the_signal_asks_for_a_record(embedded: Cluster, name: str) -> None:
