@@ -10,6 +10,7 @@ from django.db import OperationalError
 
 from django_kafka import signals
 from django_kafka.clients.embedded import Request
+from django_kafka.consuming import commits
 from django_kafka.messages import Message
 from tests.consuming import Seen, Workplace
 from tests.servers.processes import wait_until
@@ -345,6 +346,18 @@ def test_a_commit_that_the_client_sends_again_overtakes_no_later_one(workplace: 
         reached = time.monotonic()
         while time.monotonic() - reached < 1:
             assert workplace.committed() == {0: 3}
+
+
+def test_a_worker_leaves_at_once_whose_partitions_were_committed_one_after_another(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "_NO_ANSWER", 600.0)
+    monkeypatch.setattr(commits, "_AT_MOST", 600.0)
+    workplace.consume(Seen(), partitions=2)
+    with workplace.worker():
+        for partition in (0, 1):
+            workplace.send([0], partition=partition)
+            wait_until(lambda partition=partition: workplace.committed()[partition] == 1)
 
 
 @pytest.mark.parametrize("automatic", [True, False])
