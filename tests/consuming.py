@@ -42,7 +42,8 @@ class Workplace:
         """Make the topic and declare the consumer, with `handler` for it."""
         self.cluster.create_topic(self.topic, partitions)
         # When the last member of a group has left, the embedded cluster lets the next one wait for a whole session.
-        soon = {"session_timeout": "1500ms", "heartbeat_interval": "300ms"}
+        # And what is committed is often waited for.
+        soon = {"session_timeout": "1500ms", "heartbeat_interval": "300ms", "auto_commit_interval": "200ms"}
         # What a test is about fails once, unless it is about more.
         once = {"retry": {"max_retries": 0}}
         consumer = {"group_id": self.group, "topics": {self.topic: {}}, **soon, **once, **options}

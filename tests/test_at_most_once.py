@@ -189,16 +189,16 @@ def test_memory_is_bounded(workplace: Workplace) -> None:
     most: list[Any] = []
     seen = Seen(lambda _message: go_on.wait(30) and None)
     workplace.consume(seen, guarantee="at_most_once", max_poll_records=10, max_in_flight=50)
-    workplace.send(range(500))
+    workplace.send(range(200))
     with workplace.worker() as worker:
         poller: Any = worker._poller
         wait_until(lambda: poller._queued >= 30)
         most = [poller._queued + worker.lanes.in_flight for _ in range(50) if not go_on.wait(0.01)]
         assert max(most) <= 50
         go_on.set()
-        seen.wait(500)
+        seen.wait(200)
     assert poller._queued == poller._queued_bytes == 0
-    assert seen.of(0) == list(range(500))
+    assert seen.of(0) == list(range(200))
 
 
 def of_lists(workplace: Workplace, handler: Callable[[list[Message]], Any]) -> Callable[[list[Message]], Any]:

@@ -213,7 +213,7 @@ class TestTenures:
     def test_a_partition_that_leaves_is_written_off_while_the_worker_goes_on(self, workplace: Workplace) -> None:
         seen = Seen()
         # A session that a busy machine does not miss.
-        workplace.consume(seen, partitions=2, transaction="none", session_timeout="10s", kafka=FAST)
+        workplace.consume(seen, partitions=2, transaction="none", session_timeout="4s", kafka=FAST)
         workplace.send([1], partition=0)
         workplace.send([1], partition=1)
         crew = Crew([NAME])

@@ -66,8 +66,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offsets_are_where_the_effects_are(workplace: Workplace, ordering: str) -> None:
     seen = Seen(leave_effect)
     workplace.consume(seen, guarantee="effect_once", ordering=ordering, concurrency=3, partitions=2)
-    for number in range(60):
-        workplace.send([number], partition=number % 2, key=b"%d" % (number % 7))
+    for partition in (0, 1):
+        workplace.send(range(partition, 60, 2), partition, lambda number: b"%d" % (number % 7))
     with workplace.worker():
         seen.wait(60)
         wait_until(lambda: workplace.committed() == {0: 30, 1: 30})

@@ -179,6 +179,7 @@ class TestProducing:
             produce("full", None, number)
         with took_less_than(15), pytest.raises(CircuitOpen):
             produce("full", None, 2)
+        producers.close("default", 0)
 
     def test_what_is_queued_is_given_up_only_by_its_own_timeout(self, settings: Settings) -> None:
         use(settings, NOBODY, {"default": {"circuit_breaker": SOON, "delivery_timeout": "2s"}})

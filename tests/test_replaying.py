@@ -671,7 +671,9 @@ def flights(embedded: Cluster, topic: Callable[..., str], settings: Any, tmp_pat
     name = topic("flights")
     embedded.create_topic(name, partitions=2)
     settings.KAFKA = {"brokers": [embedded.bootstrap_servers]}
-    desk = Desk.on_sqlite(tmp_path, brokers=embedded.bootstrap_servers, topic=name)
+    # One after another: each waits until the session of the one before is over.
+    short = {"session_timeout": "3s", "heartbeat_interval": "500ms"}
+    desk = Desk.on_sqlite(tmp_path, brokers=embedded.bootstrap_servers, topic=name, options=short)
     yield desk
     desk.close()
 

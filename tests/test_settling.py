@@ -394,9 +394,11 @@ def test_letters_that_are_refused_hold_their_lane_also_when_all_fail(workplace: 
 
 def test_what_fails_slowly_does_not_wait_for_company(workplace: Workplace) -> None:
     go_on = threading.Semaphore(0)
+    begun: list[int] = []
 
     def fail_slowly(message: Message) -> None:
-        go_on.acquire(timeout=20)
+        begun.append(message.offset)
+        go_on.acquire(timeout=60)
         raise ValueError(f"at {message.offset}")
 
     workplace.consume(fail_slowly)
@@ -404,10 +406,11 @@ def test_what_fails_slowly_does_not_wait_for_company(workplace: Workplace) -> No
     with workplace.worker():
         for _ in range(5):
             go_on.release()
-        wait_until(lambda: len(workplace.letters()) >= 3)
-        time.sleep(0.6)
+        wait_until(lambda: len(begun) == 6)
+        assert len(workplace.letters()) < 5, "Those that fail one after another may wait for each other."
+        time.sleep(0.6)  # longer than they may
         go_on.release()
-        wait_until(lambda: len(workplace.letters()) >= 5, message="they waited for the rest of their slice")
+        wait_until(lambda: len(workplace.letters()) == 6, message="they waited for the rest of their slice")
         for _ in range(20):
             go_on.release()
         wait_until(lambda: len(workplace.letters()) == 20)
