@@ -958,8 +958,9 @@ def test_a_stop_awaits_what_runs_and_begins_nothing_more(workplace: Workplace) -
     (reached,) = workplace.committed().values()
     assert reached <= watched.handled
     with workplace.worker():
-        wait_until(lambda: sum(len(set(values)) for values in watched.values_of.values()) == 101, 30)
-    assert workplace.committed() == {0: 101}
+        wait_until(lambda: sum(len(set(values)) for values in watched.values_of.values()) == 101)
+        # Some were handled before behind one that was not, and are read again.
+        wait_until(lambda: workplace.committed() == {0: 101})
 
 
 def test_a_partition_that_leaves_is_drained_while_others_go_on(workplace: Workplace) -> None:
@@ -971,8 +972,8 @@ def test_a_partition_that_leaves_is_drained_while_others_go_on(workplace: Workpl
         watched.wait(100)
         with workplace.worker():
             watched.wait(600)
-        watched.wait(1200)
-    assert workplace.committed() == dict.fromkeys(range(4), 300)
+        # The embedded cluster takes no commits in mid-rebalance, so that some messages may come once more.
+        wait_until(lambda: workplace.committed() == dict.fromkeys(range(4), 300))
     assert watched.overlaps == []
 
 
