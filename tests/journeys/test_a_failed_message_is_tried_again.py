@@ -114,7 +114,7 @@ def test_a_killed_worker_loses_neither_the_message_that_waits_nor_those_behind_i
 
 def test_when_all_fail_none_is_lost_and_none_is_stored_twice(project: Project, topic: Callable[..., str]) -> None:
     name = project.create_topic(topic())
-    project.consumer("journey", name, "tests.app.scenes.gated", circuit_breaker={"enabled": False})
+    project.consumer("journey", name, "tests.app.scenes.gated", circuit_breaker={"enabled": False}, **QUICK)
     project.produce([{"value": {"n": number, "raise": "ValueError"}} for number in range(400)], name)
     worker = project.manage("kafka_consume")
     wait_letters(project, name, 100)

@@ -37,8 +37,6 @@ def test_kills_in_mid_transaction_leave_each_effect_once(
     name = project.create_topic(topic(), partitions=2)
     project.consumer("journey", name, GATED, concurrency=2, ordering=ordering, **ONCE)
     records = numbered(500, keys=20, seconds=0.002)
-    # So that it does not take long to be known that a worker is dead.
-    project.kafka["heartbeats"] = {"interval": "1s"}
     scenes = [(tmp_path / f"begun-{turn}", tmp_path / f"gate-{turn}") for turn in range(3)]
     for turn, (begun, gate) in enumerate(scenes):
         records[100 + 120 * turn]["value"] |= {"begun": str(begun), "gate": str(gate)}
@@ -101,7 +99,6 @@ def test_a_worker_that_wakes_up_after_another_took_over_rolls_back(
 ) -> None:
     name = project.create_topic(topic())
     begun, gate = tmp_path / "begun", tmp_path / "gate"
-    project.kafka["heartbeats"] = {"interval": "1s"}
     project.consumer("journey", name, GATED, ordering=ordering, **ONCE)
     records = numbered(100)
     records[40]["value"] |= {"begun": str(begun), "gate": str(gate)}
