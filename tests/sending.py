@@ -69,11 +69,13 @@ def values(messages: list[Message]) -> list[Any]:
     return [json.loads(one.value() or b"null") for one in messages]
 
 
-def program(code: str, kafka: dict[str, Any], topic: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own, which begins with Django set up, `services` and `topic`."""
+def program(
+    code: str, kafka: dict[str, Any], topic: str, seconds: float = 60, *, first: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, which begins with `first`, Django set up, `services` and `topic`."""
     env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "SENDING_KAFKA": json.dumps(kafka)}
     env["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-W", "ignore", "-c", _BEGIN + code, topic]
+    command = [sys.executable, "-W", "ignore", "-c", first + _BEGIN + code, topic]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
 
 

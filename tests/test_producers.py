@@ -381,3 +381,27 @@ print("all of them")
     done = program(code, kafka(embedded), name, 300)
     assert done.stdout == "all of them\n", done.stderr
     assert values(read(embedded, name, 9)) == ["parent", *range(8)]
+
+
+def test_a_child_collects_nothing_of_its_parent_before_that_is_kept_from_being_destroyed(
+    embedded: Cluster, name: str
+) -> None:
+    # What runs first in each child has the garbage collector run at the next occasion.
+    first = """
+import gc, os
+os.register_at_fork(after_in_child=lambda: gc.set_threshold(1))
+"""
+    code = """
+from django_kafka.producers import producers
+gc.collect()
+gc.set_threshold(1_000_000)
+for _ in range(3):
+    services.produce(topic, None, 1).result()
+    producers.close("default")
+child = os.fork()
+if child == 0:
+    os._exit(0 if gc.isenabled() else 1)
+print(os.waitpid(child, 0)[1], gc.isenabled())
+"""
+    done = program(code, kafka(embedded), name, first=first)
+    assert done.stdout == "0 True\n", done.stderr
