@@ -201,5 +201,6 @@ def test_a_partition_that_comes_back_to_a_worker_goes_on_in_order(workplace: Wor
         slow.set()
         seen.wait(1200)
         wait_until(lambda: all(len(set(values)) == 300 for values in seen.values_of.values()))
-    assert workplace.committed() == dict.fromkeys(range(4), 300)
+        # The embedded cluster takes no commits in mid-rebalance, so that some messages may come once more.
+        wait_until(lambda: workplace.committed() == dict.fromkeys(range(4), 300))
     assert seen.overlaps == []

@@ -49,7 +49,7 @@ def test_gunicorn_with_a_preloaded_application(project: Project, topic: Callable
     pids = {send(number) for number in range(1, COUNT + 1)}
     server.send_signal(signal.SIGTERM)
 
-    assert server.finish(20) == 0, server.output()
+    assert server.finish() == 0, server.output()
     assert str(server.pid) not in pids
     assert "undelivered" not in server.output()
     assert_sent_and_handled(project, name)
@@ -73,7 +73,7 @@ def test_celery_prefork(project: Project, topic: Callable[..., str], redis_serve
     wait_until(lambda: len(re.findall(r"Sent \d+ in \d+", worker.output())) == COUNT, message="not all tasks ran")
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.finish(20) == 0, worker.output()
+    assert worker.finish() == 0, worker.output()
     pids = set(re.findall(r"Sent \d+ in (\d+)", worker.output()))
     assert len(pids) == 2
     assert str(worker.pid) not in pids
