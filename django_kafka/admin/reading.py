@@ -33,7 +33,7 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the t
         return super().has_view_permission(request, obj)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Show the list, or act on what was chosen in it; ids that no row can have, which Django trips over, are left out."""
+        """Show the list, or act on what was chosen in it: without ids that no row can have, which Django trips over."""
         if request.method == "POST" and ACTION_CHECKBOX_NAME in request.POST:
             posted = request.POST.copy()
             possible = [each for each in posted.getlist(ACTION_CHECKBOX_NAME) if self.may_be_id(each)]
