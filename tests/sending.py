@@ -38,9 +38,10 @@ topic = sys.argv[1]
 
 
 def use(settings: Settings, brokers: str, producers: dict[str, Any] | None = None, **more: Any) -> None:
-    """Set KAFKA for a test: producers that answer soon, whether brokers are there or not."""
+    """Set KAFKA for a test: producers that soon give up brokers that are not there, and wait for those that are."""
     own = {"default": {}, **(producers or {})}
-    settings.KAFKA = {"brokers": brokers.split(","), "connection": {"timeout": "1s"}, "producers": own, **more}
+    patience = {"timeout": "1s" if brokers == NOBODY else "10s"}
+    settings.KAFKA = {"brokers": brokers.split(","), "connection": patience, "producers": own, **more}
 
 
 def read(cluster: Cluster | str, topic: str, count: int, seconds: float = 20) -> list[Message]:
