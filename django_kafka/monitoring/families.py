@@ -70,6 +70,8 @@ class Family:
     """The names of its labels."""
     read: Read = field(repr=False)
     """What returns its values."""
+    adds_up: bool = True
+    """Whether the values of several processes make a sum; else the highest of them counts."""
 
 
 def _of_produced(value: Callable[[ProducedTopic], float]) -> Read:
@@ -218,6 +220,7 @@ PRODUCING = (
     Family(
         name="lynx_kafka_producer_circuit_open", kind="gauge", labels=("producer",),
         means="1 while the producer takes no records because its brokers are out of reach, else 0.",
+        adds_up=False,
         read=_of_producer(lambda one: float(one.reachability.open)),
     ),
 )  # fmt: skip
@@ -332,6 +335,7 @@ NOW = (
     Family(
         name="lynx_kafka_consumer_lag", kind="gauge", labels=(*_C, "partition"),
         means="Messages of a partition that are not settled: from the watermark to the end of its log.", read=_lags,
+        adds_up=False,
     ),
     Family(
         name="lynx_kafka_consumer_watermark_gap", kind="gauge", labels=(*_C, "partition"),
@@ -362,12 +366,12 @@ NOW = (
     Family(
         name="lynx_kafka_consumer_circuit", kind="gauge", labels=("consumer", "state"),
         means="1 for the state in which the circuit breaker is, 0 for the others: closed, open, probing.",
-        read=_circuits,
+        read=_circuits, adds_up=False,
     ),
     Family(
         name="lynx_kafka_consumer_poll_age_seconds", kind="gauge", labels=_P,
         means="Seconds since the worker last polled Kafka: far below one, unless its poll loop is stuck.",
-        read=_poll_ages,
+        read=_poll_ages, adds_up=False,
     ),
 )  # fmt: skip
 
@@ -388,6 +392,7 @@ OTHERS = (
     Family(
         name="lynx_kafka_info", kind="gauge", labels=("version", "librdkafka", "python", "django"),
         means="Always 1; its labels tell the versions that run.", read=_versions,
+        adds_up=False,
     ),
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from ..tallies import Histogram
+from . import mirror
 from .families import FAMILIES, Family, Scene
 from .server import Answer
 
@@ -69,6 +70,7 @@ def _bounds(histogram: Histogram) -> list[str]:
 
 def register() -> None:
     """Have our metrics shown with all others of this process. Nothing is opened, and nothing counted yet."""
+    mirror.register()
     try:
         prometheus_client.REGISTRY.register(Collector())
     except ValueError as error:
