@@ -342,7 +342,9 @@ class ConsumerClient:
             error, partitions = None, []
         refused = error or next((one.error for one in partitions if one.error), None)
         code, sentence = (None, "") if refused is None else (refused.name(), self._scrub(refused.str()))
-        taken = {} if error else {(one.topic, one.partition): one.offset for one in partitions if not one.error}
+        # Those come along, without an offset, that there was nothing to commit of.
+        known = [one for one in partitions if not (error or one.error) and one.offset >= 0]
+        taken = {(one.topic, one.partition): one.offset for one in known}
         self._guarded(lambda: self._events.committed(taken, code, sentence))
 
     def _on_error(self, error: confluent_kafka.KafkaError, topic: str | None = None) -> None:
