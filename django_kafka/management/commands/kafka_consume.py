@@ -21,12 +21,14 @@ from ...consuming import leash, supervisor, worker
 from ...consuming.connections import LimitCheck
 from ...consuming.crew import Crew
 from ...exceptions import ConfigurationError
+from ...monitoring.server import serving
 from ._signals import StopSignals, say
 
 _LEAVE_WITHIN = 5.0
 """Seconds that a reload waits for running handlers."""
 _ASKED_WITHIN = 5.0
 """Seconds that the end waits for a database that was asked something and does not answer."""
+_MOST_PORT = 65535
 _MOST_PROCESSES = 1000
 """As for the setting `processes`."""
 
@@ -65,6 +67,18 @@ class Command(BaseCommand):
         parser.add_argument("--until-empty", action="store_true", help="stop when nothing is left to read")
         parser.add_argument(
             "--reload", action="store_true", help="start again when code changes; for development, runs one process"
+        )
+        parser.add_argument(
+            "--metrics-port",
+            type=_whole(_MOST_PORT, least=0),
+            metavar="N",
+            help="answer Prometheus on this port, one for all processes; 0: on a free one, which the log names",
+        )
+        parser.add_argument(
+            "--metrics-address",
+            default="127.0.0.1",
+            metavar="A",
+            help="the address of this host to do so at (default: %(default)s); 0.0.0.0 for all of them",
         )
 
     def execute(self, *arguments: Any, **options: Any) -> str | None:
@@ -161,7 +175,7 @@ class Command(BaseCommand):
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Consuming with {_names(consumers)}. Stop with Ctrl-C.")
-        with _limits_checked([consumers]):
+        with _limits_checked([consumers]), serving(options["metrics_address"], options["metrics_port"], crew.routes):
             if threading.current_thread() is threading.main_thread():
                 with _Stop(crew):
                     crew.run()
@@ -258,12 +272,12 @@ def _shown(layout: Layout) -> str:
     return ", ".join(f"{name} in {count} process{'es' * (count > 1)}" for name, count in counts.items())
 
 
-def _whole(most: int | None = None) -> Callable[[str], int]:
-    """Return what reads a number from 1."""
+def _whole(most: int | None = None, *, least: int = 1) -> Callable[[str], int]:
+    """Return what reads a number from `least`."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1 or (most and int(text) > most):
-            raise ArgumentTypeError(f"{text!r} is not a whole number from 1{f' to {most}' if most else ''}")
+        if not text.isdecimal() or int(text) < least or (most and int(text) > most):
+            raise ArgumentTypeError(f"{text!r} is not a whole number from {least}{f' to {most}' if most else ''}")
         return int(text)
 
     return read
