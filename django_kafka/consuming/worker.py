@@ -11,11 +11,11 @@ from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
 from ..deadlines import Running
 from ..exceptions import ConfigurationError, NotAvailable
+from ..membership import topics_and_group
 from . import forwarding, guarantees
 from .circuits import Circuit
 from .event_loop import EventLoop, threads_of
 from .lanes import Lanes
-from .membership import topics_and_group
 
 log = logging.getLogger(__name__)
 
