@@ -68,7 +68,10 @@ class Crew:
         number: int | None = None,
     ) -> None:
         self.workers = [Worker(name, max_messages=max_messages, until_empty=until_empty) for name in names]
-        self.routes: dict[str, Callable[[], Answer]] = {"/metrics": metrics.exposition}
+        self.routes: dict[str, Callable[[], Answer]] = {
+            "/metrics": metrics.exposition,
+            metrics.PORTABLE: metrics.portable,
+        }
         """What it answers to those who watch it, by path."""
         self._number = number
         self._stopping = threading.Event()

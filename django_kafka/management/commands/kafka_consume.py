@@ -10,6 +10,7 @@ import threading
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ from ...consuming import leash, supervisor, worker
 from ...consuming.connections import LimitCheck
 from ...consuming.crew import Crew
 from ...exceptions import ConfigurationError
+from ...monitoring import metrics, wire
 from ...monitoring.server import serving
 from ._signals import StopSignals, say
 
@@ -44,6 +46,8 @@ class Command(BaseCommand):
     )
     number: int | None = None
     """Of this process below a supervisor."""
+    wire: Connection | None = None
+    """Over which the supervisor asks it."""
     from_command_line = False
     """Whether the process was started for this command, and can be started so again."""
 
@@ -84,7 +88,7 @@ class Command(BaseCommand):
     def execute(self, *arguments: Any, **options: Any) -> str | None:
         """Tell a supervisor, by the exit code, of an error that would only come again."""
         try:
-            self.number = leash.take_number()
+            self.number, self.wire = leash.take_number(), wire.take()
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
         if self.number is not None:
@@ -144,12 +148,18 @@ class Command(BaseCommand):
         for consumer in layout[0]:
             worker.ready(consumer.name)
         sweep = options["until_empty"] and any(conf.through_topics(consumer) for consumer in layout[0])
+        port: int | None = options["metrics_port"]
         chief = supervisor.Supervisor(
-            autoreload.get_child_arguments(), len(layout), until_empty=options["until_empty"], again=sweep
+            autoreload.get_child_arguments(),
+            len(layout),
+            until_empty=options["until_empty"],
+            again=sweep,
+            wired=port is not None,
         )
+        routes = {"/metrics": lambda: metrics.together(chief.ask(metrics.PORTABLE))}
         self.stdout.write(f"Consuming with {_shown(layout)}. Stop with Ctrl-C.")
         self.stdout.flush()
-        with _StopAll() as stop, _limits_checked(layout):
+        with _StopAll() as stop, _limits_checked(layout), serving(options["metrics_address"], port, routes):
             chief.run(stop)
         if stop.at_once:
             sys.exit(128 + (stop.number or 0))
@@ -163,7 +173,7 @@ class Command(BaseCommand):
                 f'Process {number} has no consumer: settings want {len(layout)} "processes" by now. Start anew.'
             )
         crew = _crew(layout[number - 1], options, number)
-        with _StopOne(crew):
+        with _StopOne(crew), wire.answering(self.wire, crew.routes):
             leash.Leash(crew.stop).start()
             supervisor.let_signals_through()
             crew.run()
