@@ -355,3 +355,27 @@ print(time.monotonic() - began)
     done = program(code, kafka(embedded), name)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 0.8
+
+
+def test_a_child_forked_while_names_are_resolved_delivers_what_it_sends(embedded: Cluster, name: str) -> None:
+    # glibc resolves them under a lock that fork() does not free, and the client resolves for each connection.
+    code = """
+import signal, socket, threading
+services.produce(topic, None, "parent").result()
+def resolve():
+    while True:
+        socket.getaddrinfo("127.0.0.1", 9, flags=socket.AI_ADDRCONFIG)
+for _ in range(2):
+    threading.Thread(target=resolve, daemon=True).start()
+for n in range(8):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        services.produce(topic, None, n).result(20)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, n
+print("all of them")
+"""
+    done = program(code, kafka(embedded), name, 300)
+    assert done.stdout == "all of them\n", done.stderr
+    assert values(read(embedded, name, 9)) == ["parent", *range(8)]
