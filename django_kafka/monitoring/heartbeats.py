@@ -8,12 +8,12 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Protocol
 
 from django.db import connections, transaction
 from django.db.models import F, QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from .. import __version__, conf, deadlines
 from ..models import Worker
@@ -29,19 +29,36 @@ _FORGOTTEN_AFTER = 720
 def alive(consumer: str) -> bool:
     """Tell whether a worker of `consumer` was heard of lately."""
     workers = Worker.objects.using(conf.kafka().dead_letters.database)
-    return workers.filter(consumer=consumer, seen_at__gte=alive_since()).exists()
+    return living(workers.filter(consumer=consumer)).exists()
 
 
 def of_group(cluster: str, group_id: str) -> list[Worker]:
     """Return the workers in a group, named with its prefix, that were heard of lately."""
     workers = Worker.objects.using(conf.kafka().dead_letters.database)
-    alive = workers.filter(cluster=cluster, group_id=group_id, seen_at__gte=alive_since())
-    return list(alive.order_by("host", "pid", "pk"))
+    return list(living(workers.filter(cluster=cluster, group_id=group_id)).order_by("host", "pid", "pk"))
 
 
-def alive_since() -> datetime:
-    """Return when a worker was last heard of at the earliest, if it still counts as alive."""
-    return timezone.now() - timedelta(seconds=conf.kafka().heartbeats.interval * STALE_AFTER)
+# Rows are written, and compared, by the clock of the database alone: those of hosts differ, and are set back.
+
+
+def living(workers: QuerySet[Worker]) -> QuerySet[Worker]:
+    """Return those of `workers` that were heard of lately."""
+    return workers.filter(seen_at__gte=Now() - silence())
+
+
+def with_clock(workers: QuerySet[Worker]) -> QuerySet[Worker]:
+    """Return `workers` with the time of the database as `asked_at`, by which `is_alive` tells."""
+    return workers.annotate(asked_at=Now())
+
+
+def is_alive(worker: Any) -> bool:
+    """Tell whether a worker that `with_clock` brought was heard of lately."""
+    return bool(worker.seen_at >= worker.asked_at - silence())
+
+
+def silence() -> timedelta:
+    """Return for how long a worker may be silent and still count as alive."""
+    return timedelta(seconds=conf.kafka().heartbeats.interval * STALE_AFTER)
 
 
 def ask_to_close(workers: QuerySet[Worker]) -> int:
@@ -49,7 +66,7 @@ def ask_to_close(workers: QuerySet[Worker]) -> int:
 
     Each does so at its next heartbeat, unless it has closed and opened again by then.
     """
-    not_closed = workers.exclude(circuit=Worker.Circuit.CLOSED).filter(seen_at__gte=alive_since())
+    not_closed = living(workers.exclude(circuit=Worker.Circuit.CLOSED))
     return not_closed.update(circuit_close_asked=F("circuit_episode"))
 
 
@@ -105,7 +122,6 @@ class Heartbeat(threading.Thread):
         """Set when the rows are there."""
         self.ledgers: list[Ledger] = []
         """What is brought up to date with each beat, and closed together with the rows."""
-        now = timezone.now()
         self._rows = [
             Worker(
                 id=uuid.uuid4().hex,
@@ -117,7 +133,7 @@ class Heartbeat(threading.Thread):
                 supervisor=None if number is None else os.getppid(),
                 number=number,
                 version=__version__,
-                started_at=now,
+                started_at=Now(),
             )
             for consumer, group_id in consumers
         ]
@@ -153,9 +169,8 @@ class Heartbeat(threading.Thread):
         self._woken.set()
 
     def _beat(self) -> None:
-        now = timezone.now()
         for row in self._rows:
-            row.seen_at = now
+            row.seen_at = Now()
             row.hangs = [one.shown() for one in deadlines.overdue(row.consumer)]
         for row, subject in zip(self._rows, self._subjects, strict=False):
             for name, value in subject.report().items():
@@ -188,8 +203,10 @@ class Heartbeat(threading.Thread):
             if not row.waiting:
                 subject.hear(None)
                 continue
-            group = Worker.objects.using(self._database).filter(
-                cluster=row.cluster, consumer=row.consumer, group_id=row.group_id, seen_at__gte=alive_since()
+            group = living(
+                Worker.objects.using(self._database).filter(
+                    cluster=row.cluster, consumer=row.consumer, group_id=row.group_id
+                )
             )
             subject.hear(group.exclude(pk=row.pk).values_list("pk", "handled", "partitions", "waiting"))
 
@@ -201,7 +218,7 @@ class Heartbeat(threading.Thread):
             Worker.objects.using(self._database).filter(pk__in=self.ids).delete()
 
     def _forget_the_dead(self) -> None:
-        bound = timezone.now() - timedelta(seconds=self._settings.heartbeats.interval * _FORGOTTEN_AFTER)
+        bound = Now() - timedelta(seconds=self._settings.heartbeats.interval * _FORGOTTEN_AFTER)
         Worker.objects.using(self._database).filter(seen_at__lt=bound).delete()
 
     def _try(self, step: Callable[[], None]) -> None:

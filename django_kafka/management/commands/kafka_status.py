@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
-from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -49,7 +48,7 @@ class Command(BaseCommand):
                 _must_exist(workers, name)
             if options["names"]:
                 workers = workers.filter(consumer__in=options["names"])
-            self._show(list(workers), options)
+            self._show(list(heartbeats.with_clock(workers)), options)
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
 
@@ -62,14 +61,13 @@ class Command(BaseCommand):
         self.stdout.write(f"Asked {asked} of its workers; each closes its circuit within {interval:g} s.")
 
     def _show(self, workers: list[Worker], options: dict[str, Any]) -> None:
-        since = heartbeats.alive_since()
         if options["json"]:
-            self.stdout.write(json.dumps({"workers": [_as_dict(worker, since) for worker in workers]}, indent=2))
+            self.stdout.write(json.dumps({"workers": [_as_dict(worker) for worker in workers]}, indent=2))
             return
         if not workers:
             self.stdout.write("No worker was heard of. Start one: python manage.py kafka_consume")
             return
-        table(self.stdout, _COLUMNS, [_row(worker, since) for worker in workers])
+        table(self.stdout, _COLUMNS, [_row(worker) for worker in workers])
         for worker in workers:
             for sentence in _sentences(worker):
                 self.stdout.write(printable(f"{worker}: {sentence}"))
@@ -82,13 +80,13 @@ def _must_exist(workers: QuerySet[Worker], name: str) -> None:
         raise CommandError(f'KAFKA["consumers"] has no {name!r}; {there}.')
 
 
-def _row(worker: Worker, since: datetime) -> tuple[str, ...]:
+def _row(worker: Any) -> tuple[str, ...]:
     return (
         worker.consumer,
         worker.group_id,
         worker.address,
-        "alive" if worker.seen_at >= since else "gone",
-        ago(worker.seen_at),
+        "alive" if heartbeats.is_alive(worker) else "gone",
+        ago(worker.seen_at, worker.asked_at),
         f"{worker.partitions} ({worker.waiting} waiting)" if worker.waiting else str(worker.partitions),
         f"{worker.handled:,}",
         f"{worker.dead_lettered:,}",
@@ -112,7 +110,7 @@ def _sentences(worker: Worker) -> list[str]:
     return said
 
 
-def _as_dict(worker: Worker, since: datetime) -> dict[str, Any]:
+def _as_dict(worker: Any) -> dict[str, Any]:
     return {
         "consumer": worker.consumer,
         "cluster": worker.cluster,
@@ -122,7 +120,7 @@ def _as_dict(worker: Worker, since: datetime) -> dict[str, Any]:
         "supervisor": worker.supervisor,
         "number": worker.number,
         "version": worker.version,
-        "alive": worker.seen_at >= since,
+        "alive": heartbeats.is_alive(worker),
         "started_at": worker.started_at.isoformat(),
         "seen_at": worker.seen_at.isoformat(),
         "partitions": worker.partitions,
