@@ -16,7 +16,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from .. import __version__, conf, deadlines
-from ..models import Worker
+from ..models import Worker, WorkerPartition
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ def ask_to_close(workers: QuerySet[Worker]) -> int:
 
 
 _REPORTED = (
+    "state", "not_live", "not_ready", "memory", "in_flight", "lag", "last_error", "rebalance_age",
     "handled", "dead_lettered", "partitions", "waiting", "waits_for",
     "circuit", "circuit_writing", "circuit_reason", "circuit_opened_at", "circuit_episode",
 )  # fmt: skip
@@ -82,6 +83,9 @@ class Subject(Protocol):
 
     def report(self) -> dict[str, Any]:
         """Return what its row shows now."""
+
+    def partitions(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Return what the row of each of its partitions shows."""
 
     def close_circuit(self, episode: int) -> bool:
         """Close its circuit, if this is the episode that it is in; tell whether it was."""
@@ -138,6 +142,8 @@ class Heartbeat(threading.Thread):
             for consumer, group_id in consumers
         ]
         self._failing = False
+        self._written: dict[tuple[str, str, int], dict[str, Any]] = {}
+        """What the rows of partitions say."""
 
     @property
     def ids(self) -> list[str]:
@@ -169,8 +175,10 @@ class Heartbeat(threading.Thread):
         self._woken.set()
 
     def _beat(self) -> None:
+        memory = resident()
         for row in self._rows:
             row.seen_at = Now()
+            row.memory = memory
             row.hangs = [one.shown() for one in deadlines.overdue(row.consumer)]
         for row, subject in zip(self._rows, self._subjects, strict=False):
             for name, value in subject.report().items():
@@ -180,10 +188,38 @@ class Heartbeat(threading.Thread):
             self._rows, update_conflicts=True, unique_fields=["id"], update_fields=["seen_at", "hangs", *_REPORTED]
         )
         self.beaten.set()
+        self._write_partitions()
         self._close_circuits()
         self._ask_around()
         for ledger in self.ledgers:
             ledger.close_left()
+
+    def _write_partitions(self) -> None:
+        """Write what is new of partitions in one statement, and take out those that left in another."""
+        now = {
+            (row.pk, topic, number): shown
+            for row, subject in zip(self._rows, self._subjects, strict=False)
+            for (topic, number), shown in subject.partitions().items()
+        }
+        rows = WorkerPartition.objects.using(self._database)
+        new = {key: shown for key, shown in now.items() if self._written.get(key) != shown}
+        if new:
+            rows.bulk_create(
+                [
+                    WorkerPartition(worker=worker, topic=topic, partition=number, **shown)
+                    for (worker, topic, number), shown in new.items()
+                ],
+                update_conflicts=True,
+                unique_fields=["worker", "topic", "partition"],
+                update_fields=["in_flight", "lag", "waits_for"],
+            )
+            self._written |= new
+        left = [key for key in self._written if key not in now]
+        for worker, topic in dict.fromkeys((worker, topic) for worker, topic, _number in left):
+            numbers = [number for one, name, number in left if (one, name) == (worker, topic)]
+            rows.filter(worker=worker, topic=topic, partition__in=numbers).delete()
+        for key in left:
+            del self._written[key]
 
     def _close_circuits(self) -> None:
         """Close those that somebody asked for. Only while one is not closed does this cost a query."""
@@ -215,11 +251,14 @@ class Heartbeat(threading.Thread):
         with transaction.atomic(using=self._database):
             for ledger in self.ledgers:
                 ledger.close_all()
+            WorkerPartition.objects.using(self._database).filter(worker__in=self.ids).delete()
             Worker.objects.using(self._database).filter(pk__in=self.ids).delete()
 
     def _forget_the_dead(self) -> None:
         bound = Now() - timedelta(seconds=self._settings.heartbeats.interval * _FORGOTTEN_AFTER)
         Worker.objects.using(self._database).filter(seen_at__lt=bound).delete()
+        known = Worker.objects.using(self._database).values("pk")
+        WorkerPartition.objects.using(self._database).exclude(worker__in=known).delete()
 
     def _try(self, step: Callable[[], None]) -> None:
         try:
@@ -229,4 +268,15 @@ class Heartbeat(threading.Thread):
             if not self._failing:
                 log.warning("heartbeat failed: %s", type(error).__name__)
             self._failing = True
+            # Others may have taken the rows of one that was silent away.
+            self._written = {key: {} for key in self._written}
             connections[self._database].close()
+
+
+def resident() -> int | None:
+    """Return how many bytes of this process are in memory; None where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import Error as DatabaseFailure
 from django.db.models import QuerySet
 
 from ... import conf
@@ -26,7 +28,7 @@ class Command(BaseCommand):
 
     help = (
         "Show the workers that were heard of, from their heartbeats, and whether the circuit breaker of one is open. "
-        "The exit code is 0 whatever the state: monitoring asks the health pages."
+        "The exit code is 0 whatever the state, but with --probe."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -37,8 +39,15 @@ class Command(BaseCommand):
             "--close-breaker", metavar="CONSUMER", help="ask the workers of this consumer to close their open circuits"
         )
 
+        parser.add_argument(
+            "--probe", choices=("live", "ready"), help="only tell by the exit code how the workers of this host are"
+        )
+
     def handle(self, *_arguments: Any, **options: Any) -> None:
         """Show, or ask."""
+        if options["probe"]:
+            self._probe(options["probe"], options["names"])
+            return
         try:
             workers = Worker.objects.using(conf.kafka().dead_letters.database)
             if (consumer := options["close_breaker"]) is not None:
@@ -51,6 +60,26 @@ class Command(BaseCommand):
             self._show(list(heartbeats.with_clock(workers)), options)
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
+
+    def _probe(self, which: str, names: list[str]) -> None:
+        """Raise `CommandError` when the workers of this host are not as asked.
+
+        Nobody is called dead because nothing is heard of him: the database may be why. Then he is only not ready.
+        """
+        try:
+            rows = Worker.objects.using(conf.kafka().dead_letters.database).filter(host=socket.gethostname()[:255])
+            mine = list(heartbeats.living(rows.filter(consumer__in=names) if names else rows))
+        except (ConfigurationError, DatabaseFailure) as error:
+            if which == "ready":
+                raise CommandError(f"The rows of workers cannot be read ({type(error).__name__}).") from error
+            self.stdout.write(f"live, as far as is known: the rows of workers cannot be read ({type(error).__name__})")
+            return
+        if which == "ready" and not mine:
+            raise CommandError("No worker of this host was heard of lately.")
+        reasons = [(one, one.not_live if which == "live" else one.not_ready) for one in mine]
+        if found := [f"{one}: {reason}" for one, reason in reasons if reason]:
+            raise CommandError(printable("; ".join(found)))
+        self.stdout.write(which)
 
     def _close(self, workers: QuerySet[Worker], consumer: str) -> None:
         _must_exist(workers, consumer)
