@@ -7,8 +7,8 @@ import datetime
 from collections.abc import Callable
 
 from django.db import connections
-from health_check.base import HealthCheck
-from health_check.exceptions import ServiceUnavailable
+from health_check.base import HealthCheck  # type: ignore[import-untyped]
+from health_check.exceptions import ServiceUnavailable  # type: ignore[import-untyped]
 
 from . import conf
 from .exceptions import ConfigurationError
