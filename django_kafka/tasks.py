@@ -20,6 +20,7 @@ from .monitoring import heartbeats
 
 try:
     from celery import current_app, shared_task  # type: ignore[import-untyped,unused-ignore]
+    from celery._state import _get_active_apps  # type: ignore[import-untyped,unused-ignore]
 except ImportError:
     current_app = shared_task = None
 
@@ -52,25 +53,32 @@ def dispatch(consumer: str) -> Carrier:
     """Say who carries out the requested replays of `consumer`: a live worker, else Celery, else the command."""
     if heartbeats.alive(consumer):
         return Carrier.WORKER
-    if current_app is None or not current_app.conf.broker_write_url:
+    if (app := _project_app()) is None:
         return Carrier.COMMAND
     try:
-        with current_app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
+        with app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
             connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
     except Exception as error:  # noqa: BLE001  # every transport has errors of its own, and the page must not fail
         log.warning("consumer=%s Celery's broker cannot be reached: %s", consumer, type(error).__name__)
         return Carrier.UNREACHABLE
     # The requests are part of the transaction that is open (ATOMIC_REQUESTS): a task that is quicker finds nothing.
-    transaction.on_commit(partial(_send_task, consumer), using=conf.kafka().dead_letters.database, robust=True)
+    transaction.on_commit(partial(_send_task, app, consumer), using=conf.kafka().dead_letters.database, robust=True)
     return Carrier.CELERY
 
 
-def _send_task(consumer: str) -> None:
+def _project_app() -> Any:
+    """Return the Celery application of the project; None when there is none, or none that has a broker."""
+    if current_app is None:
+        return None
+    # As the current one it is known to the thread only that made it, and web servers answer in others.
+    known = (current_app._get_current_object(), *_get_active_apps())
+    return next((app for app in known if app.conf.broker_write_url), None)
+
+
+def _send_task(app: Any, consumer: str) -> None:
     # Only after a look at the connection: sending waits much longer for a broker that does not answer.
-    with current_app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
-        current_app.send_task(
-            CARRY_OUT_REPLAYS, args=[consumer], connection=connection, retry=False, ignore_result=True
-        )
+    with app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
+        app.send_task(CARRY_OUT_REPLAYS, args=[consumer], connection=connection, retry=False, ignore_result=True)
 
 
 def carry_out_for(consumer: str, seconds: float) -> bool:

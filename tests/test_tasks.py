@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_a_worker_that_is_alive_is_preferred(celery: Celery) -> None:
 
     assert tasks.dispatch("ops") == "worker"
     assert tasks.dispatch("other") == "celery"
+
+
+def test_the_application_is_known_in_threads_that_did_not_make_it(celery: Celery) -> None:
+    # As the current one Celery has it in one thread only; web servers answer in others.
+    celery.conf.broker_url = "memory://"
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(tasks._project_app()))
+    thread.start()
+    thread.join()
+
+    assert found == [celery]
 
 
 def test_a_worker_that_is_silent_does_not_count(celery: Celery) -> None:
