@@ -93,8 +93,7 @@ class GroupAdmin(TopicAdmin):
     """Looks after one consumer's group; every answer is waited for up to `timeout` seconds."""
 
     def __init__(self, consumer: conf.Consumer, group_id: str, timeout: float) -> None:
-        own = {name: value for name, value in consumer.options.items() if name.startswith(_LOGIN)}
-        super().__init__(conf.cluster(consumer.cluster), timeout, own)
+        super().__init__(conf.cluster(consumer.cluster), timeout, login_of(consumer))
         self.group_id = group_id
 
     def group(self) -> Group:
@@ -103,13 +102,7 @@ class GroupAdmin(TopicAdmin):
             (found,) = self._ask("who is in it", lambda: self._describe([self.group_id])).values()
         except _Unsupported:
             return Group(state="unknown")
-        state = found.state.name.lower().replace("_", " ")
-        members = tuple(map(_member, found.members))
-        return Group(
-            state="none" if state == _NEVER else state,
-            protocol=found.type.name.lower() if members else "",
-            members=members,
-        )
+        return described(found)
 
     def _describe(self, groups: list[str]) -> Mapping[str, Future[Any]]:
         answers: Mapping[str, Future[Any]] = self._client.describe_consumer_groups(groups, request_timeout=self.timeout)
@@ -224,6 +217,22 @@ class GroupAdmin(TopicAdmin):
 
 class _Unsupported(Unreachable):
     """The cluster does not know the request."""
+
+
+def login_of(client: conf.Consumer | conf.Producer) -> dict[str, Any]:
+    """Return those of the library's own properties of a client that its way to the brokers depends on."""
+    return {name: value for name, value in client.options.items() if name.startswith(_LOGIN)}
+
+
+def described(found: Any) -> Group:
+    """Return a group as the library describes it."""
+    state = found.state.name.lower().replace("_", " ")
+    members = tuple(map(_member, found.members))
+    return Group(
+        state="none" if state == _NEVER else state,
+        protocol=found.type.name.lower() if members else "",
+        members=members,
+    )
 
 
 def _member(found: Any) -> Member:
