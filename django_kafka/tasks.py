@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.db import transaction
 
 from . import conf
+from .conf.secrets import without_login
 from .dead_letters import replaying
 from .dead_letters.carrying import carry_out
 from .dead_letters.executing import Executor
@@ -55,14 +56,25 @@ def dispatch(consumer: str) -> Carrier:
     if current_app is None or not current_app.conf.broker_write_url:
         return Carrier.COMMAND
     try:
-        with current_app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
-            connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
+        reach_broker(_CONNECT_TIMEOUT)
     except Exception as error:  # noqa: BLE001  # every transport has errors of its own, and the page must not fail
         log.warning("consumer=%s Celery's broker cannot be reached: %s", consumer, type(error).__name__)
         return Carrier.UNREACHABLE
     # The requests are part of the transaction that is open (ATOMIC_REQUESTS): a task that is quicker finds nothing.
     transaction.on_commit(partial(_send_task, consumer), using=conf.kafka().dead_letters.database, robust=True)
     return Carrier.CELERY
+
+
+def reach_broker(seconds: float) -> None:
+    """Connect to Celery's broker. Raises what its transport raises."""
+    with current_app.connection_for_write(connect_timeout=seconds) as connection:
+        connection.ensure_connection(max_retries=1, timeout=seconds)
+
+
+def broker_shown() -> str:
+    """Return the address of Celery's broker as it may be shown."""
+    with current_app.connection_for_write() as connection:
+        return without_login(str(connection.as_uri()))
 
 
 def _send_task(consumer: str) -> None:

@@ -21,7 +21,7 @@ from .consumer import Place
 
 _LOGIN = ("sasl.", "ssl.", "security.", "enable.ssl.", "enable.sasl.", "https.", "socket.", "broker.", "client.")
 """What the options of a consumer begin with that its way to the brokers depends on."""
-_SETTLING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD",
+SETTLING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD",
              "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION"}  # fmt: skip
 """What a broker says that has just started, or just taken the group over."""
 _IN_USE = {"UNKNOWN_MEMBER_ID", "NON_EMPTY_GROUP", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH",
@@ -207,7 +207,7 @@ class GroupAdmin(TopicAdmin):
                     raise _Unsupported(str(self._silent(what, errors.sentence(error)))) from None
                 if name in _IN_USE:
                     raise GroupInUse(f"Group {self.group_id!r} has members.") from None
-                if name not in _SETTLING or time.monotonic() > deadline:
+                if name not in SETTLING or time.monotonic() > deadline:
                     raise self._asking.failure(self._unsaid(what), error, group=self.group_id) from None
             except LateAnswer:
                 raise self._silent(what, f"no answer within {2 * self.timeout:g} s") from None

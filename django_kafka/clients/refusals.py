@@ -68,7 +68,7 @@ class Refusals:
         }.get(name, f"what was asked ({name})")
         needed = f" Needed is {_NEEDED[name]}." if name in _NEEDED else ""
         return (
-            f"Cluster {self._cluster!r} refuses {what} to {self.who()}: {self._scrub(error.str())}{needed} "
+            f"Cluster {self._cluster!r} refuses {what} to {self.who()}: {self._scrub(error.str()).rstrip('.')}.{needed} "
             f"Give it the permission, or look at {self._login()}."
         )
 

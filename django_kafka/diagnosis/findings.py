@@ -86,6 +86,8 @@ class Chain:
     """How long all of them together may take."""
     scrub: Callable[[str], str] = str
     """Takes the secrets of this part out of what others say."""
+    close: Callable[[], None] = lambda: None
+    """Gives back what its thread has taken."""
 
 
 def worst(found: Iterable[Finding]) -> State:

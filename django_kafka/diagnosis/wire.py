@@ -13,7 +13,8 @@ from typing import Protocol
 
 from .. import __version__
 
-_API_VERSIONS, _SASL_HANDSHAKE = 18, 17
+_API_VERSIONS, SASL_HANDSHAKE = 18, 17
+"""The keys of our two requests."""
 _NUMBER = 1
 """What our only request on a connection is called."""
 _LONGEST = 1 << 20
@@ -73,13 +74,14 @@ def abilities(connection: Connection) -> Abilities:
     return Abilities(requests=requests, features=_features(answer))
 
 
-def mechanisms(connection: Connection) -> tuple[str, ...]:
-    """Ask a broker which logins it takes here; none: it takes no login here at all.
+def mechanisms(connection: Connection, mine: str) -> tuple[str, ...]:
+    """Ask a broker which logins it takes here, `mine` being ours if any; none: it takes no login here at all.
 
-    Raises `NotKafka`, `Ended`, and what the connection raises.
+    To be asked after `abilities`, on the same connection. Raises `NotKafka`, `Ended`, and what the connection raises.
     """
-    # A mechanism that nobody has is refused with the list of those that there are.
-    answer = _ask(connection, _SASL_HANDSHAKE, 1, _text(b"NONE-OF-THEM"), flexible=False)
+    # Brokers count logins that fail, and a mechanism that they do not have is one: ours is asked for, and it is only
+    # without one that this cannot be helped.
+    answer = _ask(connection, SASL_HANDSHAKE, 1, _text(mine.encode() or b"NONE"), flexible=False)
     if answer.short() == _ILLEGAL_SASL_STATE:
         return ()
     return tuple(answer.text() for _ in range(answer.integer()))
