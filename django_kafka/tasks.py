@@ -56,7 +56,7 @@ def dispatch(consumer: str) -> Carrier:
     if current_app is None or not current_app.conf.broker_write_url:
         return Carrier.COMMAND
     try:
-        reach_broker(_CONNECT_TIMEOUT)
+        reach_broker(current_app, _CONNECT_TIMEOUT)
     except Exception as error:  # noqa: BLE001  # every transport has errors of its own, and the page must not fail
         log.warning("consumer=%s Celery's broker cannot be reached: %s", consumer, type(error).__name__)
         return Carrier.UNREACHABLE
@@ -65,15 +65,15 @@ def dispatch(consumer: str) -> Carrier:
     return Carrier.CELERY
 
 
-def reach_broker(seconds: float) -> None:
-    """Connect to Celery's broker. Raises what its transport raises."""
-    with current_app.connection_for_write(connect_timeout=seconds) as connection:
+def reach_broker(app: Any, seconds: float) -> None:
+    """Connect to the broker of a Celery application. Raises what its transport raises."""
+    with app.connection_for_write(connect_timeout=seconds) as connection:
         connection.ensure_connection(max_retries=1, timeout=seconds)
 
 
-def broker_shown() -> str:
-    """Return the address of Celery's broker as it may be shown."""
-    with current_app.connection_for_write() as connection:
+def broker_shown(app: Any) -> str:
+    """Return the address of its broker as it may be shown."""
+    with app.connection_for_write() as connection:
         return without_login(str(connection.as_uri()))
 
 

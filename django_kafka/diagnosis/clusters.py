@@ -53,13 +53,13 @@ class Look:
             steps=(
                 Step(checks=("brokers",), look=self._find, essential=True),
                 Step(checks=("certificates",), look=self._files, essential=True),
+                Step(checks=("registry",), look=self._registry),
                 Step(checks=reaching.CHECKS, look=self._reach, essential=True),
                 Step(checks=("login",), look=self._log_in, essential=True),
                 Step(checks=("advertised",), look=self._advertised),
                 Step(checks=("topics", "permissions"), look=self._topics),
                 Step(checks=("group",), look=self._groups),
                 Step(checks=("clock",), look=self._clock),
-                Step(checks=("registry",), look=self._registry),
             ),
         )
 
@@ -118,8 +118,12 @@ class Look:
         try:
             self._inspector = Inspector(self.way.cluster, self.way.own)
             self._cluster = self._inspector.cluster(self.budget.part(_ASKING).left)
-        except (AuthenticationFailed, Unreachable) as trouble:
-            yield error("login", str(trouble), f"Look at {path}, and at the log of the brokers.")
+        except AuthenticationFailed as trouble:
+            yield error("login", str(trouble), f"Mend {path}, or have the brokers know this login.")
+            return
+        except Unreachable as trouble:
+            saw = f"{trouble}. Its addresses answer."
+            yield error("login", saw, "Look at the log of the brokers; with --timeout they get more time.")
             return
         except ConfigurationError as trouble:
             yield error("login", str(trouble), f"Look at {path}.")

@@ -105,7 +105,10 @@ class Encryption:
             self.context(verify=False)
         except (OSError, ValueError, ConfigurationError) as trouble:
             saw = f"The key {self.key_file or self.cert_file} cannot be used with {self.cert_file}: {_why(trouble)}."
-            return error(CHECK, saw, f'Look at {tls}["key_file"] and ["key_password"].', of="key_file")
+            mend = f'Look at {tls}["key_file"] and ["key_password"].'
+            if not self.password:
+                mend += " No password is set: is it encrypted?"
+            return error(CHECK, saw, mend, of="key_file")
         saw = f"The client's certificate {found.subject!r}, signed by {found.issuer!r}, {found.good_until(now)}."
         facts: dict[str, Any] = {"subject": found.subject, "days": round(found.days(now), 1)}
         mend = f'Replace {tls}["cert_file"]; a running client takes it up by itself.'
@@ -120,7 +123,7 @@ def _well(check: str, saw: str, _mend: str, *, of: str, **facts: Any) -> Finding
 
 def _why(trouble: Exception) -> str:
     if isinstance(trouble, ssl.SSLError):
-        reason = str(trouble.reason or "it is not what it should be").replace("_", " ").lower()
+        reason = str(trouble.reason or "it is no key, or its password is wrong").replace("_", " ").lower()
         return _WORDS.get(reason, reason)
     if isinstance(trouble, OSError):
         return (trouble.strerror or type(trouble).__name__).lower()

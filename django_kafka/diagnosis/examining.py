@@ -140,7 +140,7 @@ class _Walk(threading.Thread):
         late, done = self.is_alive(), list(self._found)
         found = [one for step in done for one in step]
         rest = self.chain.steps[len(done) :]
-        why = next((f"{one.check} failed" for one in reversed(found) if one.state is State.ERROR), "")
+        why = next((f"because {one.check} failed" for one in reversed(found) if one.state is State.ERROR), "")
         if late and rest:
             saw = f"There is no answer within {self.chain.seconds:g} s."
             found.append(error(rest[0].checks[0], saw, "Give it more time with --timeout, or look at what is asked."))

@@ -59,7 +59,7 @@ def error(check: str, saw: str, mend: str, *, of: str = "", **facts: Any) -> Fin
 
 def unseen(check: str, why: str, *, of: str = "") -> Finding:
     """Return the finding that something was not looked at."""
-    return Finding(check=check, state=State.UNSEEN, saw=f"not looked at: {why}", of=of)
+    return Finding(check=check, state=State.UNSEEN, saw=f"{why[:1].upper()}{why[1:]}.", of=of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

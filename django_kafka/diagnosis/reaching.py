@@ -35,7 +35,7 @@ def look(target: Target, budget: Budget) -> list[Finding]:
     seen = {one.check for one in found}
     failed = next((one.check for one in found if one.state is State.ERROR), "")
     if failed:
-        found += [unseen(check, f"{failed} failed", of=str(target)) for check in CHECKS if check not in seen]
+        found += [unseen(check, f"because {failed} failed", of=str(target)) for check in CHECKS if check not in seen]
     return found
 
 

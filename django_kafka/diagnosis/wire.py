@@ -61,8 +61,11 @@ def abilities(connection: Connection) -> Abilities:
     answer = _ask(connection, _API_VERSIONS, 3, software, flexible=True)
     error = answer.short()
     if error == _UNSUPPORTED_VERSION:
-        # It answers so in the oldest version, and then there are no features.
-        return Abilities(requests=dict(_request(answer) for _ in range(answer.integer())))
+        # It is older, or the embedded cluster; then there are no features.
+        answer = _ask(connection, _API_VERSIONS, 0, b"", flexible=False)
+        error = answer.short()
+        if not error:
+            return Abilities(requests=dict(_request(answer) for _ in range(answer.integer())))
     if error:
         raise NotKafka(answer.data[:8])
     requests = {}

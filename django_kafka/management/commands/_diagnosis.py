@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from ...diagnosis.examining import Part, Report
@@ -36,8 +38,8 @@ def show(out: Any, report: Report) -> None:
         return
     for part in report.parts:
         out.write(printable(part.name))
-        for one in part.findings:
-            out.write(f"  {one.state.value:<13} {printable(_name(one))}: {printable(one.saw)}")
+        for name, one in _rows(part):
+            out.write(f"  {one.state.value:<13} {printable(name)}: {printable(one.saw)}")
             if one.mend:
                 out.write(f"  {'':<13} -> {printable(one.mend)}")
     out.write(_sum(report))
@@ -49,19 +51,25 @@ def _draw(console: Console, part: Part) -> None:
     drawn.add_column(no_wrap=True)
     drawn.add_column(no_wrap=True, overflow="fold")
     drawn.add_column(overflow="fold")
-    for one in part.findings:
+    for name, one in _rows(part):
         mark, colour = _MARKS[one.state]
         # As texts, because square brackets in a name are no markup.
         said = Text(printable(one.saw), style=colour if one.state is State.UNSEEN else "")
         if one.mend:
             said.append(f"\n→ {printable(one.mend)}", style="italic")
-        drawn.add_row(Text(mark, style=colour), Text(printable(_name(one)), style=colour), said)
+        drawn.add_row(Text(mark, style=colour), Text(printable(name), style=colour), said)
     console.print(drawn)
     console.print()
 
 
-def _name(one: Finding) -> str:
-    return f"{one.check} {one.of}" if one.of else one.check
+def _rows(part: Part) -> Iterator[tuple[str, Finding]]:
+    """Yield findings with their names; what was not looked at for one reason shares a row."""
+    for _reason, group in groupby(part.findings, lambda one: one.state is State.UNSEEN and one.saw):
+        found = list(group)
+        if found[0].state is State.UNSEEN and len(found) > 1:
+            yield ", ".join(dict.fromkeys(one.check for one in found)), found[0]
+        else:
+            yield from ((f"{one.check} {one.of}" if one.of else one.check, one) for one in found)
 
 
 def _sum(report: Report) -> str:
