@@ -94,7 +94,12 @@ def _of_producers() -> Iterator[_Use]:
         if producer.enabled:
             own = [] if producer.topic is None else [producer.topic]
             for topic in (*own, *producer.topics):
-                yield (producer.cluster, settings.prefixed(topic)), f"written by {producer.name}", _sent_by(producer), None
+                yield (
+                    (producer.cluster, settings.prefixed(topic)),
+                    f"written by {producer.name}",
+                    _sent_by(producer),
+                    None,
+                )
 
 
 def _sent_by(producer: conf.Producer | None) -> list[Access]:

@@ -65,6 +65,11 @@ def dispatch(consumer: str) -> Carrier:
     return Carrier.CELERY
 
 
+def application() -> Any:
+    """Return the Celery application of this thread; None without Celery."""
+    return None if current_app is None else current_app._get_current_object()
+
+
 def reach_broker(app: Any, seconds: float) -> None:
     """Connect to the broker of a Celery application. Raises what its transport raises."""
     with app.connection_for_write(connect_timeout=seconds) as connection:

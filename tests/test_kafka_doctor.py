@@ -330,9 +330,7 @@ def test_a_login_of_a_consumers_own_is_a_way_of_its_own(settings: Settings, embe
 # Databases
 
 
-def test_a_database_that_does_not_answer(
-    settings: Settings, django_db_blocker: Any, embedded: Cluster
-) -> None:
+def test_a_database_that_does_not_answer(settings: Settings, django_db_blocker: Any, embedded: Cluster) -> None:
     port = free_port()
     down = {"ENGINE": "django.db.backends.postgresql", "HOST": "127.0.0.1", "PORT": str(port), "NAME": "x",
             "USER": "u", "PASSWORD": "hunter2-of-the-database"}  # fmt: skip

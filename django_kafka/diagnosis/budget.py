@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 _Answer = TypeVar("_Answer")
 
@@ -60,7 +60,7 @@ def side_by_side(budget: Budget, jobs: Sequence[Callable[[], _Answer]]) -> list[
     return [task.answer() for task in tasks]
 
 
-class _Task(threading.Thread):
+class _Task(threading.Thread, Generic[_Answer]):
     def __init__(self, job: Callable[[], _Answer]) -> None:
         # Looking up a name cannot be interrupted: an ordinary thread would be waited for at exit.
         super().__init__(name="kafka-doctor", daemon=True)

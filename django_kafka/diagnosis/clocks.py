@@ -15,8 +15,8 @@ _MEND = "Have both machines synchronize their clocks (chrony, systemd-timesyncd)
 def of_records(newest: Mapping[tuple[str, int], int], asked: bool) -> Finding:
     """Compare with the latest record: a record of the future means that a clock is wrong, and nothing else does.
 
-    `newest` are times in milliseconds since the epoch. They are the broker's where a topic has LogAppendTime, else those
-    of whoever sent.
+    `newest` are times in milliseconds since the epoch: the broker's where a topic has LogAppendTime, else those of
+    whoever sent.
     """
     if not newest:
         why = "no topic that is needed has a record" if asked else "no topic is there"

@@ -87,7 +87,9 @@ class Look:
 
     def _migrations(self) -> Iterator[Finding]:
         if not router.allow_migrate(self.alias, Worker._meta.app_label):
-            saw = f"A database router keeps the tables of django_kafka out of {self.alias!r}, where they are looked for."
+            saw = (
+                f"A database router keeps the tables of django_kafka out of {self.alias!r}, where they are looked for."
+            )
             yield error("migrations", saw, 'Mend DATABASE_ROUTERS, or KAFKA["dead_letters"]["database"].')
             return
         executor = MigrationExecutor(self._connection)
@@ -103,13 +105,15 @@ class Look:
             yield well("migrations", "All migrations of django_kafka are applied.")
 
     def _migrated(self) -> bool:
-        return any(app == Worker._meta.app_label for app, _name in MigrationRecorder(self._connection).applied_migrations())
+        return any(
+            app == Worker._meta.app_label for app, _name in MigrationRecorder(self._connection).applied_migrations()
+        )
 
     def _latency(self) -> Iterator[Finding]:
         took = [self._ask_nothing() for _ in range(_ROUNDS)]
         usual = median(took)
         saw = f"It answers the smallest question in {usual * 1000:.1f} ms."
-        facts = {"milliseconds": round(usual * 1000, 2)}
+        facts: dict[str, Any] = {"milliseconds": round(usual * 1000, 2)}
         if usual > _SLOW:
             yield warning("latency", saw, "A message costs several of them: run workers nearer to it.", **facts)
         else:
@@ -136,7 +140,9 @@ class Look:
         elif short := room.shortage(self.alias, wanted, found):
             yield warning("connections", short[:1].upper() + short[1:], room.SHORTAGE_HINT, wanted=wanted)
         else:
-            saw = f"Workers of one kafka_consume open up to {wanted} connections; {found.free} of {found.most} are left."
+            saw = (
+                f"Workers of one kafka_consume open up to {wanted} connections; {found.free} of {found.most} are left."
+            )
             yield well("connections", saw, wanted=wanted, free=found.free)
 
     def _clock(self) -> Iterator[Finding]:

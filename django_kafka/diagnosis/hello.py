@@ -113,21 +113,26 @@ def _distrust(
         holds = f"that {file} holds" if file else "that the system trusts"
         return (
             f"is signed by none {holds} ({problem.verify_message}).",
-            f"Put the certificate of {found.issuer!r} into {tls}[\"ca_file\"].",
+            f'Put the certificate of {found.issuer!r} into {tls}["ca_file"].',
         )
     return f"is not trusted: {problem.verify_message}.", f'Look at {tls}["ca_file"].'
 
 
 def _talk(target: Target, bare: socket.socket, budget: Budget) -> Iterator[Finding]:
-    of, encryption = str(target), target.encryption
-    connection = bare
-    if encryption is not None:
-        context = encryption.context(verify=False)
-        connection = context.wrap_socket(bare, server_hostname=target.host)
+    if target.encryption is None:
+        yield from _ask(target, bare, budget)
+        return
+    context = target.encryption.context(verify=False)
+    with context.wrap_socket(bare, server_hostname=target.host) as encrypted:
+        yield from _ask(target, encrypted, budget)
+
+
+def _ask(target: Target, connection: socket.socket, budget: Budget) -> Iterator[Finding]:
+    of = str(target)
     connection.settimeout(budget.left)
     found = wire.abilities(connection)
-    saw = f"It is {features.version(found)}."
     lacking = list(target.lacks(found, of))
+    saw = f"It is {features.version(found)}."
     yield from lacking or [well("version", saw, of=of, requests=len(found.requests), features=dict(found.features))]
     if wire.SASL_HANDSHAKE not in found.requests:
         yield unseen("mechanism", "it knows no logins", of=of)

@@ -12,7 +12,7 @@ from .findings import Chain, Finding, Step, error, unseen, well
 def chain(seconds: float) -> Chain:
     """Return the check."""
     # Celery's current application is one of the thread that asks, and the check has a thread of its own.
-    app = None if tasks.current_app is None else tasks.current_app._get_current_object()
+    app = tasks.application()
     step = Step(checks=("celery",), look=lambda: _look(app, seconds))
     return Chain(part="celery", seconds=seconds, steps=(step,))
 

@@ -25,7 +25,9 @@ def look(way: Way, cluster: Cluster, inspector: Inspector, seconds: float) -> It
     permitted: dict[str, Permitted | Unreachable] = {}
     if cluster.controlled:
         permitted = inspector.topics([topic.name for topic, _accesses in wanted], seconds)
-    good, allowed, blind = [], [], []
+    good: list[tuple[str, Topic]] = []
+    allowed: list[str] = []
+    blind: list[str] = []
     for topic, accesses in wanted:
         answer = permitted.get(topic.name)
         there = cluster.topics.get(topic.name)

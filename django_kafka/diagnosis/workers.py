@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from django.utils import timezone
 
@@ -27,7 +28,11 @@ def look(alias: str, consumers: Sequence[conf.Consumer]) -> Iterator[Finding]:
 
 
 def _of_consumer(name: str, alive: list[Worker], gone: int) -> Iterator[Finding]:
-    facts = {"alive": len(alive), "gone": gone, "groups": sorted({(row.cluster, row.group_id) for row in alive})}
+    facts: dict[str, Any] = {
+        "alive": len(alive),
+        "gone": gone,
+        "groups": sorted({(row.cluster, row.group_id) for row in alive}),
+    }
     start = f"python manage.py kafka_consume {name}"
     silent = f" {gone} ended without saying so, or cannot reach the database." if gone else ""
     if not alive:
@@ -80,7 +85,7 @@ def strangers(found: Iterable[tuple[str, Finding]]) -> Iterator[tuple[str, Findi
             saw = f"Group {one.facts['group']!r} has {len(members)} members ({who}), and {alive} workers are heard of."
             mend = (
                 "The others belong to another application, to workers with another database, or to one that was "
-                f'killed a moment ago: change KAFKA["consumers"]["{one.of}"]["group_id"] if the group is not yours alone.'
+                f'killed a moment ago: if it is not yours alone, change KAFKA["consumers"]["{one.of}"]["group_id"].'
             )
             yield part, warning("strangers", saw, mend, of=one.of)
 

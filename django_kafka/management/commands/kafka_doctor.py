@@ -28,7 +28,7 @@ class Command(BaseCommand):
         "say of each what was seen and how to mend it. Changes nothing. The exit code is 0 when all is well, 1 when "
         "there are warnings only, 2 when something does not work."
     )
-    requires_system_checks: list[str] = []  # noqa: RUF012  # what they find is part of the report
+    requires_system_checks: list[str] = []  # what they find is part of the report
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the command's own arguments."""
