@@ -37,6 +37,8 @@ _SKIP = 1.0
 _LEAVE_AT_MOST = 10.0
 """Seconds for partitions to be given back at the end, which takes no answer of a broker."""
 _WAITS_BEFORE_PAUSE = 3
+_ENDS = 1.0
+"""Seconds between two looks at where the logs of partitions end, as the client knows it."""
 _NEAR_THE_END = 0.005
 """Seconds of a poll that nothing is to come to: it then takes as long as it may."""
 
@@ -84,6 +86,13 @@ class Poller(Events):
         self._patience = _POLL
         """Seconds that the next fetch waits for a first message."""
         self._tended = 0.0
+        self.polled = time.monotonic()
+        """When it polled last, by the monotonic clock."""
+        self.watched = 0.0
+        """Until when the ends of partitions are looked at, because somebody asks for lags."""
+        self._ends_at = 0.0
+        self._left_at: float | None = None
+        """When partitions left, of a group that gives out all of them anew."""
         self._revoked_now: set[Place] = set()
         self._assigned_now: set[Place] = set()
         self._replaced_now: set[Place] = set()
@@ -142,6 +151,13 @@ class Poller(Events):
             self._throttle(partitions)
             self._commits.settle(partitions)
             self.lanes.spread(partitions)
+            if self._ends_at <= now < self.watched:
+                self._look_at_ends(now)
+
+    def _look_at_ends(self, now: float) -> None:
+        self._ends_at = now + _ENDS
+        for partition in self.lanes:
+            partition.end = self._client.end_of(partition.place)
 
     def _room(self) -> int:
         """Return how many messages may be fetched now."""
@@ -178,6 +194,7 @@ class Poller(Events):
             messages = self._client.fetch(most, _NEAR_THE_END if self._has_enough() else self._patience)
         except Exception as error:  # noqa: BLE001  # what it had taken off the queue is lost to it: fetch it again
             self._fetch_again(error)
+        self.polled = time.monotonic()
         if self._assigned_now:
             self._begin()
         return messages
@@ -212,10 +229,12 @@ class Poller(Events):
             size = values + others
             self._give(partition, group, size)
             self._taken += len(group)
-            tally.received += len(group)
-            tally.bytes += values
+            topic = tally.of_topic(place[0])
+            topic.received += len(group)
+            topic.bytes += values
             fetched += size
         self._usual_size = max(1.0, fetched / len(messages))
+        tally.fetched.add(len(messages))
 
     def _give(self, partition: Partition, messages: list[Any], size: int) -> None:
         """Hand out what was fetched of a partition."""
@@ -302,6 +321,9 @@ class Poller(Events):
             self.lanes.open(place)
         if not len(self.lanes):
             self._expect_more()
+        if self._left_at is not None:
+            self.tally.rebalancing.add(time.monotonic() - self._left_at)
+            self._left_at = None
         self.tally.rebalances += 1
         log.info("consumer=%s assigned=%s", self.consumer.name, _listed(places))
         self._tell(signals.partitions_assigned, partitions=places)
@@ -310,12 +332,17 @@ class Poller(Events):
         """Finish what runs in partitions that leave, commit what is settled, and forget the rest."""
         self._revoked_now.update(places)
         self._expect_more()
+        began = time.monotonic()
         lanes = self.lanes.halt(places)
         try:
             if not lost:
                 self._finish(lanes)
         finally:
             self.lanes.drop(lanes)
+        if self._client.incremental:
+            self.tally.rebalancing.add(time.monotonic() - began)
+        elif not self.stopping.is_set():
+            self._left_at = began
         self.tally.rebalances += 1
         log.info("consumer=%s %s=%s", self.consumer.name, "lost" if lost else "revoked", _listed(places))
         self._tell(signals.partitions_revoked, partitions=places, lost=lost)

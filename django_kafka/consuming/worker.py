@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,13 +12,19 @@ from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
 from ..deadlines import Running
 from ..exceptions import ConfigurationError, NotAvailable
+from ..monitoring import working
+from ..monitoring.working import PartitionNow, WorkerNow
 from . import forwarding, guarantees
 from .circuits import Circuit
 from .event_loop import EventLoop, threads_of
 from .lanes import Lanes
 from .membership import topics_and_group
+from .partition import Partition
 
 log = logging.getLogger(__name__)
+
+_WATCHED = 120.0
+"""Seconds after a scrape for which it is known where partitions end; Prometheus comes again within a minute."""
 
 
 class Worker:
@@ -47,6 +54,9 @@ class Worker:
         for thread in self._threads:
             thread.start()
         self._polling.start()
+        for topic in self.topics:
+            self.tally.of_topic(topic)
+        working.begun(self)
         log.info("consumer=%s group=%s topics=%s started", self.consumer.name, self.group_id, ",".join(self.topics))
         if conf.cluster(self.consumer.cluster).embedded:
             log.warning(
@@ -81,6 +91,7 @@ class Worker:
 
     def close(self) -> None:
         """Tell the world that it stopped. Call it once, after `join`."""
+        working.ended(self)
         done = self.tally.handled, self.tally.dead_lettered
         log.info("consumer=%s handled=%s dead_lettered=%s stopped", self.consumer.name, *done)
         signals.worker_stopped.send_robust(self.consumer.name, worker=self)
@@ -92,10 +103,7 @@ class Worker:
     def report(self) -> dict[str, Any]:
         """Return what its row shows."""
         standing = self.circuit.standing()
-        waiting = [
-            one for one in self.lanes
-            if one.blocked or any(lane.outage is not None or lane.full for lane in one.lanes)
-        ]  # fmt: skip
+        waiting = _waiting(self.lanes)
         reasons = [one.blocked for one in waiting if one.blocked]
         reasons += [lane.reason for one in waiting for lane in one.lanes if lane.outage is not None or lane.full]
         return {
@@ -111,6 +119,21 @@ class Worker:
             "circuit_opened_at": standing.opened_at,
             "circuit_episode": standing.episode,
         }
+
+    def now(self) -> WorkerNow:
+        """Return what is true of it now."""
+        self._poller.watched = time.monotonic() + _WATCHED
+        partitions = list(self.lanes)
+        return WorkerNow(
+            consumer=self.consumer.name,
+            in_flight=self.lanes.in_flight,
+            in_flight_bytes=self.lanes.bytes,
+            paused=sum(one.paused for one in partitions),
+            waiting=len(_waiting(partitions)),
+            circuit=self.circuit.standing().state.value,
+            poll_age=time.monotonic() - self._poller.polled,
+            partitions=[_now(one) for one in partitions],
+        )
 
     def hear(self, others: Iterable[tuple[str, int, int, int]] | None) -> None:
         """Take in how others of its group fare: id, messages handled, partitions, waiting ones; None: nobody knows."""
@@ -146,6 +169,25 @@ class Worker:
     def alive(self) -> bool:
         """Whether it still polls."""
         return self._polling.is_alive()
+
+
+def _waiting(partitions: Iterable[Partition]) -> list[Partition]:
+    """Return those that wait for an outage to end, or for something else to pass."""
+    return [
+        one for one in partitions
+        if one.blocked or any(lane.outage is not None or lane.full for lane in one.lanes)
+    ]  # fmt: skip
+
+
+def _now(partition: Partition) -> PartitionNow:
+    topic, number = partition.place
+    settled, expected, end = partition.next_unsettled, partition.expected, partition.end
+    lag = gap = None
+    if settled is not None and end >= 0:
+        lag = max(0, end - settled)
+    if expected is not None:
+        gap = partition.in_flight if settled is None else max(0, expected - settled)
+    return PartitionNow(topic=topic, number=number, lag=lag, gap=gap)
 
 
 def ready(name: str) -> tuple[conf.Consumer, list[str], str]:

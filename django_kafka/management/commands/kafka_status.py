@@ -12,10 +12,11 @@ from django.db.models import QuerySet
 
 from ... import conf
 from ...exceptions import ConfigurationError
+from ...legible import printable
 from ...models import Worker
 from ...monitoring import heartbeats
 from ._moments import ago
-from ._table import printable, table
+from ._table import table
 
 _COLUMNS = (
     "consumer", "group", "worker", "state", "last seen", "partitions", "handled", "dead letters", "circuit",
