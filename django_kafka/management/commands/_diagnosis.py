@@ -9,7 +9,7 @@ from typing import Any
 
 from ...diagnosis.examining import Part, Report
 from ...diagnosis.findings import Finding, State
-from ._table import printable
+from ...legible import printable
 
 try:
     from rich.console import Console
