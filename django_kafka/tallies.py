@@ -178,6 +178,8 @@ class ConsumerTally:
 
     topics: dict[str, ConsumedTopic] = field(default_factory=dict)
     """What it did for each topic, as Kafka knows it."""
+    last_error: str = ""
+    """The type of the error that a message met last, and which message; not what it said."""
     unpublished: int = 0
     """Dead letters that are too large for their topic."""
     overruns: int = 0

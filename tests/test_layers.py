@@ -32,6 +32,7 @@ LEVELS = (
         "registry",
         "coroutines",
         "handlers",
+        "membership",
         "categories",
         "retries",
         "execution",

@@ -170,6 +170,9 @@ class Subject:
     def report(self) -> dict[str, Any]:
         return {"waiting": self.waiting, "partitions": 2}
 
+    def partitions(self) -> dict[Any, Any]:
+        return {}
+
     def close_circuit(self, episode: int) -> bool:
         return False
 

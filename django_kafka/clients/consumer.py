@@ -250,6 +250,17 @@ class ConsumerClient:
         self._client.assign([TopicPartition(*one, known.get(one, 0)) for one in mine])
         self._client.pause([TopicPartition(*one) for one in mine if one not in known])
 
+    @property
+    def unsteady(self) -> float:
+        """For how many seconds it has had no settled place in its group; 0: it has one. For any thread."""
+        since = self._connections.unsteady_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def away(self) -> bool:
+        """Whether brokers, or the one that looks after its group, were out of reach by the last statistics."""
+        return self._connections.away
+
     def end_of(self, place: Place) -> int:
         """Return the offset after the last message of a partition, as it was told with the last fetch; -1: unknown."""
         try:
@@ -308,6 +319,7 @@ class ConsumerClient:
             raised.append(error)
 
     def _on_assign(self, _client: object, partitions: list[TopicPartition]) -> None:
+        self._connections.joined()
         if partitions:
             self._refused.never_again()
         self._guarded(lambda: self._events.assigned([(one.topic, one.partition) for one in partitions]))

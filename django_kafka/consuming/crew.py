@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from .. import conf, handlers
 from ..exceptions import ConfigurationError
-from ..monitoring import metrics
+from ..monitoring import metrics, probes
 from ..monitoring.heartbeats import Heartbeat
 from ..monitoring.server import Answer
 from ..producers import close_all
@@ -73,8 +73,14 @@ class Crew:
             metrics.PORTABLE: metrics.portable,
         }
         """What it answers to those who watch it, by path."""
+        self.routes[probes.LIVE] = lambda: probes.answer(self._against("not_live"))
+        self.routes[probes.READY] = lambda: probes.answer(self._against("not_ready"))
         self._number = number
         self._stopping = threading.Event()
+
+    def _against(self, what: str) -> list[str]:
+        found = [(worker.consumer.name, getattr(worker.vitals(), what)) for worker in self.workers]
+        return [f"{name}: {reason}" for name, reason in found if reason]
 
     @property
     def error(self) -> BaseException | None:

@@ -73,7 +73,11 @@ class Poller(Events):
         chosen = properties.for_consumer(consumer, conf.cluster(consumer.cluster), group_id)
         if until_empty:
             chosen["enable.partition.eof"] = True
-        self._drain_at_most = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 2000
+        self.max_poll_interval = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 1000
+        """Seconds after which the group takes a member that does not poll for dead."""
+        self._drain_at_most = self.max_poll_interval / 2
+        self.rebalanced: float | None = None
+        """When partitions came or went last, by the monotonic clock."""
         self._client = self._connect(chosen)
         self._commits = Commits(self._client, lanes, automatic=consumer.enable_auto_commit)
         self._assigned_once = False
@@ -98,6 +102,16 @@ class Poller(Events):
         self._replaced_now: set[Place] = set()
         self._ended_now: set[Place] = set()
         self._troubles = Troubles(consumer.name)
+
+    @property
+    def unsteady(self) -> float:
+        """For how many seconds it has had no settled place in its group. For any thread."""
+        return self._client.unsteady
+
+    @property
+    def away(self) -> bool:
+        """Whether brokers are out of reach. For any thread."""
+        return self._client.away
 
     def _connect(self, chosen: dict[str, Any]) -> ConsumerClient:
         """Return the client of these properties."""
@@ -314,6 +328,7 @@ class Poller(Events):
     def assigned(self, places: list[Place]) -> None:
         """Open the lanes of partitions that came."""
         self._assigned_once = True
+        self.rebalanced = time.monotonic()
         for place in places:
             if place in self._revoked_now:
                 self._replaced_now.add(place)
@@ -331,6 +346,7 @@ class Poller(Events):
     def revoked(self, places: list[Place], lost: bool) -> None:
         """Finish what runs in partitions that leave, commit what is settled, and forget the rest."""
         self._revoked_now.update(places)
+        self.rebalanced = time.monotonic()
         self._expect_more()
         began = time.monotonic()
         lanes = self.lanes.halt(places)

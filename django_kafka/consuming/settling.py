@@ -50,6 +50,11 @@ class Settler:
         verdict = retries.decide(error, attempt.message.attempt, policy, attempt.message)
         if not isinstance(verdict, Skip):
             here.forget()
+            met, message = retries.blamed(error), attempt.message
+            self.tally.last_error = (
+                f"{type(met).__module__}.{type(met).__qualname__} at {message.topic}[{message.partition}]"
+                f"@{message.offset}"
+            )
         match verdict:
             case Again():
                 return self.waits.for_others(lane)

@@ -12,14 +12,15 @@ from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
 from ..deadlines import Running
 from ..exceptions import ConfigurationError, NotAvailable
+from ..membership import topics_and_group
 from ..monitoring import working
 from ..monitoring.working import PartitionNow, WorkerNow
 from . import forwarding, guarantees
 from .circuits import Circuit
 from .event_loop import EventLoop, threads_of
 from .lanes import Lanes
-from .membership import topics_and_group
 from .partition import Partition
+from .vitals import Vitals, vitals
 
 log = logging.getLogger(__name__)
 
@@ -102,22 +103,47 @@ class Worker:
 
     def report(self) -> dict[str, Any]:
         """Return what its row shows."""
-        standing = self.circuit.standing()
-        waiting = _waiting(self.lanes)
-        reasons = [one.blocked for one in waiting if one.blocked]
-        reasons += [lane.reason for one in waiting for lane in one.lanes if lane.outage is not None or lane.full]
+        standing, now, vitals = self.circuit.standing(), self.now(), self.vitals()
+        lags = [one.lag for one in now.partitions if one.lag is not None]
+        rebalanced = self._poller.rebalanced
         return {
+            "state": vitals.state,
+            "not_live": vitals.not_live[:500],
+            "not_ready": vitals.not_ready[:500],
+            "in_flight": now.in_flight,
+            "lag": sum(lags) if lags else None,
+            "last_error": self.tally.last_error[:500],
+            "rebalance_age": None if rebalanced is None else time.monotonic() - rebalanced,
             # Counted up to this moment: a slice may take minutes.
             "handled": self.succeeded(),
             "dead_lettered": self.tally.dead_lettered,
             "partitions": len(self.lanes),
-            "waiting": len(waiting),
-            "waits_for": reasons[0][:300] if reasons else "",
+            "waiting": now.waiting,
+            "waits_for": self.waits_for,
             "circuit": standing.state.value,
             "circuit_writing": standing.writing,
             "circuit_reason": standing.reason[:500],
             "circuit_opened_at": standing.opened_at,
             "circuit_episode": standing.episode,
+        }
+
+    def vitals(self) -> Vitals:
+        """Return how it is. For any thread."""
+        return vitals(
+            self.consumer.name, self._poller, polls=self._polling.is_alive() or self._polling.ident is None,
+            stopping=self._poller.stopping.is_set(), waits_for=self.waits_for, circuit=self.circuit.standing(),
+        )  # fmt: skip
+
+    @property
+    def waits_for(self) -> str:
+        """What the first of its partitions that wait waits for; "" when none does."""
+        return next(filter(None, map(_waits_for, self.lanes)), "")
+
+    def partitions(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Return what the rows of its partitions show."""
+        return {
+            one.place: {"in_flight": one.in_flight, "lag": _now(one).lag, "waits_for": _waits_for(one)}
+            for one in self.lanes
         }
 
     def now(self) -> WorkerNow:
@@ -177,6 +203,12 @@ def _waiting(partitions: Iterable[Partition]) -> list[Partition]:
         one for one in partitions
         if one.blocked or any(lane.outage is not None or lane.full for lane in one.lanes)
     ]  # fmt: skip
+
+
+def _waits_for(partition: Partition) -> str:
+    if partition.blocked:
+        return partition.blocked[:300]
+    return next((lane.reason[:300] for lane in partition.lanes if lane.outage is not None or lane.full), "")
 
 
 def _now(partition: Partition) -> PartitionNow:

@@ -22,7 +22,7 @@ from ...consuming import leash, supervisor, worker
 from ...consuming.connections import LimitCheck
 from ...consuming.crew import Crew
 from ...exceptions import ConfigurationError
-from ...monitoring import metrics, wire
+from ...monitoring import metrics, probes, wire
 from ...monitoring.server import serving
 from ._signals import StopSignals, say
 
@@ -156,7 +156,11 @@ class Command(BaseCommand):
             again=sweep,
             wired=port is not None,
         )
-        routes = {"/metrics": lambda: metrics.together(chief.ask(metrics.PORTABLE))}
+        routes = {
+            "/metrics": lambda: metrics.together(chief.ask(metrics.PORTABLE)),
+            probes.LIVE: lambda: probes.together(probes.LIVE, chief.ask(probes.LIVE)),
+            probes.READY: lambda: probes.together(probes.READY, chief.ask(probes.READY)),
+        }
         self.stdout.write(f"Consuming with {_shown(layout)}. Stop with Ctrl-C.")
         self.stdout.flush()
         with _StopAll() as stop, _limits_checked(layout), serving(options["metrics_address"], port, routes):
