@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import Client
 from django.urls import path
 from pytest_django import Settings
@@ -31,7 +32,12 @@ def send(_request: HttpRequest) -> HttpResponse:
     return HttpResponse("sent")
 
 
-urlpatterns = [*others, path("send/", send)]
+def health(_request: HttpRequest) -> HttpResponse:
+    """Tell how all is, as a page of health does."""
+    return JsonResponse(asdict(services.get_health_status()), json_dumps_params={"default": str})
+
+
+urlpatterns = [*others, path("send/", send), path("health/", health)]
 
 
 def with_locals(error: BaseException) -> str:
@@ -85,6 +91,7 @@ def test_nothing_that_is_printed_has_a_secret_in_it_with(
     assert "Request Method" in said[0]
     for name in ("deadletter", "worker", "replay"):
         said.append(admin_client.get(f"/admin/lynx_kafka/{name}/").content.decode())
+    said.append(admin_client.get("/health/").content.decode())
     try:
         services.produce("flights", "k", 1).result()
     except Exception as error:  # noqa: BLE001  # whatever it is

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from django.utils import timezone
-
 from .. import __version__, conf
 from ..models import Worker
 from ..monitoring import heartbeats
@@ -19,11 +17,11 @@ def look(alias: str, consumers: Sequence[conf.Consumer]) -> Iterator[Finding]:
         yield note("workers", "No consumer is switched on.")
         return
     names = [one.name for one in consumers]
-    rows = list(Worker.objects.using(alias).filter(consumer__in=names))
-    since = heartbeats.alive_since()
+    rows = Worker.objects.using(alias).filter(consumer__in=names)
+    heard = set(heartbeats.living(rows).values_list("pk", flat=True))
     for consumer in consumers:
         mine = [row for row in rows if row.consumer == consumer.name]
-        alive = [row for row in mine if row.seen_at >= since]
+        alive = [row for row in mine if row.pk in heard]
         yield from _of_consumer(consumer.name, alive, gone=len(mine) - len(alive))
 
 
@@ -41,9 +39,7 @@ def _of_consumer(name: str, alive: list[Worker], gone: int) -> Iterator[Finding]
     troubles = list(_troubles(name, alive))
     yield from troubles
     count = f"{len(alive)} worker{'s' if len(alive) != 1 else ''} of {name!r}"
-    newest = max(row.seen_at for row in alive)
-    ago = max(0.0, (timezone.now() - newest).total_seconds())
-    saw = f"{count} {'are' if len(alive) != 1 else 'is'} alive, last heard of {ago:.0f} s ago.{silent}"
+    saw = f"{count} {'are' if len(alive) != 1 else 'is'} alive.{silent}"
     yield (note if gone else well)("workers", saw, of=name, **facts)
 
 
