@@ -196,6 +196,9 @@ def _deployment_messages(cluster: conf.Cluster) -> Iterator[checks.CheckMessage]
     if sasl.enabled and sasl.mechanism == "PLAIN" and not tls.enabled:
         sentence = f'{path}["security"] sends the password in clear: SASL PLAIN without TLS.'
         yield _message("W006", sentence, "Turn on `tls`, or use SCRAM.", warning=True)
+    if cluster.schema_registry.login_in_url:
+        sentence = f'{path}["schema_registry"]["url"] has a login in it, which Django\'s page about an error shows.'
+        yield _message("W061", sentence, "Write `username` and `password` beside `url`.", warning=True)
     for place, file in _files(cluster.security):
         if file and not Path(file).exists():
             yield _message("W007", f'{path}["security"]{place} is {file!r}, which does not exist here.', warning=True)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import conf, handlers
-from .dead_letters.publishing import goal_of, topic_for
+from .dead_letters.publishing import goal_of, letters_producer, retry_producer, topic_for
 
 Place = tuple[str, str]
 """The name of a cluster, and a topic as Kafka knows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a producer or consumer does with a topic."""
+
+    kind: str
+    """"consumer" or "producer"."""
+    client: str
+    """Its name."""
+    operation: str
+    """READ or WRITE, as Kafka's permissions are called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +36,8 @@ class Needed:
     """What for, in words."""
     models: frozenset[Place] = frozenset()
     """The topics that it should have as many partitions as, because it has messages of these."""
+    accesses: tuple[Access, ...] = field(default=(), compare=False)
+    """Who does what there."""
 
 
 def needed() -> list[Needed]:
@@ -33,38 +47,60 @@ def needed() -> list[Needed]:
     """
     uses: dict[Place, list[str]] = {}
     models: dict[Place, set[Place]] = {}
-    for place, use, model in (*_of_consumers(), *_of_producers()):
+    accesses: dict[Place, list[Access]] = {}
+    for place, use, access, model in (*_of_consumers(), *_of_producers()):
         if use not in (known := uses.setdefault(place, [])):
             known.append(use)
+        accesses.setdefault(place, []).extend(access)
         if model is not None:
             models.setdefault(place, set()).add(model)
     return [
-        Needed(cluster=place[0], name=place[1], uses=tuple(uses[place]), models=frozenset(models.get(place, ())))
+        Needed(
+            cluster=place[0],
+            name=place[1],
+            uses=tuple(uses[place]),
+            models=frozenset(models.get(place, ())),
+            accesses=tuple(dict.fromkeys(accesses[place])),
+        )
         for place in sorted(uses)
     ]
 
 
-def _of_consumers() -> Iterator[tuple[Place, str, Place | None]]:
+_Use = tuple[Place, str, list[Access], "Place | None"]
+
+
+def _of_consumers() -> Iterator[_Use]:
     settings = conf.kafka()
     for consumer in settings.consumers.values():
         if not consumer.enabled:
             continue
         for topic in handlers.topics(consumer.name):
             own, origin = consumer.topics.get(topic), (consumer.cluster, settings.prefixed(topic))
-            yield origin, f"read by {consumer.name}", None
+            yield origin, f"read by {consumer.name}", [Access("consumer", consumer.name, "READ")], None
             if own is not None and own.imports:
                 continue
             if (letters := topic_for(consumer, origin[1])) is not None:
-                yield (goal_of(consumer), letters), f"dead letters of {consumer.name}", origin
+                sent = _sent_by(letters_producer(consumer))
+                yield (goal_of(consumer), letters), f"dead letters of {consumer.name}", sent, origin
         for retry in handlers.retry_topics(consumer.name).values():
             use = f"retry {retry.number} of {consumer.name}"
-            yield (consumer.cluster, retry.name), use, (consumer.cluster, retry.origin)
+            both = [Access("consumer", consumer.name, "READ"), *_sent_by(retry_producer(consumer.cluster))]
+            yield (consumer.cluster, retry.name), use, both, (consumer.cluster, retry.origin)
 
 
-def _of_producers() -> Iterator[tuple[Place, str, Place | None]]:
+def _of_producers() -> Iterator[_Use]:
     settings = conf.kafka()
     for producer in settings.producers.values():
         if producer.enabled:
             own = [] if producer.topic is None else [producer.topic]
             for topic in (*own, *producer.topics):
-                yield (producer.cluster, settings.prefixed(topic)), f"written by {producer.name}", None
+                yield (
+                    (producer.cluster, settings.prefixed(topic)),
+                    f"written by {producer.name}",
+                    _sent_by(producer),
+                    None,
+                )
+
+
+def _sent_by(producer: conf.Producer | None) -> list[Access]:
+    return [] if producer is None else [Access("producer", producer.name, "WRITE")]

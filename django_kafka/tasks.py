@@ -12,6 +12,7 @@ from typing import Any, Final
 from django.db import transaction
 
 from . import conf
+from .conf.secrets import without_login
 from .dead_letters import replaying
 from .dead_letters.carrying import carry_out
 from .dead_letters.executing import Executor
@@ -53,11 +54,10 @@ def dispatch(consumer: str) -> Carrier:
     """Say who carries out the requested replays of `consumer`: a live worker, else Celery, else the command."""
     if heartbeats.alive(consumer):
         return Carrier.WORKER
-    if (app := _project_app()) is None:
+    if (app := application()) is None or not app.conf.broker_write_url:
         return Carrier.COMMAND
     try:
-        with app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT) as connection:
-            connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
+        reach_broker(app, _CONNECT_TIMEOUT)
     except Exception as error:  # noqa: BLE001  # every transport has errors of its own, and the page must not fail
         log.warning("consumer=%s Celery's broker cannot be reached: %s", consumer, type(error).__name__)
         return Carrier.UNREACHABLE
@@ -66,13 +66,25 @@ def dispatch(consumer: str) -> Carrier:
     return Carrier.CELERY
 
 
-def _project_app() -> Any:
-    """Return the Celery application of the project; None when there is none, or none that has a broker."""
+def application() -> Any:
+    """Return the Celery application of the project: the first that has a broker; None without Celery."""
     if current_app is None:
         return None
     # As the current one it is known to the thread only that made it, and web servers answer in others.
-    known = (current_app._get_current_object(), *_get_active_apps())
-    return next((app for app in known if app.conf.broker_write_url), None)
+    current = current_app._get_current_object()
+    return next((app for app in (current, *_get_active_apps()) if app.conf.broker_write_url), current)
+
+
+def reach_broker(app: Any, seconds: float) -> None:
+    """Connect to the broker of a Celery application. Raises what its transport raises."""
+    with app.connection_for_write(connect_timeout=seconds) as connection:
+        connection.ensure_connection(max_retries=1, timeout=seconds)
+
+
+def broker_shown(app: Any) -> str:
+    """Return the address of its broker as it may be shown."""
+    with app.connection_for_write() as connection:
+        return without_login(str(connection.as_uri()))
 
 
 def _send_task(app: Any, consumer: str) -> None:

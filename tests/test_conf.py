@@ -934,7 +934,8 @@ def test_no_secret_reaches_a_repr() -> None:
     assert SECRET not in repr(kafka) + str(kafka)
     assert "'linger.ms': 5" in repr(kafka)
     assert kafka.producers["bulk"].options["ssl.key.password"] == SECRET
-    assert kafka.clusters["default"].schema_registry.url == registry["url"]
+    assert kafka.clusters["default"].schema_registry.url == "https://registry"
+    assert kafka.clusters["default"].schema_registry.password.reveal() == SECRET
 
 
 def test_a_secret_shows_itself_only_when_asked() -> None:

@@ -19,7 +19,10 @@ from tests.secured.logins import password
 from tests.sending import NOBODY, took_less_than
 from tests.servers.processes import wait_until
 
-AN_HOUR_AGO = round((time.time() - 3600) * 1000)
+
+def an_hour_ago() -> int:
+    """Return it in milliseconds, as records say it."""
+    return round((time.time() - 3600) * 1000)
 
 
 @pytest.fixture
@@ -49,7 +52,8 @@ def test_it_is_right_before_a_group_begins_while_it_waits_and_when_it_is_dead(
     workplace.consume(
         seen, partitions=2, concurrency=2, enable_auto_commit=False, max_poll_records=1, transaction="none"
     )
-    workplace.send(range(10), partition=0, timestamp=AN_HOUR_AGO)
+    sent = an_hour_ago()
+    workplace.send(range(10), partition=0, timestamp=sent)
     workplace.send(range(3), partition=1)
 
     found = now()
@@ -64,7 +68,7 @@ def test_it_is_right_before_a_group_begins_while_it_waits_and_when_it_is_dead(
         found = now()
         assert found.seconds == pytest.approx(3600, abs=60)
         assert [one.seconds for one in found.partitions if one.lag == 0] == [0.0]
-        assert found.partitions[0].next_at == datetime.fromtimestamp(AN_HOUR_AGO / 1000, UTC)
+        assert found.partitions[0].next_at == datetime.fromtimestamp(sent / 1000, UTC)
         go_on.set()
         seen.wait(13)
         wait_until(lambda: now().messages == 0)
@@ -108,7 +112,7 @@ def test_only_some_messages_are_fetched_for_their_times_and_others_have_their_tu
     monkeypatch.setattr(lag, "_READ_AT_ONCE", 2)
     workplace.consume(Seen(), partitions=5)
     for partition in range(5):
-        workplace.send([1], partition=partition, timestamp=AN_HOUR_AGO + partition)
+        workplace.send([1], partition=partition, timestamp=an_hour_ago() + partition)
     known = [sum(one.next_at is not None for one in now().partitions) for _ in range(3)]
     assert known == [2, 4, 5]
     assert now().messages == 5

@@ -39,7 +39,7 @@ LEVELS = (
     ),
     ("records", "outbox", "producing", "batches", "bridges", "claims", "dead_letters", "needed_topics"),
     ("monitoring", "consuming", "offsets"),
-    ("services", "testing", "health", "checks", "tasks", "admin", "management", "apps"),
+    ("services", "testing", "health", "checks", "tasks", "admin", "diagnosis", "management", "apps"),
 )
 WITHOUT_LEVEL = {"__init__", "migrations"}
 """They may import what they need to: nothing of ours."""

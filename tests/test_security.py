@@ -253,6 +253,32 @@ def test_a_block_that_is_read_does_not_show_what_is_in_it() -> None:
     assert repr(Block.of({"password": HIDDEN}, 'KAFKA["security"]', [])) == '<Block KAFKA["security"]>'
 
 
+def test_a_login_in_the_address_of_a_registry_is_kept_apart_and_no_page_shows_what_was_read(settings: Settings) -> None:
+    settings.KAFKA = {"schema_registry": {"url": f"https://al%40ice:{HIDDEN}%21@registry:8081/path"}}
+    registry = conf.cluster().schema_registry
+
+    assert registry.url == "https://registry:8081/path"
+    assert (registry.username, registry.password.reveal()) == ("al@ice", f"{HIDDEN}!")
+    (said,) = [
+        one for one in checks.run_checks(tags=["kafka"], include_deployment_checks=True) if "W061" in str(one.id)
+    ]
+    assert said.msg.startswith('KAFKA["schema_registry"]["url"] has a login in it')
+    assert HIDDEN not in f"{said} {registry!r} {registry.url} {conf.kafka()!r}"
+
+
+def test_a_login_of_a_registry_is_written_apart(settings: Settings) -> None:
+    settings.KAFKA = {"schema_registry": {"url": "https://registry", "username": "a", "password": {"env": "HERE"}}}
+    registry = conf.cluster().schema_registry
+    assert (registry.username, registry.password) == ("a", Secret("HERE", kept="env"))
+    assert [
+        one for one in checks.run_checks(tags=["kafka"], include_deployment_checks=True) if "W061" in str(one.id)
+    ] == []
+    said = problems(settings, {"schema_registry": {"url": f"https://b:{HIDDEN}@registry", "password": "x"}})
+    assert said == [
+        'KAFKA["schema_registry"] has a login in `url`, and one beside it. Write it beside the address only.'
+    ]
+
+
 def test_no_page_about_wrong_settings_shows_a_secret(settings: Settings) -> None:
     settings.KAFKA = {**sasl(password=HIDDEN), "brokers": [{"password": HIDDEN}], "nonsense": 1}
     with pytest.raises(ConfigurationError) as raised:

@@ -66,7 +66,7 @@ def test_the_application_is_known_in_threads_that_did_not_make_it(celery: Celery
     # As the current one Celery has it in one thread only; web servers answer in others.
     celery.conf.broker_url = "memory://"
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(tasks._project_app()))
+    thread = threading.Thread(target=lambda: found.append(tasks.application()))
     thread.start()
     thread.join()
 

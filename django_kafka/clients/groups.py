@@ -21,7 +21,7 @@ from .consumer import Place
 
 _LOGIN = ("sasl.", "ssl.", "security.", "enable.ssl.", "enable.sasl.", "https.", "socket.", "broker.", "client.")
 """What the options of a consumer begin with that its way to the brokers depends on."""
-_SETTLING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD",
+SETTLING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD",
              "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION"}  # fmt: skip
 """What a broker says that has just started, or just taken the group over."""
 _IN_USE = {"UNKNOWN_MEMBER_ID", "NON_EMPTY_GROUP", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH",
@@ -93,8 +93,7 @@ class GroupAdmin(TopicAdmin):
     """Looks after one consumer's group; every answer is waited for up to `timeout` seconds."""
 
     def __init__(self, consumer: conf.Consumer, group_id: str, timeout: float) -> None:
-        own = {name: value for name, value in consumer.options.items() if name.startswith(_LOGIN)}
-        super().__init__(conf.cluster(consumer.cluster), timeout, own)
+        super().__init__(conf.cluster(consumer.cluster), timeout, login_of(consumer))
         self.group_id = group_id
 
     def group(self) -> Group:
@@ -103,13 +102,7 @@ class GroupAdmin(TopicAdmin):
             (found,) = self._ask("who is in it", lambda client: self._describe(client, [self.group_id])).values()
         except _Unsupported:
             return Group(state="unknown")
-        state = found.state.name.lower().replace("_", " ")
-        members = tuple(map(_member, found.members))
-        return Group(
-            state="none" if state == _NEVER else state,
-            protocol=found.type.name.lower() if members else "",
-            members=members,
-        )
+        return described(found)
 
     def _describe(self, client: Any, groups: list[str]) -> Mapping[str, Future[Any]]:
         answers: Mapping[str, Future[Any]] = client.describe_consumer_groups(groups, request_timeout=self.timeout)
@@ -214,7 +207,7 @@ class GroupAdmin(TopicAdmin):
                     raise _Unsupported(str(self._silent(what, errors.sentence(error)))) from None
                 if name in _IN_USE:
                     raise GroupInUse(f"Group {self.group_id!r} has members.") from None
-                if name not in _SETTLING or time.monotonic() > deadline:
+                if name not in SETTLING or time.monotonic() > deadline:
                     raise self._asking.failure(self._unsaid(what), error, group=self.group_id) from None
             except LateAnswer:
                 raise self._silent(what, f"no answer within {2 * self.timeout:g} s") from None
@@ -229,6 +222,22 @@ class GroupAdmin(TopicAdmin):
 
 class _Unsupported(Unreachable):
     """The cluster does not know the request."""
+
+
+def login_of(client: conf.Consumer | conf.Producer) -> dict[str, Any]:
+    """Return those of the library's own properties of a client that its way to the brokers depends on."""
+    return {name: value for name, value in client.options.items() if name.startswith(_LOGIN)}
+
+
+def described(found: Any) -> Group:
+    """Return a group as the library describes it."""
+    state = found.state.name.lower().replace("_", " ")
+    members = tuple(map(_member, found.members))
+    return Group(
+        state="none" if state == _NEVER else state,
+        protocol=found.type.name.lower() if members else "",
+        members=members,
+    )
 
 
 def _member(found: Any) -> Member:

@@ -67,8 +67,9 @@ class Refusals:
             "GROUP_AUTHORIZATION_FAILED": f"group {group!r}" if group else "a group",
         }.get(name, f"what was asked ({name})")
         needed = f" Needed is {_NEEDED[name]}." if name in _NEEDED else ""
+        said = self._scrub(error.str()).rstrip(".")
         return (
-            f"Cluster {self._cluster!r} refuses {what} to {self.who()}: {self._scrub(error.str())}{needed} "
+            f"Cluster {self._cluster!r} refuses {what} to {self.who()}: {said}.{needed} "
             f"Give it the permission, or look at {self._login()}."
         )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
 
-from .blocks import MISSING, Block
+from .blocks import CONTRADICTION, MISSING, Block
 from .librdkafka import CLUSTER_SAME
 from .options import advice, read_options
-from .secrets import Options, without_login
+from .secrets import Options, Secret
 from .security import Security, read_security
-from .values import Rule, brokers, duration, url, whole
+from .values import Rule, brokers, duration, secret, text_or_kept, url, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +29,18 @@ class Connection:
     """librdkafka's own properties for every client of the cluster."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaRegistry:
     """Where schemas are kept."""
 
     url: str = ""
-    """Its address; "" for none."""
-
-    def __repr__(self) -> str:
-        return f"SchemaRegistry(url={without_login(self.url)!r})"
+    """Its address, without a login; "" for none."""
+    username: str | Secret = ""
+    """Who the client is there; "" for nobody."""
+    password: Secret = field(default_factory=Secret)
+    """What proves it."""
+    login_in_url: bool = False
+    """Whether settings have both in the address, which Django's page about an error shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +69,7 @@ CONNECTION: Mapping[str, Rule] = {
 CONNECTION_SAME = {
     name.removeprefix("connection."): same for name, same in CLUSTER_SAME.items() if name.startswith("connection.")
 }
-SCHEMA_REGISTRY: Mapping[str, Rule] = {"url": url}
+SCHEMA_REGISTRY: Mapping[str, Rule] = {"url": url, "username": text_or_kept, "password": secret}
 
 
 def read_cluster(name: str, block: Block) -> tuple[Cluster, Mapping[str, str]]:
@@ -84,8 +89,27 @@ def read_cluster(name: str, block: Block) -> tuple[Cluster, Mapping[str, str]]:
         embedded=addresses == ("embedded",),
         security=security,
         connection=Connection(**held, options=read_options(options, (CLUSTER_SAME, given))),
-        schema_registry=SchemaRegistry(**registry.read(SCHEMA_REGISTRY)),
+        schema_registry=_read_registry(registry),
     )
     connection.close(advice(connection, CONNECTION_SAME))
     registry.close()
     return cluster, given
+
+
+def _read_registry(block: Block) -> SchemaRegistry:
+    found: dict[str, Any] = block.read(SCHEMA_REGISTRY)
+    scheme, _, rest = found.get("url", "").partition("://")
+    place, slash, path = rest.partition("/")
+    login, at, host = place.rpartition("@")
+    if not at:
+        return SchemaRegistry(**found)
+    if {"username", "password"} & block.given.keys():
+        sentence = f"{block.path} has a login in `url`, and one beside it."
+        block.problem(CONTRADICTION, sentence, "Write it beside the address only.")
+    username, _, password = login.partition(":")
+    return SchemaRegistry(
+        url=f"{scheme}://{host}{slash}{path}",
+        username=unquote(username),
+        password=Secret(unquote(password)),
+        login_in_url=True,
+    )

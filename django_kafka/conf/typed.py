@@ -91,6 +91,8 @@ class SchemaRegistrySettings(TypedDict, total=False):
     """KAFKA["schema_registry"]"""
 
     url: str
+    username: Kept
+    password: Kept
 
 
 class ClusterSettings(TypedDict, total=False):

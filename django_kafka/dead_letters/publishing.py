@@ -225,6 +225,22 @@ def goal_of(consumer: conf.Consumer) -> str:
     return named.cluster if named else consumer.cluster
 
 
+def letters_producer(consumer: conf.Consumer) -> conf.Producer | None:
+    """Return the producer that sends the dead letters of a consumer to their topic; None when there is none."""
+    try:
+        return _chosen(consumer)
+    except ConfigurationError:
+        return None
+
+
+def retry_producer(cluster: str) -> conf.Producer | None:
+    """Return the producer that sends to the retry topics of a cluster; None when there is none."""
+    try:
+        return producer_for(cluster)
+    except ConfigurationError:
+        return None
+
+
 def _of_circle(way: _Way, ways: list[_Way]) -> Iterator[Problem]:
     """Tell whether what fails in a topic comes back to it as a dead letter."""
     consumer, topic, target = way

@@ -1,0 +1,106 @@
+"""No secret is in anything that is printed, whatever fails: pages, admin, kafka_doctor, logs as loud as can be."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.test import Client
+from django.urls import path
+from pytest_django import Settings
+
+from django_kafka import services
+from tests.doctoring import consumers, doctor
+from tests.secured import PASSWORDS, Provider, SecuredKafka
+from tests.secured.certificates import KEY_PASSWORD
+from tests.secured.logins import REFUSED, password
+from tests.urls import urlpatterns as others
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+REGISTRY = "of-the-registry".upper()
+"""Not written as it is: Django's page shows the code around the view below."""
+
+
+def send(_request: HttpRequest) -> HttpResponse:
+    """Send a record, and let what is raised become Django's page about it."""
+    services.produce("flights", "k", 1).result()
+    return HttpResponse("sent")
+
+
+def health(_request: HttpRequest) -> HttpResponse:
+    """Tell how all is, as a page of health does."""
+    return JsonResponse(asdict(services.get_health_status()), json_dumps_params={"default": str})
+
+
+urlpatterns = [*others, path("send/", send), path("health/", health)]
+
+
+def with_locals(error: BaseException) -> str:
+    """Return what pytest and rich print of it: the locals of every frame but those of tests."""
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    for frame in told.stack:
+        if "/tests/" in frame.filename:
+            frame.locals = None
+    return "".join(told.format())
+
+
+def settings_that_fail(secured: SecuredKafka, provider: Provider, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Return settings by how they fail."""
+    (tmp_path / "ca").write_text("no certificate")
+    locked = secured.certificates.locked_client.tls
+    wrong = REFUSED["a wrong SCRAM password"][0](secured, provider)
+    return {
+        "a wrong password": wrong,
+        "a wrong client secret": REFUSED["a wrong client secret"][0](secured, provider),
+        "an unreadable key": secured.settings("MUTUAL", **locked, key_password=f"{KEY_PASSWORD}-not"),
+        "a bad authority": secured.settings("SAFE", password("PLAIN"), ca_file=str(tmp_path / "ca")),
+        "wrong settings": {**wrong, "nonsense": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    "what", ["a wrong password", "a wrong client secret", "an unreadable key", "a bad authority", "wrong settings"]
+)
+def test_nothing_that_is_printed_has_a_secret_in_it_with(
+    secured: SecuredKafka,
+    provider: Provider,
+    settings: Settings,
+    tmp_path: Path,
+    admin_client: Client,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    caplog.set_level("DEBUG")
+    settings.DEBUG = True
+    settings.ROOT_URLCONF = __name__
+    registry = {"url": "https://registry", "username": "u", "password": REGISTRY}
+    loud = {"level": "DEBUG", "enable_sarama_logger": True}
+    more = {"logging": loud, "schema_registry": registry, "consumers": consumers("flights")}
+    settings.KAFKA = {**settings_that_fail(secured, provider, tmp_path)[what], **more}
+
+    admin_client.raise_request_exception = False
+    page = admin_client.get("/send/")
+    plain = admin_client.get("/send/", headers={"accept": "text/plain"})
+    assert (page.status_code, plain.status_code) == (500, 500)
+    said = [page.content.decode(), plain.content.decode()]
+    assert "Request Method" in said[0]
+    for name in ("deadletter", "worker", "replay"):
+        said.append(admin_client.get(f"/admin/lynx_kafka/{name}/").content.decode())
+    said.append(admin_client.get("/health/").content.decode())
+    try:
+        services.produce("flights", "k", 1).result()
+    except Exception as error:  # noqa: BLE001  # whatever it is
+        said.append(with_locals(error))
+    for arguments in ([], ["--json"]):
+        code, text = doctor("--timeout", "5s", *arguments)
+        assert code == 2
+        said.append(text)
+    said.append(caplog.text)
+
+    secrets = ["hunter2", *PASSWORDS.values(), KEY_PASSWORD, REGISTRY, *provider.given]
+    assert [(secret, number) for number, text in enumerate(said) for secret in secrets if secret in text] == []
