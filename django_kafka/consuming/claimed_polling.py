@@ -76,8 +76,7 @@ class ClaimingPoller(Poller):
             )  # fmt: skip
             self._await_claim(partition, _SOON)
             return
-        if not self.consumer.enable_auto_commit:
-            self._client.commit(wait=False)
+        self._commits.expect()
         partition.claim, partition.finish = claimed, claimed.settle
         partition.done_before = set(claimed.settled)
         partition.expected = claimed.offset

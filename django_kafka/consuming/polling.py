@@ -73,7 +73,8 @@ class Poller(Events):
             chosen["enable.partition.eof"] = True
         self._drain_at_most = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 2000
         self._client = self._connect(chosen)
-        self._commits = Commits(self._client, lanes, automatic=consumer.enable_auto_commit)
+        every = int(str(chosen["auto.commit.interval.ms"])) / 1000 if consumer.enable_auto_commit else 0.0
+        self._commits = Commits(self._client, lanes, every=every)
         self._assigned_once = False
         self._quiet_from = 0.0
         """When the group will have had the time to tell of another rebalance: it does so at heartbeats."""
