@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,11 +61,16 @@ class Bench:
         self.thread._begin()
         try:
             found = handlers.for_topic(NAME, "flights")
-            outcome = Joint(self.thread.execution, self.lane, self.piece, found, care).run(len(self.piece.messages))
+            self.running = Joint(self.thread.execution, self.lane, self.piece, found, care)
+            outcome = self.running.run(len(self.piece.messages))
         finally:
             here.end()
         self.care = care
         return outcome
+
+    def time_is_over(self) -> None:
+        """Let no message of the transaction begin any longer, without waiting until it is so."""
+        self.running._deadline = 0.0
 
 
 @contextmanager
@@ -106,15 +110,15 @@ def test_what_runs_again_after_a_failure_is_not_ended_for_its_time(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, step: int | None
 ) -> None:
     """It would be begun again and again, and the message that failed never be given up."""
-    monkeypatch.setattr(together, "SECONDS", 0.02)
+    monkeypatch.setattr(together, "SECONDS", 60)
     runs: list[int] = []
 
     def handle(message: Message) -> None:
         runs.append(message.offset)
         leave_effect(message)
-        # Past the time, in the first run as well as when those before run again.
+        # In the first run as well as when those before run again.
         if message.offset == 2 or runs.count(0) == 2:
-            time.sleep(0.03)
+            one.time_is_over()
         if message.offset == 2:
             raise ValueError
 
@@ -129,14 +133,14 @@ def test_what_runs_again_after_a_failure_is_not_ended_for_its_time(
 def test_what_was_not_begun_in_time_is_left_for_the_next_transaction(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, step: int | None
 ) -> None:
-    monkeypatch.setattr(together, "SECONDS", 0.02)
+    monkeypatch.setattr(together, "SECONDS", 60)
     runs: list[int] = []
 
     def handle(message: Message) -> None:
         runs.append(message.offset)
         leave_effect(message)
         if message.offset == 4:
-            time.sleep(0.03)
+            one.time_is_over()
 
     with bench(workplace, handle, raws(9)) as one:
         outcome = one.joint(step)
