@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 from rich.console import Console
@@ -15,6 +16,7 @@ from tests.servers import Kafka, PostgreSQL
 
 from . import chart, report
 from .comparisons import COMPARISONS, LOADS, UnknownWord, cases_of, chosen
+from .demanding import demanding
 from .keeping import CannotResume, keep, resumed, sources, usual_seconds
 from .machine import machine, versions
 from .outcomes import Results, weigh
@@ -64,7 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
             dsn = database.dsn
             with psycopg.connect(dsn) as connection:
                 named["PostgreSQL"] = str(connection.info.server_version // 10000)
-        bench = Bench(broker, lambda: dsn, options.messages)
+        secured = None
+        if any(case in LOADS and LOADS[case].secured for case in cases):
+            secured = stack.enter_context(demanding(Path(stack.enter_context(TemporaryDirectory()))))
+        bench = Bench(broker, lambda: dsn, options.messages, secured=secured)
 
         def keep_all(rows: Results, *, complete: bool = False) -> None:
             weighed = [weigh(one, rows) for one in comparisons]

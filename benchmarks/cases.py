@@ -19,7 +19,7 @@ from .comparisons import LOADS
 from .settings import HANDLER, MESSAGES, SERVER
 
 Case = Callable[[], Generator[None, None, dict[str, Any] | None]]
-SUBJECTS = ("producing", "consuming", "databases", "waiting", "latency", "memory", "scaling", "failing")
+SUBJECTS = ("producing", "consuming", "databases", "waiting", "latency", "memory", "scaling", "failing", "secured")
 """The modules whose functions are cases."""
 
 

@@ -28,6 +28,8 @@ class Load:
     """Dotted path of the handler; empty: the case registers it."""
     database: bool = False
     """Whether it needs PostgreSQL."""
+    secured: bool = False
+    """Whether it is on the broker that demands TLS and a SCRAM login."""
     consumer: Mapping[str, Any] = field(default_factory=dict)
     """What the consumer's settings say beyond the usual."""
 
@@ -100,6 +102,9 @@ LOADS: dict[str, Load] = {
         )
         for number in _PROCESSES
     },
+    **dict.fromkeys(("raw_produce_secured", "our_produce_secured"), Load(filled=False, secured=True)),
+    "raw_consume_secured": Load(secured=True),
+    "our_consume_secured": Load(handler="", secured=True),
     "our_insert_failing": Load(
         **_DATABASE, handler="benchmarks.failing.insert_or_fail", consumer={"transaction": "message"}
     ),
@@ -171,6 +176,12 @@ COMPARISONS = (
         Comparison(name=f"scaling, {number} against 1 process", ours=f"our_scaling_{number}", against="our_scaling_1")
         for number in _PROCESSES
         if number > 1
+    ),
+    Comparison(
+        name="TLS and SCRAM, produce batch", ours="our_produce_secured", against="raw_produce_secured", promised=0.95
+    ),
+    Comparison(
+        name="TLS and SCRAM, consume batch", ours="our_consume_secured", against="raw_consume_secured", promised=0.95
     ),
     Comparison(name="failing, 1 % against none", ours="our_insert_failing", against="our_insert", promised=0.8),
     Comparison(

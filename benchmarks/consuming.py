@@ -26,7 +26,12 @@ def raw_consume() -> Iterator[None]:
 
 def raw_consume_lists() -> Iterator[None]:
     """The same, each list handed on whole: the best that the bare client does."""
-    consumer, taken = _first(BEST_CONSUMER)
+    yield from consume_lists(BEST_CONSUMER)
+
+
+def consume_lists(properties: dict[str, Any]) -> Iterator[None]:
+    """Consume lists and hand each on whole."""
+    consumer, taken = _first(properties)
     yield
     while taken < MESSAGES:
         messages = consumer.consume(500, 0.1)

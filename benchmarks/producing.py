@@ -56,7 +56,12 @@ def each_partition() -> Iterator[None]:
 
 def raw_produce() -> Iterator[None]:
     """`produce` in a loop with a delivery callback."""
-    producer, made, confirmed = Producer(PRODUCER), keys(), 0
+    yield from produce_with(Producer(PRODUCER))
+
+
+def produce_with(producer: Producer) -> Iterator[None]:
+    """Produce in a loop and count what is confirmed."""
+    made, confirmed = keys(), 0
 
     def count(error: Any, _message: Any) -> None:
         nonlocal confirmed

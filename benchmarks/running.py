@@ -24,6 +24,7 @@ from .outcomes import Results
 LIMIT = 300.0
 """Seconds after which a case has failed, on up to a million messages; on more it may take longer in proportion."""
 USUAL = Load()
+SECURED = Load(secured=True)
 Row = dict[str, Any]
 _NO_FIGURES = ("missing", "failed")
 
@@ -38,6 +39,22 @@ class Broker(Protocol):
         """Return a client that makes topics."""
 
 
+class SecuredBroker(Protocol):
+    """What the cases talk to that log in; whoever makes and fills its topics does not."""
+
+    address: str
+    """Host and port, for those."""
+
+    def admin(self) -> AdminClient:
+        """Return a client that makes topics."""
+
+    def way(self, name: str) -> str:
+        """Return host and port of a listener."""
+
+    def login(self) -> dict[str, Any]:
+        """Return what is under `security` in KAFKA."""
+
+
 class NotFilled(Exception):
     """A topic could not be filled; says why."""
 
@@ -45,16 +62,21 @@ class NotFilled(Exception):
 class Bench:
     """The servers, and the topics that are filled."""
 
-    def __init__(self, broker: Broker, dsn: Callable[[], str], messages: int) -> None:
+    def __init__(
+        self, broker: Broker, dsn: Callable[[], str], messages: int, *, secured: SecuredBroker | None = None
+    ) -> None:
         self.broker = broker
+        self.secured = secured
         self.dsn = dsn
         self.messages = messages
         self.versions: dict[str, str] = {}
         self._filled: dict[tuple[int, ...], str] = {}
 
     def warm_up(self) -> None:
-        """Fill the usual topic: a broker that has just started is slow, which whoever came first would pay for."""
+        """Fill the usual topics: a broker that has just started is slow, which whoever came first would pay for."""
         self._full(USUAL, self.messages)
+        if self.secured is not None:
+            self._full(SECURED, self.messages)
 
     def run(self, case: str) -> Row:
         """Run a case once; return its figures, or {"missing": why}, or {"failed": why}."""
@@ -62,14 +84,14 @@ class Bench:
         messages = load.messages or max(1, int(self.messages / load.of))
         try:
             command = self._command(case)
-            topic = self._full(load, messages) if load.filled else self._topic(load.partitions)
+            topic = self._full(load, messages) if load.filled else self._topic(load)
         except environments.Missing as reason:
             return {"missing": str(reason)}
         except NotFilled as reason:
             return {"failed": str(reason)}
-        row = self._measure(command, topic, messages, load)
+        row = self._measure(command, topic, messages, load, logs_in=load.secured)
         if not load.filled:
-            self._remove(topic)
+            self._remove(topic, load)
         self.versions |= row.pop("versions", {})
         return {"messages": messages, **row}
 
@@ -81,9 +103,9 @@ class Bench:
         return [str(environments.interpreter(peer)), str(program), case.partition("_")[2]]
 
     def _full(self, load: Load, messages: int) -> str:
-        of = (messages, load.partitions, load.keys, load.size)
+        of = (messages, load.partitions, load.keys, load.size, load.secured)
         if of not in self._filled:
-            topic = self._topic(load.partitions)
+            topic = self._topic(load)
             how = "each_partition" if messages == load.partitions else "fill"
             row = self._measure(self._command(how), topic, messages, load)
             if "failed" in row:
@@ -91,24 +113,35 @@ class Bench:
             self._filled[of] = topic
         return self._filled[of]
 
-    def _topic(self, partitions: int) -> str:
+    def _broker(self, load: Load) -> Broker:
+        if not load.secured:
+            return self.broker
+        if self.secured is None:
+            raise environments.Missing("no secured broker was started")
+        return self.secured
+
+    def _topic(self, load: Load) -> str:
         name = f"bench-{uuid.uuid4().hex[:8]}"
         # Kept until the answer is here: a client that is collected takes its requests along.
-        admin = self.broker.admin()
-        admin.create_topics([NewTopic(name, partitions, 1)])[name].result()
+        admin = self._broker(load).admin()
+        admin.create_topics([NewTopic(name, load.partitions, 1)])[name].result()
         return name
 
-    def _remove(self, topic: str) -> None:
+    def _remove(self, topic: str, load: Load) -> None:
         """Remove what a case has filled, which would fill the disk in the end."""
-        admin = self.broker.admin()
+        admin = self._broker(load).admin()
         admin.delete_topics([topic])[topic].result()
 
-    def _measure(self, command: list[str], topic: str, messages: int, load: Load) -> Row:
+    def _measure(self, command: list[str], topic: str, messages: int, load: Load, *, logs_in: bool = False) -> Row:
+        address, login = self._broker(load).address, ""
+        if logs_in and self.secured is not None:
+            address, login = self.secured.way("SAFE"), json.dumps(self.secured.login())
         with tempfile.TemporaryDirectory(prefix="lynx-kafka-bench-") as directory:
             environment = {
                 # A path of ours would have the peers' programs find our package instead of theirs.
                 **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-                "BENCH_BROKERS": self.broker.address,
+                "BENCH_BROKERS": address,
+                "BENCH_SECURITY": login,
                 "BENCH_TOPIC": topic,
                 "BENCH_GROUP": f"bench-{uuid.uuid4().hex[:8]}",
                 "BENCH_MESSAGES": str(messages),

@@ -21,6 +21,8 @@ DIRECTORY = os.environ.get("BENCH_DIRECTORY", "")
 """Where processes of a case leave notes for each other."""
 SERVER = os.environ.get("BENCH_DATABASE", "")
 """Where PostgreSQL is, for the cases that need it."""
+SECURITY = os.environ.get("BENCH_SECURITY", "")
+"""What is under `security` in KAFKA, as JSON; empty: nobody logs in."""
 
 SECRET_KEY = "benchmarks"
 USE_TZ = True
@@ -46,6 +48,7 @@ LOGGING = {
 }
 KAFKA: dict[str, Any] = {
     "brokers": [BROKERS],
+    "security": json.loads(SECURITY or "{}"),
     "producers": {"default": {"compression": "none"}},
     "consumers": {
         "bench": {

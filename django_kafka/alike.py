@@ -193,7 +193,7 @@ def _taker(page: AlikeReports) -> tuple[Report, Callable[[], None]]:
 
     It does not keep the page, which is gone as soon as nobody has a delivery of it.
     """
-    topic, origin, tally, waiters, came = page.topic, page.origin, page.origin.tally, page.waiters, page._came
+    topic, origin, tally, waiters, came = page.topic, page.origin, page._tally, page.waiters, page._came
     keep, left, held = came.append, len(page), True
 
     # Cells of a function, because attributes of an object take longer to reach.
@@ -211,6 +211,8 @@ def _taker(page: AlikeReports) -> tuple[Report, Callable[[], None]]:
         size = len(message)
         tally.acknowledged += 1
         tally.bytes += size
+        if tally.acknowledged >= tally.due:
+            tally.time(message.latency())
         if record_delivered.receivers:
             tell(message)
         elif held:

@@ -16,7 +16,9 @@ class KafkaConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register checks and signal receivers, and import every app's handlers."""
+        """Register checks, signal receivers and metrics, and import every app's handlers."""
         from . import checks, producing  # noqa: F401, PLC0415
+        from .monitoring import metrics  # noqa: PLC0415
 
+        metrics.register()
         autodiscover_modules("kafka_handlers")

@@ -25,6 +25,7 @@
     ├── HandlerCancelled                handler         an `async def` handler that was cancelled
     ├── WorkerKilled                    handler         a message in whose handler three worker processes ended
     ├── PartitionLost                   network         a partition went to another worker while its message ran
+    ├── Unhealthy                       outage          something that settings declare does not work now
     └── ReplayRefused                   configuration   a dead letter whose state does not allow what was asked
 
 `category` is what metrics and dead letters count by. Other libraries' errors get theirs in `categories`.
@@ -50,6 +51,12 @@ class KafkaError(Exception):
     """The root: `except KafkaError` catches all that this package raises on purpose."""
 
     category: ClassVar[str] = "handler"
+
+
+class Unhealthy(KafkaError):
+    """Something that settings declare does not work now; a line for each says what."""
+
+    category = "outage"
 
 
 class ConfigurationError(KafkaError):

@@ -27,7 +27,7 @@ from .alike import LARGEST, AlikeReports
 from .clients import properties
 from .clients.producer import ProducerClient, failure
 from .deliveries import Delivery, delivery_of
-from .exceptions import CircuitOpen, ConfigurationError, DeliveryFailed, NotAvailable
+from .exceptions import CircuitOpen, ConfigurationError, DeliveryFailed, KafkaError, NotAvailable
 from .gathering import close_broken_connections
 from .reachability import Reachability
 from .reports import PAGE, Reports
@@ -189,6 +189,7 @@ class Producer:
         )
 
     def _look(self) -> None:
+        self.tally.take_times()
         with suppress(Exception):  # the thread that serves delivery reports must live on
             if self.reachability.look(time.monotonic()):
                 self._turn()
@@ -221,6 +222,7 @@ class Producer:
         """Settle a delivery that Kafka, the client, or what stands before it gave up."""
         code = error.code if isinstance(error, DeliveryFailed) else type(error).__name__
         self.tally.failed[code] += 1
+        self.tally.of_topic(delivery.topic).errors[_category_of(error)] += 1
         delivery.fail(error)
         if delivery_failed.receivers:
             self._tell(delivery_failed, delivery=delivery, error=error)
@@ -248,6 +250,10 @@ class Producer:
         if left:
             log.error("producer=%s undelivered=%s records were not delivered before it was closed", self.name, left)
         return left
+
+
+def _category_of(error: BaseException) -> str:
+    return error.category if isinstance(error, KafkaError) else "handler"
 
 
 class Producers:

@@ -8,7 +8,7 @@ from types import MethodType
 from typing import Any, Protocol
 
 from .signals import record_delivered
-from .tallies import ProducerTally
+from .tallies import ProducedTopic, ProducerTally
 
 PAGE = 1000
 """Records whose reports are kept together at most."""
@@ -51,7 +51,7 @@ class Reports:
         """The producer."""
         self.waiters: dict[int, list[Callable[[], object]]] = {}
         """What is to be called for which record."""
-        self._tally = origin.tally
+        self._tally: ProducedTopic = origin.tally.of_topic(topic)
         self._partitions: list[int | None] = [None] * size
         self._offsets: list[int | None] = [_UNKNOWN] * size
         self._errors: dict[int, BaseException] = {}
@@ -69,6 +69,8 @@ class Reports:
         tally, size = self._tally, len(message)
         tally.acknowledged += 1
         tally.bytes += size
+        if tally.acknowledged >= tally.due:
+            tally.time(message.latency())
         if self.waiters:
             self._wake(place)
         if record_delivered.receivers:

@@ -9,8 +9,10 @@ from typing import Any
 from . import conf, handlers
 from .batches import produce_batch
 from .deliveries import Delivery
+from .exceptions import Unhealthy
 from .handlers import HandlerFunction
-from .monitoring import heartbeats
+from .monitoring import health, heartbeats
+from .monitoring.health import HealthStatus
 from .producers import Producer, producers
 from .producing import aproduce, produce
 from .records import Headers, Record
@@ -19,9 +21,11 @@ __all__ = [
     "Delivery",
     "Record",
     "aproduce",
+    "check_health",
     "close",
     "flush",
     "get_consumer",
+    "get_health_status",
     "get_producer",
     "is_consumer_ready",
     "is_producer_ready",
@@ -81,6 +85,21 @@ def is_producer_ready(name: str | None = None) -> bool:
 def is_consumer_ready(name: str | None = None) -> bool:
     """Tell from heartbeats whether a worker of the consumer runs."""
     return heartbeats.alive(conf.consumer(name).name)
+
+
+def check_health() -> None:
+    """Look at everything that settings declare. Raises `Unhealthy`, with a line for each that is not healthy.
+
+    Within a few seconds brokers are asked once.
+    """
+    found = health.status()
+    if not found.healthy:
+        raise Unhealthy("\n".join(str(one) for one in found.components if not one.healthy))
+
+
+def get_health_status() -> HealthStatus:
+    """Return how everything is: `healthy`, `last_error`, and `components` with details."""
+    return health.status()
 
 
 def close(name: str) -> None:

@@ -42,7 +42,8 @@ class Workplace:
         """Make the topic and declare the consumer, with `handler` for it."""
         self.cluster.create_topic(self.topic, partitions)
         # When the last member of a group has left, the embedded cluster lets the next one wait for a whole session.
-        soon = {"session_timeout": "1500ms", "heartbeat_interval": "300ms"}
+        # And what is committed is often waited for.
+        soon = {"session_timeout": "1500ms", "heartbeat_interval": "300ms", "auto_commit_interval": "200ms"}
         # What a test is about fails once, unless it is about more.
         once = {"retry": {"max_retries": 0}}
         consumer = {"group_id": self.group, "topics": {self.topic: {}}, **soon, **once, **options}
@@ -64,11 +65,15 @@ class Workplace:
     ) -> None:
         """Send values, as they are or as JSON, with a bare client, and wait until the cluster has them."""
         # All in one batch, which the cluster hands out whole; the flush below does not wait for the time to pass.
-        producer = Producer({"bootstrap.servers": self.cluster.bootstrap_servers, "linger.ms": 100, "log_level": 0})
+        producer = Producer({"bootstrap.servers": self.cluster.bootstrap_servers, "linger.ms": 1000, "log_level": 0})
         failures: list[Any] = []
+
+        def note(error: Any, _message: Any) -> None:
+            if error is not None:
+                failures.append(error)
+
         for value in values:
             raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
-            note = lambda error, _message: failures.append(error) if error else None  # noqa: E731
             options = {"key": key_of(value), **more}
             producer.produce(self.topic, raw, partition=partition, on_delivery=note, **options)
         assert producer.flush(20) == 0
@@ -93,7 +98,7 @@ class Workplace:
         worker.stop()
         self.ended(worker)
 
-    def ended(self, worker: Worker, seconds: float = 20) -> None:
+    def ended(self, worker: Worker, seconds: float = 30) -> None:
         """Wait until a worker has ended, and see that it kept nothing."""
         wait_until(lambda: worker.join(0.1), seconds, "the worker did not end")
         self._workers.remove(worker)
@@ -105,7 +110,7 @@ class Workplace:
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
-            worker.join(5)
+            worker.join(30)
         for handler in self._subscribed:
             handlers.forget(handler)
         connection.close()
@@ -180,7 +185,7 @@ class Seen:
         """Return the offsets of one partition in the order in which they were handled."""
         return [offset for number, offset in self.places if number == partition]
 
-    def wait(self, count: int, seconds: float = 20) -> None:
+    def wait(self, count: int, seconds: float = 30) -> None:
         """Wait until so many messages were handled."""
         wait_until(lambda: len(self.places) >= count, seconds, f"fewer than {count} messages were handled")
 

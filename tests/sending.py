@@ -38,9 +38,10 @@ topic = sys.argv[1]
 
 
 def use(settings: Settings, brokers: str, producers: dict[str, Any] | None = None, **more: Any) -> None:
-    """Set KAFKA for a test: producers that answer soon, whether brokers are there or not."""
+    """Set KAFKA for a test: producers that soon give up brokers that are not there, and wait for those that are."""
     own = {"default": {}, **(producers or {})}
-    settings.KAFKA = {"brokers": brokers.split(","), "connection": {"timeout": "1s"}, "producers": own, **more}
+    patience = {"timeout": "1s" if brokers == NOBODY else "10s"}
+    settings.KAFKA = {"brokers": brokers.split(","), "connection": patience, "producers": own, **more}
 
 
 def read(cluster: Cluster | str, topic: str, count: int, seconds: float = 20) -> list[Message]:
@@ -68,11 +69,13 @@ def values(messages: list[Message]) -> list[Any]:
     return [json.loads(one.value() or b"null") for one in messages]
 
 
-def program(code: str, kafka: dict[str, Any], topic: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own, which begins with Django set up, `services` and `topic`."""
+def program(
+    code: str, kafka: dict[str, Any], topic: str, seconds: float = 60, *, first: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, which begins with `first`, Django set up, `services` and `topic`."""
     env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "SENDING_KAFKA": json.dumps(kafka)}
     env["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-W", "ignore", "-c", _BEGIN + code, topic]
+    command = [sys.executable, "-W", "ignore", "-c", first + _BEGIN + code, topic]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
 
 

@@ -263,7 +263,8 @@ def test_coroutines_wait_for_records_of_a_batch(name: str) -> None:
 def test_a_record_that_found_no_room_is_not_taken_for_the_one_that_is_sent_again(
     embedded: Cluster, name: str, settings: Settings
 ) -> None:
-    use(settings, embedded.bootstrap_servers, {"default": {"options": {"queue.buffering.max.messages": 1}}})
+    small = {"default": {"options": {"queue.buffering.max.messages": 1}}}
+    use(settings, embedded.bootstrap_servers, small, connection={"timeout": "1s"})
     first = services.produce(name, b"k", b"first").result(20)
     embedded.broker_down()
     waits = services.produce(name, b"k", b"first")
@@ -298,7 +299,8 @@ def test_a_record_that_the_client_refuses_is_not_waited_for(name: str, settings:
 def test_a_record_that_found_no_room_takes_no_report_of_the_same_one_sent_again(
     embedded: Cluster, settings: Settings, topic: Callable[..., str]
 ) -> None:
-    use(settings, embedded.bootstrap_servers, {"default": {"options": {"queue.buffering.max.messages": 3}}})
+    small = {"default": {"options": {"queue.buffering.max.messages": 3}}}
+    use(settings, embedded.bootstrap_servers, small, connection={"timeout": "1s"})
     name = topic()
     embedded.create_topic(name)
     first = services.produce(name, b"k", b"v").result(20)

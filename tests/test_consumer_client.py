@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -35,6 +35,9 @@ class Noted(Events):
 
     def at_end(self, place: tuple[str, int]) -> None:
         self.note("at_end", place)
+
+    def committed(self, offsets: Mapping[tuple[str, int], int], refused: str | None, sentence: str) -> None:
+        self.note("committed", dict(offsets), refused)
 
     def trouble(self, code: str, sentence: str, topic: str | None) -> None:
         self.note("trouble", code, topic)
@@ -116,6 +119,17 @@ def test_only_what_was_stored_is_committed(bench: Bench) -> None:
     again = bench.client()
     fetched = dict(again.by_partition(bench.fetch(again, 15)))
     assert [group[0].offset() for _place, group in sorted(fetched.items())] == [0, 5]
+
+
+def test_the_answer_to_a_commit_is_about_what_was_committed(bench: Bench) -> None:
+    client = bench.client()
+    messages = dict(client.by_partition(bench.fetch(client, 20)))
+    for number, index in ((0, 4), (1, 6)):
+        place = bench.topic, number
+        client.store({place: messages[place][index]})
+        client.commit(wait=False)
+        wait_until(lambda: client.fetch(1, 0.1) or not client.committing)
+        assert bench.events.told[-1] == ("committed", {place: index + 1}, None)
 
 
 def test_a_partition_that_is_not_ours_is_not_stored(bench: Bench) -> None:

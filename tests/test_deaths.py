@@ -213,7 +213,7 @@ class TestTenures:
     def test_a_partition_that_leaves_is_written_off_while_the_worker_goes_on(self, workplace: Workplace) -> None:
         seen = Seen()
         # A session that a busy machine does not miss.
-        workplace.consume(seen, partitions=2, transaction="none", session_timeout="10s", kafka=FAST)
+        workplace.consume(seen, partitions=2, transaction="none", session_timeout="4s", kafka=FAST)
         workplace.send([1], partition=0)
         workplace.send([1], partition=1)
         crew = Crew([NAME])
@@ -247,16 +247,16 @@ class TestTenures:
         workplace.send([1, 2])
         crew = Crew([NAME])
         thread = threading.Thread(target=crew.run)
-        with refusing("lynx_kafka_tenure"):
-            thread.start()
-            wait_until(lambda: "what deaths have told of it cannot be read or written" in caplog.text)
-            assert crew.workers[0].alive
-            assert seen.places == []
         try:
+            with refusing("lynx_kafka_tenure"):
+                thread.start()
+                wait_until(lambda: "what deaths have told of it cannot be read or written" in caplog.text)
+                assert crew.workers[0].alive
+                assert seen.places == []
             seen.wait(2)
         finally:
             crew.stop()
-            thread.join(20)
+            thread.join(30)
         assert crew.error is None
         assert seen.places == [(0, 0), (0, 1)]
 
@@ -386,7 +386,8 @@ class TestAfterDeaths:
         assert 0 < len(careful) < 100, "The time of care is over before the end."
         assert careful == marks[: len(careful)]
         assert all(first <= offset <= last for offset, _deaths, first, last in careful[1:])
-        assert max(last - first for _offset, _deaths, first, last in careful[1:]) < 20, "Few at a time, by their pace."
+        steps = [last - first for _offset, _deaths, first, last in careful[1:]]
+        assert max(steps, default=0) < 20, "Few at a time, by their pace."
         assert known() == CLEAN
 
     def test_after_the_second_the_suspects_are_run_alone_and_acquitted(self, workplace: Workplace) -> None:
@@ -430,12 +431,12 @@ class TestAfterDeaths:
         def handle(message: Message) -> None:
             if message.partition == 0:
                 when.append(len(seen.of(1)))
-            else:
-                time.sleep(0.1)
+            elif not when:
+                time.sleep(0.05)
 
         seen = Seen(handle)
         workplace.consume(seen, partitions=2, concurrency=2, transaction="none", kafka=FAST)
-        workplace.send(range(50), partition=1)
+        workplace.send(range(400), partition=1)
         history(workplace, deaths=1, first=0, last=0)
         crew = Crew([NAME])
         thread = threading.Thread(target=crew.run)
@@ -444,12 +445,12 @@ class TestAfterDeaths:
             seen.wait(3)
             workplace.send(["suspect"], partition=0)
             wait_until(lambda: when)
-            assert when[0] < 40, "It did not wait for the end of a long slice."
-            seen.wait(51)
+            assert when[0] < 390, "It did not wait for the end of a long slice."
+            seen.wait(401)
         finally:
             crew.stop()
             thread.join(30)
-        assert seen.of(1) == list(range(50))
+        assert seen.of(1) == list(range(400))
 
     def test_a_handler_that_hangs_elsewhere_does_not_stop_all_others_for_it(
         self, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
@@ -513,12 +514,17 @@ class TestAfterDeaths:
         history(workplace, deaths=2, first=1, last=1, alone=1, timestamp_ms=1_700_000_000_000)
         crew = Crew([NAME], until_empty=True)
         thread = threading.Thread(target=crew.run)
-        with refusing("lynx_kafka_deadletter"):
-            thread.start()
-            wait_until(lambda: "its dead letter could not be written" in caplog.text)
-            assert seen.of(0) == [0]
-            assert known()["guilty"] == 1, "A death now would not acquit it."
-        thread.join(30)
+        try:
+            with refusing("lynx_kafka_deadletter"):
+                thread.start()
+                wait_until(lambda: "its dead letter could not be written" in caplog.text)
+                assert seen.of(0) == [0]
+                assert known()["guilty"] == 1, "A death now would not acquit it."
+        except BaseException:
+            crew.stop()
+            raise
+        finally:
+            thread.join(30)
         assert not thread.is_alive()
         assert seen.of(0) == [0, 2, 3]
         assert [one.offset for one in workplace.letters()] == [1]

@@ -65,8 +65,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offsets_are_where_the_effects_are(workplace: Workplace, ordering: str) -> None:
     seen = Seen(leave_effect)
     workplace.consume(seen, guarantee="effect_once", ordering=ordering, concurrency=3, partitions=2)
-    for number in range(60):
-        workplace.send([number], partition=number % 2, key=b"%d" % (number % 7))
+    for partition in (0, 1):
+        workplace.send(range(partition, 60, 2), partition, lambda number: b"%d" % (number % 7))
     with workplace.worker():
         seen.wait(60)
         wait_until(lambda: workplace.committed() == {0: 30, 1: 30})
@@ -264,9 +264,8 @@ def test_what_is_skipped_or_given_up_is_settled(workplace: Workplace, ordering: 
     for value, key in zip(["first", "waits", "fails"], keys_apart(3, 2), strict=True):
         workplace.send([value], key=key)
     with workplace.worker() as worker:
-        before = worker.tally.skipped + worker.tally.dead_lettered
-        wait_until(lambda: worker.tally.skipped + worker.tally.dead_lettered == before + 1)
-        assert 2 in settled()
+        wait_until(lambda: worker.tally.skipped + worker.tally.dead_lettered == 1)
+        wait_until(lambda: 2 in settled())
     assert effects() == ([0, 1] if ordering == "partition" else [0])
     assert len(workplace.letters()) == isinstance(error, ValueError)
 

@@ -4,13 +4,14 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
 from django_kafka import conf
+from django_kafka.consuming.fates import Fate, Former
 from django_kafka.models import Worker
 from django_kafka.monitoring.heartbeats import Heartbeat, alive
 from tests.refusing import refusing
@@ -45,6 +46,24 @@ def test_a_worker_is_alive_while_it_beats_and_gone_when_it_has_ended() -> None:
         assert (row.consumer, row.group_id, row.cluster, row.pid) == ("ops", "g", "default", os.getpid())
     assert not alive("ops")
     assert not Worker.objects.exists()
+
+
+def test_a_worker_whose_clock_is_a_year_off_is_alive_while_it_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = timezone.now
+
+    def wrong() -> datetime:
+        a_year = timedelta(days=365) if threading.current_thread().name == "kafka-heartbeat" else timedelta()
+        return right() - a_year
+
+    monkeypatch.setattr(timezone, "now", wrong)
+    with beating() as beat:
+        wait_until(beat.beaten.is_set)
+        assert alive("ops")
+        (row,) = Worker.objects.all()
+        assert abs(row.seen_at - right()) < timedelta(minutes=1)
+        former = Former()
+        assert former.fate(row.pk, "default") is Fate.UNKNOWN
+        wait_until(lambda: former.fate(row.pk, "default") is Fate.ALIVE)
 
 
 def test_each_beat_is_later_and_no_row_is_added() -> None:

@@ -520,7 +520,7 @@ def test_held_keys_of_a_partition_are_counted(consumer: conf.Consumer) -> None:
 
 def test_nobody_overtakes_while_one_parks_and_another_releases(consumer: conf.Consumer) -> None:
     """The race: a message is parked at the moment in which the last one of its key is released."""
-    rounds, each = 60, 12
+    rounds, each = 40, 12
     chance = random.Random(4711)
     freed_early = parked_some = 0
     for number in range(rounds):

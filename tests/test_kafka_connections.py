@@ -6,6 +6,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def name(kafka: Kafka, topic: Callable[..., str]) -> str:
 
 def connections(port: int) -> set[str]:
     """Return the connections to a port of loopback that this process holds, as the system names them."""
-    mine = {os.readlink(one) for one in map(str, Path("/proc/self/fd").iterdir()) if os.path.islink(one)}
+    mine = set()
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed just now
+            mine.add(os.readlink(one))
     lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     standing = {f"socket:[{line[9]}]" for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "01"}
     return standing & mine
@@ -112,7 +116,12 @@ def test_options_of_a_connection_reach_every_client_of_the_cluster(kafka: Kafka,
 
 
 def test_a_connection_without_work_is_closed_and_made_again(kafka: Kafka, settings: Settings, name: str) -> None:
-    use(settings, kafka.address, {"default": {}}, connection={"options": {"connections.max.idle.ms": 1000}})
+    use(
+        settings,
+        kafka.address,
+        {"default": {}},
+        connection={"timeout": "10s", "options": {"connections.max.idle.ms": 1000}},
+    )
     before = connections(kafka.port)
     services.produce(name, "k", 1).result(10)
     made = connections(kafka.port) - before

@@ -374,7 +374,7 @@ def test_it_does_not_move_a_group_with_a_worker_that_is_alive(place: Workplace) 
 @pytest.mark.slow
 def test_on_the_embedded_cluster_it_notices_members_that_no_heartbeat_tells_of(place: Workplace) -> None:
     worker = place.start()
-    wait_until(lambda: place.committed() == {0: 10, 1: 4}, 20, "nothing was handled")
+    wait_until(lambda: place.committed() == {0: 10, 1: 4}, message="nothing was handled")
 
     assert refused(NAME, "--to-earliest", "--execute") == (
         f"Group '{place.group}' has members: not every partition came to a new one."

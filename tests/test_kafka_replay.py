@@ -270,7 +270,7 @@ def test_a_second_signal_ends_it_at_once(desk: Desk) -> None:
     desk.wait_until(lambda: "Finishing the one that runs" in program.output(), program)
     program.send_signal(signal.SIGTERM)
 
-    assert program.finish(10) == 128 + signal.SIGTERM
+    assert program.finish() == 128 + signal.SIGTERM
     assert desk.rows("SELECT state FROM lynx_kafka_replay") == [("running",)]
     assert desk.rows("SELECT count(*) FROM tests_effect") == [(0,)]
 

@@ -80,9 +80,9 @@ def test_each_worker_has_a_line_with_what_it_is_and_did() -> None:
     assert [cell.strip() for cell in first.split("  ") if cell] == [
         "audit", "a", "host-two:4711", "gone", "2 h ago", "0", "0", "0", "closed",
     ]  # fmt: skip
-    assert [cell.strip() for cell in second.split("  ") if cell] == [
-        "ops", "ops", "host-one:4711", "alive", "0 s ago", "4 (1 waiting)", "1,234,567", "8", "closed",
-    ]  # fmt: skip
+    assert re.sub(r"\d s ago", "a moment ago", " | ".join(cell.strip() for cell in second.split("  ") if cell)) == (
+        "ops | ops | host-one:4711 | alive | a moment ago | 4 (1 waiting) | 1,234,567 | 8 | closed"
+    )
     assert sentence == "ops host-one:4711: waits for: the database is unavailable"
 
 
@@ -105,7 +105,7 @@ def test_an_open_circuit_is_shown_with_its_reason() -> None:
 
     assert "open, writing letters" in said
     reason = "50 of the last 64 messages failed, 48 of them with ValueError"
-    assert f"ops host-one:4711: its circuit opened 0 s ago: {reason}\n" in said
+    assert re.search(rf"ops host-one:4711: its circuit opened \d s ago: {reason}\n", said)
     assert said.count("it was asked to close its circuit") == 1
 
 

@@ -77,15 +77,16 @@ def test_a_lane_that_waits_is_not_given_out_before_its_time_and_holds_up_no_othe
     waiting, other = lanes.open(P0), lanes.open(P1)
     lanes.take(waiting, raws(0, 1), 10)
     assert lanes.next(0) is waiting
-    began = time.monotonic()
-    lanes.give_back(waiting, wait=0.3)
+    lanes.give_back(waiting, wait=60)
     lanes.take(waiting, raws(1, 1), 10)
     lanes.take(other, raws(0, 1), 10)
     assert lanes.next(0) is other
+    began = time.monotonic()
+    lanes.give_back(other, wait=0.2)
+    assert lanes.next(30) is other
+    assert time.monotonic() - began >= 0.2
     finish(lanes, other)
     assert lanes.next(0.05) is None
-    assert lanes.next(5) is waiting
-    assert time.monotonic() - began >= 0.3
 
 
 def test_the_watermark_stops_at_the_first_message_whose_records_are_not_acknowledged() -> None:
@@ -180,7 +181,7 @@ def test_closing_sends_waiting_threads_home() -> None:
     thread = threading.Thread(target=lambda: answers.append(lanes.next(60)))
     thread.start()
     lanes.close()
-    thread.join(5)
+    thread.join(30)
     assert answers == [None]
 
 
@@ -352,6 +353,8 @@ class Play:
             thread.start()
         try:
             self.poll(400)
+            while sum(len(book.executed) for book in self.books.values()) <= 100:
+                self.poll(10)
             left = self.lanes.halt()
             assert self.lanes.drain(left, 10)
             self.lanes.drop(left)
@@ -415,9 +418,9 @@ def test_a_bell_rings_when_there_may_be_a_lane_and_says_when_to_look_anyway() ->
     assert lanes.next(0) is None, "It does not wait."
 
     rung.clear()
-    lanes.give_back(lane, wait=0.2)
+    lanes.give_back(lane, wait=0.5)
     assert rung, "Somebody has to look when the wait is over."
-    assert 0.0 < lanes.due_in() <= 0.2
+    assert 0.0 < lanes.due_in() <= 0.5
     wait_until(lambda: lanes.due_in() == 0.0)
     assert lanes.next(0) is lane
 

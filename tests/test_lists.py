@@ -82,9 +82,8 @@ def test_a_list_is_what_came_together(workplace: Workplace, kind: str) -> None:
     consume(workplace, seen, transaction=kind)
     workplace.send(range(60))
     with workplace.worker() as worker:
-        before = worker.tally.handled
         handled(workplace, 60)
-        assert worker.tally.handled - before == 60
+    assert worker.tally.handled == 60
     assert longest(seen) > 10
     assert [offset for call in seen.calls for offset in call] == list(range(60)) == effects()
 
@@ -117,9 +116,8 @@ def test_without_a_transaction_what_was_not_named_is_handled(workplace: Workplac
     consume(workplace, seen, transaction="none")
     workplace.send(range(12))
     with workplace.worker() as worker:
-        before = worker.tally.handled
         handled(workplace, 12)
-        assert worker.tally.handled - before == 10
+    assert worker.tally.handled == 10
     assert [letter.offset for letter in workplace.letters()] == [3, 7]
     assert sorted(offset for call in seen.calls for offset in call) == list(range(12)), "None is given twice."
 
@@ -195,9 +193,8 @@ def test_a_named_message_may_be_skipped_or_rejected(workplace: Workplace) -> Non
     consume(workplace, Lists(handle), retry={"max_retries": 3})
     workplace.send(range(8))
     with workplace.worker() as worker:
-        before = worker.tally.skipped
         handled(workplace, 8)
-        assert worker.tally.skipped == before + 1
+    assert worker.tally.skipped == 1
     assert [letter.offset for letter in workplace.letters()] == [5]
     assert effects() == [0, 1, 3, 4, 6, 7]
 
@@ -210,9 +207,8 @@ def test_a_ruling_about_nobody_is_about_the_message_that_it_is_raised_for_alone(
     consume(workplace, Lists(handle))
     workplace.send(range(10))
     with workplace.worker() as worker:
-        before = worker.tally.skipped
         handled(workplace, 10)
-        assert worker.tally.skipped == before + 1
+    assert worker.tally.skipped == 1
     assert effects() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
 
 

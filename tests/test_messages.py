@@ -96,7 +96,7 @@ def test_without_acknowledgements_there_is_no_offset(embedded: Cluster, settings
 
 def test_a_timeout_is_not_a_failure(embedded: Cluster, name: str) -> None:
     produce(name, None, 0).result()
-    embedded.round_trip_time(1, 700)
+    embedded.round_trip_time(1, 1500)
     delivery = produce(name, None, 1)
     with pytest.raises(DeliveryTimeout, match=r"after 0\.1 s; it is still on its way"):
         delivery.result(0.1)
@@ -195,7 +195,7 @@ def test_one_delivery_can_be_awaited_in_several_loops(embedded: Cluster, name: s
 
 def test_an_await_that_is_given_up_does_not_disturb_the_delivery(embedded: Cluster, name: str) -> None:
     produce(name, None, 0).result()
-    embedded.round_trip_time(1, 500)
+    embedded.round_trip_time(1, 1000)
     delivery = produce(name, None, 1)
 
     async def wait() -> None:
@@ -220,7 +220,7 @@ class AlmostClosed(asyncio.SelectorEventLoop):
 
 def test_a_loop_that_closes_meanwhile_does_not_stop_the_reports_of_others(embedded: Cluster, name: str) -> None:
     produce(name, None, 0).result()
-    embedded.round_trip_time(1, 300)
+    embedded.round_trip_time(1, 1000)
     delivery = produce(name, None, 1)
 
     async def wait() -> None:
@@ -252,7 +252,7 @@ def test_receivers_that_raise_disturb_nobody(embedded: Cluster, name: str, caplo
 
     with listening(record_delivered, fail), listening(record_delivered, listen):
         first = produce(name, None, 1).result(20)
-        wait_until(lambda: told, 5)
+        wait_until(lambda: told)
     with listening(record_delivered, leave):
         produce(name, None, 2).result(20)
         last = produce(name, None, 3).result(20)
@@ -300,7 +300,7 @@ def test_a_receiver_that_waits_for_another_delivery_is_told_instead_of_waiting_f
 
     with listening(record_delivered, wait):
         produce(name, None, 1).result(20)
-        wait_until(lambda: found, 5)
+        wait_until(lambda: found)
     assert "Receivers of record_delivered and delivery_failed cannot wait" in str(found[0])
 
 

@@ -60,7 +60,7 @@ class Airport:
         before = len(self.seen.places)
         worker = Worker(NAME, until_empty=True)
         worker.start()
-        wait_until(lambda: worker.join(0.1), 30, "the worker did not end")
+        wait_until(lambda: worker.join(0.1), message="the worker did not end")
         worker.close()
         return sorted(self.seen.places[before:])
 
@@ -95,7 +95,7 @@ def test_while_a_worker_is_in_the_group_nothing_moves(airport: Airport, protocol
     worker.start()
     try:
         airport.seen.wait(30)
-        wait_until(lambda: "gate-7 at 127.0.0.1" in offsets(), 20, "its partitions are not shown")
+        wait_until(lambda: "gate-7 at 127.0.0.1" in offsets(), message="its partitions are not shown")
 
         one = told()
         assert (one["state"], one["protocol"]) == ("stable", protocol)
@@ -112,7 +112,7 @@ def test_while_a_worker_is_in_the_group_nothing_moves(airport: Airport, protocol
             resetting.carry_out(books, resetting.plan(books, books.stand(), resetting.Earliest()), user="me")
     finally:
         worker.stop()
-        wait_until(lambda: worker.join(0.1), 20, "the worker did not end")
+        wait_until(lambda: worker.join(0.1), message="the worker did not end")
         worker.close()
     assert {row["committed"] for row in told()["partitions"]} == {10}
 

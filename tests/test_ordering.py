@@ -181,10 +181,11 @@ def test_a_message_that_stops_its_worker_is_read_again(workplace: Workplace) -> 
     workplace.ended(worker)
     assert isinstance(worker.error, SystemExit)
     (reached,) = workplace.committed().values()
+    assert reached <= 5, "it is the sixth of the first key"
     with workplace.worker():
         wait_until(lambda: {value for values in seen.values_of.values() for value in values} == set(range(60)))
-    assert reached <= 60
-    assert workplace.committed() == {0: 60}
+        # Behind the one that stopped it, some of other keys were handled before, and are read again.
+        wait_until(lambda: workplace.committed() == {0: 60})
 
 
 def test_a_partition_that_comes_back_to_a_worker_goes_on_in_order(workplace: Workplace) -> None:
@@ -200,5 +201,6 @@ def test_a_partition_that_comes_back_to_a_worker_goes_on_in_order(workplace: Wor
         slow.set()
         seen.wait(1200)
         wait_until(lambda: all(len(set(values)) == 300 for values in seen.values_of.values()))
-    assert workplace.committed() == dict.fromkeys(range(4), 300)
+        # The embedded cluster takes no commits in mid-rebalance, so that some messages may come once more.
+        wait_until(lambda: workplace.committed() == dict.fromkeys(range(4), 300))
     assert seen.overlaps == []

@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -169,6 +170,9 @@ class Subject:
     def report(self) -> dict[str, Any]:
         return {"waiting": self.waiting, "partitions": 2}
 
+    def partitions(self) -> dict[Any, Any]:
+        return {}
+
     def close_circuit(self, episode: int) -> bool:
         return False
 
@@ -180,7 +184,9 @@ class Subject:
 def test_a_worker_hears_how_living_workers_of_its_group_fare_while_it_waits(settings: Any) -> None:
     settings.KAFKA = {"consumers": {"ops": {"group_id": "g"}}, "heartbeats": {"interval": "100ms"}}
     now = timezone.now()
-    for name, group, seen in (("one", "g", now), ("other", "h", now), ("dead", "g", now.replace(year=2020))):
+    # Alive for as long as the test takes, whose beats are short.
+    later = now + timedelta(hours=1)
+    for name, group, seen in (("one", "g", later), ("other", "h", later), ("dead", "g", now.replace(year=2020))):
         WorkerRow.objects.create(
             id=name, consumer="ops", group_id=group, host="h", pid=1, version="1", started_at=now, seen_at=seen,
             handled=5, partitions=3, waiting=1,

@@ -10,6 +10,7 @@ from django.db import OperationalError
 
 from django_kafka import signals
 from django_kafka.clients.embedded import Request
+from django_kafka.consuming import commits
 from django_kafka.messages import Message
 from tests.consuming import Seen, Workplace
 from tests.servers.processes import wait_until
@@ -170,8 +171,8 @@ def test_a_handler_that_outlives_its_partition_neither_commits_nor_writes_a_lett
         assert running.wait(20)
         rebalances = first.tally.rebalances
         with workplace.worker():
-            wait_until(lambda: first.tally.rebalances > rebalances, 30)
-            wait_until(lambda: len(seen.of(0)) >= 2, 30, "the message was not handled anew")
+            wait_until(lambda: first.tally.rebalances > rebalances)
+            wait_until(lambda: len(seen.of(0)) >= 2, message="the message was not handled anew")
             let_go.set()
             wait_until(lambda: first.lanes.in_flight == 0)
             assert not workplace.letters()
@@ -346,6 +347,18 @@ def test_a_commit_that_the_client_sends_again_overtakes_no_later_one(workplace: 
         reached = time.monotonic()
         while time.monotonic() - reached < 1:
             assert workplace.committed() == {0: 3}
+
+
+def test_a_worker_leaves_at_once_whose_partitions_were_committed_one_after_another(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "_NO_ANSWER", 600.0)
+    monkeypatch.setattr(commits, "_AT_MOST", 600.0)
+    workplace.consume(Seen(), partitions=2)
+    with workplace.worker():
+        for partition in (0, 1):
+            workplace.send([0], partition=partition)
+            wait_until(lambda partition=partition: workplace.committed()[partition] == 1)
 
 
 @pytest.mark.parametrize("automatic", [True, False])

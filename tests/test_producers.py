@@ -22,6 +22,7 @@ from django_kafka.producers import close_all, producers
 from django_kafka.producing import produce
 from django_kafka.signals import delivery_failed
 from tests.sending import NOBODY, program, read, send_and_leave, took_less_than, use, values
+from tests.servers.processes import wait_until
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_what_is_undelivered_at_closing_fails_and_is_reported_once(
     caplog.set_level(logging.ERROR, "django_kafka.producers")
     delivery_failed.connect(listen)
     try:
-        with took_less_than(3):
+        with took_less_than(10):
             assert producers.close("default", 0.2) == 30
     finally:
         delivery_failed.disconnect(listen)
@@ -147,10 +148,10 @@ def test_what_is_undelivered_at_closing_fails_and_is_reported_once(
 
 
 def test_closing_all_takes_connection_timeout_once(settings: Settings) -> None:
-    use(settings, NOBODY, {"b": {}, "c": {}})
+    use(settings, NOBODY, {"b": {}, "c": {}}, connection={"timeout": "1500ms"})
     for one in ("default", "b", "c"):
         produce("flights", None, 1, producer=one)
-    with took_less_than(2.5):
+    with took_less_than(3 * 1.5):
         assert close_all() == 3
     assert not list(producers)
 
@@ -181,15 +182,14 @@ def test_a_thread_that_sends_many_serves_their_reports_and_what_it_leaves_is_ser
         client.keep_up()
         while len(client) > 20_000:
             client.keep_up()
-    mine = served.count(me)
-    assert len(served) > 10_000
+    while_sending = list(served)
+    mine = while_sending.count(me)
+    assert len(while_sending) > 10_000
     # The other thread may be at some when the first ones are sent.
-    assert mine > 0.95 * len(served), f"{mine} of {len(served)} reports were served by the thread that sends"
-    assert len(served) < sent
-    deadline = time.monotonic() + 20
-    while len(served) < sent and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(served) == sent
+    assert mine > 0.95 * len(while_sending), f"{mine} of {len(while_sending)} were served by the thread that sends"
+    client.produce(name, b"value", b"key", -1, note)
+    wait_until(lambda: len(served) == sent + 1)
+    assert served[-1] != me
 
 
 def test_a_forked_child_sends_with_a_producer_of_its_own(embedded: Cluster, name: str) -> None:
@@ -202,7 +202,7 @@ def test_a_forked_child_sends_with_a_producer_of_its_own(embedded: Cluster, name
         assert producers["default"] is not parents
         produce(name, None, "child").result(20)
 
-    assert in_child(work) < 5
+    in_child(work)
     assert waiting.result(20).done()
     assert producers["default"] is parents
     produce(name, None, "after").result(20)
@@ -224,7 +224,8 @@ def test_a_child_may_collect_what_its_parent_closed(name: str) -> None:
 
 def test_a_child_that_never_sends_ends_at_once(name: str) -> None:
     produce(name, None, 1).result()
-    assert in_child(lambda: None) < 0.5
+    # The quickest of some, since whatever else the machine does only adds to it.
+    assert min(in_child(lambda: None) for _ in range(4)) < 0.5
 
 
 def test_children_fork_while_threads_send_and_wait(embedded: Cluster, name: str) -> None:
@@ -343,15 +344,64 @@ def test_a_child_that_inherited_a_producer_and_ends_in_order_does_not_wait_for_i
     code = """
 import time
 services.produce(topic, None, 1).result()
-began = time.monotonic()
-child = os.fork()
-if child == 0:
-    import gc
-    gc.collect()
-    sys.exit()
-os.waitpid(child, 0)
-print(time.monotonic() - began)
+for _ in range(4):
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        import gc
+        gc.collect()
+        sys.exit()
+    os.waitpid(child, 0)
+    print(time.monotonic() - began)
 """
     done = program(code, kafka(embedded), name)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 0.8
+    assert min(map(float, done.stdout.split())) < 0.8
+
+
+def test_a_child_forked_while_names_are_resolved_delivers_what_it_sends(embedded: Cluster, name: str) -> None:
+    # glibc resolves them under a lock that fork() does not free, and the client resolves for each connection.
+    code = """
+import signal, socket, threading
+services.produce(topic, None, "parent").result()
+def resolve():
+    while True:
+        socket.getaddrinfo("127.0.0.1", 9, flags=socket.AI_ADDRCONFIG)
+for _ in range(2):
+    threading.Thread(target=resolve, daemon=True).start()
+for n in range(8):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        services.produce(topic, None, n).result(20)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, n
+print("all of them")
+"""
+    done = program(code, kafka(embedded), name, 300)
+    assert done.stdout == "all of them\n", done.stderr
+    assert values(read(embedded, name, 9)) == ["parent", *range(8)]
+
+
+def test_a_child_collects_nothing_of_its_parent_before_that_is_kept_from_being_destroyed(
+    embedded: Cluster, name: str
+) -> None:
+    # What runs first in each child has the garbage collector run at the next occasion.
+    first = """
+import gc, os
+os.register_at_fork(after_in_child=lambda: gc.set_threshold(1))
+"""
+    code = """
+from django_kafka.producers import producers
+gc.collect()
+gc.set_threshold(1_000_000)
+for _ in range(3):
+    services.produce(topic, None, 1).result()
+    producers.close("default")
+child = os.fork()
+if child == 0:
+    os._exit(0 if gc.isenabled() else 1)
+print(os.waitpid(child, 0)[1], gc.isenabled())
+"""
+    done = program(code, kafka(embedded), name, first=first)
+    assert done.stdout == "0 True\n", done.stderr

@@ -186,7 +186,7 @@ def test_a_failed_delivery_raises_is_told_and_is_counted(embedded: Cluster, name
         delivery = produce(name, None, 1)
         with pytest.raises(DeliveryFailed, match="was not delivered") as raised:
             delivery.result()
-        wait_until(lambda: told, 5)
+        wait_until(lambda: told)
     finally:
         delivery_failed.disconnect(listen)
     assert (raised.value.code, raised.value.retriable, raised.value.category) == (
@@ -272,10 +272,10 @@ def test_one_bad_partition_in_a_batch_fails_only_its_own_delivery(name: str) -> 
 def test_a_full_queue_waits_for_room_and_drops_nothing(embedded: Cluster, settings: Settings) -> None:
     use(settings, embedded.bootstrap_servers, {"default": TINY_QUEUE}, connection={"timeout": "20s"})
     embedded.create_topic("full", 1)
-    deliveries = [produce("full", None, number) for number in range(100)]
-    deliveries += produce_batch("full", [Record(key=None, value=number) for number in range(100, 300)])
-    assert [delivery.result().offset for delivery in deliveries] == list(range(300))
-    assert values(read(embedded, "full", 300)) == list(range(300))
+    deliveries = [produce("full", None, number) for number in range(40)]
+    deliveries += produce_batch("full", [Record(key=None, value=number) for number in range(40, 120)])
+    assert [delivery.result().offset for delivery in deliveries] == list(range(120))
+    assert values(read(embedded, "full", 120)) == list(range(120))
 
 
 def test_a_queue_that_stays_full_is_an_error_after_connection_timeout(settings: Settings) -> None:
@@ -458,7 +458,7 @@ def test_the_event_loop_goes_on_while_a_full_queue_makes_room(settings: Settings
         heart.cancel()
         return beats
 
-    assert asyncio.run(send()) > 20
+    assert asyncio.run(send()) > 5, "One that is held up has no more than one."
 
 
 def test_the_signal_asks_for_a_record(embedded: Cluster, name: str) -> None:

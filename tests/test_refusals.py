@@ -73,7 +73,7 @@ def test_a_worker_that_is_refused_before_it_got_anything_ends_with(
     make, who, setting = REFUSED[what]
     place.consume(Seen(), kafka=make(secured, provider))
     worker = place.start()
-    wait_until(lambda: worker.error is not None, 10)
+    wait_until(lambda: worker.error is not None)
     place.ended(worker)
 
     assert isinstance(worker.error, AuthenticationFailed)
@@ -116,7 +116,7 @@ def test_a_worker_without_permission_ends_with_what_it_lacks(
         secured.allow("bob", ResourceType.GROUP, place.group)
     worker = place.start()
     # Of a topic it hears when it has joined the group.
-    wait_until(lambda: worker.error is not None, 20)
+    wait_until(lambda: worker.error is not None)
     place.ended(worker)
 
     assert isinstance(worker.error, AuthorizationFailed)
@@ -137,7 +137,7 @@ def test_a_worker_that_has_worked_waits_for_what_is_refused_later(
         try:
             secured.kill()
             secured.start()
-            wait_until(lambda: "refuse the login of 'alice'" in caplog.text, 20)
+            wait_until(lambda: "refuse the login of 'alice'" in caplog.text)
             time.sleep(1)
             assert worker.alive
         finally:
@@ -191,7 +191,7 @@ def test_no_secret_reaches_log_command_error_or_row_with(
     except LoginRefused as error:
         said.append(everything_about(error))
     worker = place.start()
-    wait_until(lambda: worker.error is not None or place.letters(), 20)
+    wait_until(lambda: worker.error is not None or place.letters())
     if worker.error is not None:
         said.append(everything_about(worker.error))
     worker.stop()

@@ -515,7 +515,7 @@ def test_no_clock_that_is_stepped_strands_a_replay_or_has_it_carried_out_twice(
     first = threading.Thread(target=carry_it_out, name="first")
     first.start()
     try:
-        assert begun.wait(10)
+        assert begun.wait(30)
         for off in CLOCKS:
             step(off)
             assert executor.run_next() is None
@@ -523,7 +523,7 @@ def test_no_clock_that_is_stepped_strands_a_replay_or_has_it_carried_out_twice(
         for off in CLOCKS:
             step(off)
             renewed = Replay.objects.get().claimed_at
-            wait_until(lambda renewed=renewed: Replay.objects.get().claimed_at > renewed, 10)
+            wait_until(lambda renewed=renewed: Replay.objects.get().claimed_at > renewed)
             assert executor.run_next() is None
 
         # Nobody renews it any more, and its time passes.
@@ -671,7 +671,9 @@ def flights(embedded: Cluster, topic: Callable[..., str], settings: Any, tmp_pat
     name = topic("flights")
     embedded.create_topic(name, partitions=2)
     settings.KAFKA = {"brokers": [embedded.bootstrap_servers]}
-    desk = Desk.on_sqlite(tmp_path, brokers=embedded.bootstrap_servers, topic=name)
+    # One after another: each waits until the session of the one before is over.
+    short = {"session_timeout": "3s", "heartbeat_interval": "500ms"}
+    desk = Desk.on_sqlite(tmp_path, brokers=embedded.bootstrap_servers, topic=name, options=short)
     yield desk
     desk.close()
 
@@ -707,7 +709,7 @@ def last_record(desk: Desk, place: str) -> Message:
     consumer = Consumer({"bootstrap.servers": desk.brokers, "group.id": "reader"})
     try:
         consumer.assign([TopicPartition(found[1], int(found[2]), int(found[3]))])
-        raw = wait_until(lambda: consumer.poll(0.2), 20, "the record was not read")
+        raw = wait_until(lambda: consumer.poll(0.2), message="the record was not read")
     finally:
         consumer.close()
     return Message(raw, TopicDecoder("bytes", "bytes"))

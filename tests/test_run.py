@@ -184,10 +184,10 @@ def test_a_run_that_is_ended_takes_its_tests_and_servers_along(tmp_path: Path, n
     )
     written = tmp_path / "pid"
     try:
-        wait_until(lambda: written.exists() and written.read_text().endswith("\n"), 30)
+        wait_until(lambda: written.exists() and written.read_text().endswith("\n"), 60)
     finally:
         process.send_signal(number)
-        process.wait(20)
+        process.wait(30)
     server = int(written.read_text())
 
-    wait_until(lambda: not Path(f"/proc/{server}").exists(), 20, "A server outlived the run")
+    wait_until(lambda: not Path(f"/proc/{server}").exists(), message="A server outlived the run")

@@ -41,7 +41,7 @@ def test_a_password_that_is_mended_in_its_file_is_used_for_what_waits(
         delivery.result()
     file.write_text(f"{PASSWORDS['alice']}\n")
 
-    wait_until(delivery.done, 10)
+    wait_until(delivery.done)
     assert delivery.result().offset == 0
 
 
@@ -65,10 +65,10 @@ def test_a_certificate_that_is_replaced_takes_a_producer_to_a_new_client(
     assert services.produce(name, "k", 1).result(10).offset == 0
     # Only the certificate: with the key of another it cannot be used.
     certificate.write_bytes(secured.certificates.foreign_client.certificate.read_bytes())
-    wait_until(lambda: "stays with what it has" in caplog.text, 10)
+    wait_until(lambda: "stays with what it has" in caplog.text)
     assert services.produce(name, "k", 2).result(10).offset == 1
     replace(secured.certificates.client, certificate, key)
-    wait_until(lambda: "goes on with new certificates" in caplog.text, 10)
+    wait_until(lambda: "goes on with new certificates" in caplog.text)
     assert services.produce(name, "k", 3).result(10).offset == 2
     wait_until(lambda: not producers["default"].client._retired)
 
@@ -85,7 +85,7 @@ def test_a_certificate_that_is_replaced_takes_a_worker_out_of_its_group_and_back
     with place.worker():
         seen.wait(100)
         replace(secured.certificates.issue("client"), certificate, key)
-        wait_until(lambda: "to come back with new certificates" in caplog.text, 10)
+        wait_until(lambda: "to come back with new certificates" in caplog.text)
         place.send(range(100, 200))
         seen.wait(200)
     assert seen.values == list(range(200))

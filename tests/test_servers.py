@@ -74,13 +74,13 @@ def test_a_preparing_command_that_fails_shows_its_output(tmp_path: Path) -> None
 def test_a_program_that_ignores_a_polite_signal_is_ended_with_its_children(tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = Program.start(["sh", "-c", "trap '' TERM; sleep 100 & echo child $!; wait; sleep 100"], log=log)
-    wait_until(lambda: "child" in program.output(), 10)
+    wait_until(lambda: "child" in program.output())
     child = int(program.output().split()[1])
 
     program.end(signal.SIGTERM, seconds=0.2)
 
     assert program.returncode == -signal.SIGKILL
-    wait_until(lambda: not alive(child), 10, "The child of the program still runs")
+    wait_until(lambda: not alive(child), message="The child of the program still runs")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
@@ -102,14 +102,14 @@ def test_a_program_does_not_outlive_a_run_that_was_killed(tmp_path: Path, number
     run = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], cwd=ROOT)
     pid_file = tmp_path / "pid"
     try:
-        wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), 20)
+        wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
         pid = int(pid_file.read_text())
         assert alive(pid)
     finally:
         run.send_signal(number)
-        run.wait(20)
+        run.wait(30)
 
-    wait_until(lambda: not alive(pid), 10, "The program outlived the run that started it")
+    wait_until(lambda: not alive(pid), message="The program outlived the run that started it")
 
 
 def test_the_newest_postgresql_is_chosen_by_number_not_by_letter(

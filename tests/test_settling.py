@@ -61,9 +61,8 @@ def test_a_message_that_fails_is_tried_again_in_its_place_and_its_effects_are_th
     workplace.consume(seen, retry=SOON)
     workplace.send([0, 1, 2])
     with workplace.worker() as worker:
-        before = worker.tally.retries, worker.tally.failures["handler"]
         seen.wait(3)
-        assert (worker.tally.retries - before[0], worker.tally.failures["handler"] - before[1]) == (2, 2)
+        assert (worker.tally.retries, worker.tally.failures["handler"]) == (2, 2)
     assert failing.attempts == [1, 2, 3]
     assert seen.of(0) == [0, 1, 2]
     assert sorted(Effect.objects.values_list("offset", flat=True)) == [0, 1, 2]
@@ -99,18 +98,21 @@ def test_of_many_attempts_the_last_ones_are_stored(workplace: Workplace) -> None
 
 
 def test_the_waits_grow_and_another_partition_goes_on_meanwhile(workplace: Workplace) -> None:
-    failing = Failing(ValueError("one"), ValueError("two"), offset=0)
+    failing = Failing(*(ValueError(f"attempt {number}") for number in range(1, 99)), offset=0)
     seen = Seen(failing)
-    workplace.consume(seen, partitions=2, retry={"max_retries": 2, "backoff": "200ms", "jitter": 0.0})
+    retry = {"max_retries": 99, "backoff": "200ms", "max_backoff": "400ms", "jitter": 0.0}
+    workplace.consume(seen, partitions=2, retry=retry)
     workplace.send([0], partition=0)
     with workplace.worker():
         wait_until(lambda: failing.attempts)
         workplace.send(range(5), partition=1)
+        wait_until(lambda: len(seen.of(1)) == 5, message="the one thread did not go on with the other partition")
+        wait_until(lambda: len(failing.attempts) >= 3)
+        failing.errors.clear()
         seen.wait(6)
-    first, second, third = failing.at
+    first, second, third, *_others = failing.at
     assert second - first >= 0.2
     assert third - second >= 0.4
-    assert seen.places[-1] == (0, 0), "one thread handled the other partition while the first one waited"
 
 
 def test_a_handler_says_how_long_to_wait_but_not_how_often(workplace: Workplace) -> None:
@@ -130,8 +132,7 @@ def test_a_worker_stops_at_once_while_a_message_waits_and_the_next_one_counts_an
     workplace.send([0])
     with workplace.worker():
         wait_until(lambda: failing.attempts)
-        began = time.monotonic()
-    assert time.monotonic() - began < 10
+    # It has ended, and did not wait for an hour.
     assert workplace.committed() == {0: 0}
     with workplace.worker():
         seen.wait(1)
@@ -145,9 +146,9 @@ def test_a_revoke_takes_a_partition_that_waits_at_once_and_the_next_owner_counts
     with workplace.worker() as first:
         wait_until(lambda: failing.attempts)
         with workplace.worker():
-            wait_until(lambda: len(first.lanes) == 1, 20)
-        wait_until(lambda: len(first.lanes) == 2, 20)
-        wait_until(lambda: len(failing.attempts) > 1, 20)
+            wait_until(lambda: len(first.lanes) == 1)
+        wait_until(lambda: len(first.lanes) == 2)
+        wait_until(lambda: len(failing.attempts) > 1)
     assert set(failing.attempts) == {1}
     assert not workplace.letters()
 
@@ -166,9 +167,8 @@ def test_what_is_skipped_is_settled_and_counted_and_leaves_nothing(
     workplace.send([0, 1, 2])
     try:
         with caplog.at_level(logging.INFO, "django_kafka"), workplace.worker() as worker:
-            before = worker.tally.skipped
             seen.wait(2)
-            assert worker.tally.skipped == before + 1
+            assert worker.tally.skipped == 1
     finally:
         signals.handler_failed.disconnect(note)
     assert workplace.committed() == {0: 3}
@@ -295,9 +295,8 @@ def test_an_outage_between_attempts_uses_none_up(workplace: Workplace) -> None:
     workplace.consume(seen, retry={**SOON, "max_retries": 2})
     workplace.send([0, 1, 2])
     with workplace.worker() as worker:
-        before = worker.tally.outages["network"]
         seen.wait(3)
-        assert worker.tally.outages["network"] == before + 2
+        assert worker.tally.outages["network"] == 2
     assert failing.attempts == [1, 2, 2, 2, 3]
     assert not workplace.letters()
 
@@ -335,9 +334,8 @@ def test_a_record_that_kafka_refuses_is_sent_again_and_its_handler_does_not_run_
     far.push_errors(Request.PRODUCE, "TOPIC_AUTHORIZATION_FAILED")
     workplace.send([0])
     with workplace.worker() as worker:
-        before = worker.tally.failures["authorization"]
         wait_until(lambda: workplace.committed() == {0: 1})
-        assert worker.tally.failures["authorization"] > before
+        assert worker.tally.failures["authorization"]
     assert runs == [1]
     assert not workplace.letters()
 
@@ -356,8 +354,7 @@ def test_what_went_out_before_its_message_was_skipped_is_waited_for(
     far.broker_down(1)
     workplace.send([0])
     with workplace.worker() as worker:
-        before = worker.tally.skipped
-        wait_until(lambda: worker.tally.skipped > before)
+        wait_until(lambda: worker.tally.skipped)
         assert workplace.committed() == {0: 0}
         far.broker_up(1)
         wait_until(lambda: workplace.committed() == {0: 1})
@@ -386,11 +383,10 @@ def test_when_all_fail_their_letters_are_stored_together_in_order(workplace: Wor
 
 def test_letters_that_are_refused_hold_their_lane_also_when_all_fail(workplace: Workplace) -> None:
     workplace.consume(fail_always, enable_auto_commit=False, circuit_breaker=NEVER)
-    workplace.send(range(100))
     with workplace.worker() as worker:
-        before = worker.tally.waits
         with refusing("lynx_kafka_deadletter"):
-            wait_until(lambda: worker.tally.waits >= before + 2)
+            workplace.send(range(100))
+            wait_until(lambda: worker.tally.waits >= 2)
             assert workplace.committed() == {0: 0}
         wait_until(lambda: workplace.committed() == {0: 100}, 40)
     assert [letter.offset for letter in workplace.letters()] == list(range(100))
@@ -398,9 +394,11 @@ def test_letters_that_are_refused_hold_their_lane_also_when_all_fail(workplace: 
 
 def test_what_fails_slowly_does_not_wait_for_company(workplace: Workplace) -> None:
     go_on = threading.Semaphore(0)
+    begun: list[int] = []
 
     def fail_slowly(message: Message) -> None:
-        go_on.acquire(timeout=20)
+        begun.append(message.offset)
+        go_on.acquire(timeout=60)
         raise ValueError(f"at {message.offset}")
 
     workplace.consume(fail_slowly)
@@ -408,10 +406,11 @@ def test_what_fails_slowly_does_not_wait_for_company(workplace: Workplace) -> No
     with workplace.worker():
         for _ in range(5):
             go_on.release()
-        wait_until(lambda: len(workplace.letters()) >= 3)
-        time.sleep(0.6)
+        wait_until(lambda: len(begun) == 6)
+        assert len(workplace.letters()) < 5, "Those that fail one after another may wait for each other."
+        time.sleep(0.6)  # longer than they may
         go_on.release()
-        wait_until(lambda: len(workplace.letters()) >= 5, message="they waited for the rest of their slice")
+        wait_until(lambda: len(workplace.letters()) == 6, message="they waited for the rest of their slice")
         for _ in range(20):
             go_on.release()
         wait_until(lambda: len(workplace.letters()) == 20)

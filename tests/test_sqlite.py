@@ -28,6 +28,8 @@ def test_writers_that_meet_wait_for_one_another_and_use_no_attempt(
     workplace: Workplace, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "transaction_mode", mode)
+    # SQLite gives the lock to whoever happens to ask for it when it is free: one may wait for long.
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "timeout", 60)
     seen = Seen(read_then_write)
     workplace.consume(seen, partitions=4, concurrency=4, ordering="key", retry={"max_retries": 0})
     for partition in range(4):

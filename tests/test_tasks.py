@@ -61,7 +61,7 @@ def test_a_worker_that_is_alive_is_preferred(celery: Celery) -> None:
     assert tasks.dispatch("other") == "celery"
 
 
-def test_a_worker_that_is_silent_does_not_count() -> None:
+def test_a_worker_that_is_silent_does_not_count(celery: Celery) -> None:
     worker(600)
 
     assert tasks.dispatch("ops") == "command"

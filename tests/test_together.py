@@ -70,9 +70,8 @@ def test_messages_that_come_together_are_committed_together(workplace: Workplace
     consume(workplace, seen)
     workplace.send(range(50))
     with workplace.worker() as worker:
-        before = worker.tally.handled
         handled(workplace, 50)
-        assert worker.tally.handled - before == 50
+    assert worker.tally.handled == 50
     assert effects() == list(range(50)) == seen.of("run") == seen.of("committed")
     kinds = "".join(kind[0] for kind, _offset in seen.log)
     assert "r" * 10 in kinds, "Many run before one is committed."
@@ -262,9 +261,8 @@ def test_a_failing_hook_is_no_failure_of_any_message(workplace: Workplace, far: 
     consume(workplace, Events(handle), kafka={**far.kafka, "producers": {"default": {"cluster": "far"}}})
     workplace.send(range(5))
     with workplace.worker() as worker:
-        before = worker.tally.hook_errors
         handled(workplace, 5)
-        assert worker.tally.hook_errors == before + 1
+    assert worker.tally.hook_errors == 1
     assert effects() == list(range(5))
     assert sorted(landed(far, 5)) == list(range(5)), "The records behind the failed hook are sent as well."
 
@@ -317,9 +315,8 @@ def test_a_skipped_message_leaves_no_effects_and_takes_none_along(workplace: Wor
     consume(workplace, Events(skip), kafka={**far.kafka, "producers": producers})
     workplace.send(range(12))
     with workplace.worker() as worker:
-        before = worker.tally.skipped
         handled(workplace, 12)
-        assert worker.tally.skipped == before + 4
+    assert worker.tally.skipped == 4
     assert effects() == [0, 2, 3, 5, 6, 8, 9, 11]
     assert landed(far, 4) == [1, 4, 7, 10]
 
@@ -346,7 +343,7 @@ def test_a_transaction_is_not_kept_open_for_long(workplace: Workplace) -> None:
     with workplace.worker():
         handled(workplace, 8)
     kinds = "".join(kind[0] for kind, _offset in seen.log)
-    assert "rrr" in kinds
+    assert "rr" in kinds
     assert "rrrrrr" not in kinds
 
 
@@ -441,11 +438,10 @@ def test_a_letter_that_is_refused_holds_the_messages_behind_it(workplace: Workpl
 
     seen = Events(fail_on_two)
     consume(workplace, seen)
-    workplace.send(range(6))
     with workplace.worker() as worker:
-        before = worker.tally.waits
         with refusing("lynx_kafka_deadletter"):
-            wait_until(lambda: worker.tally.waits >= before + 2)
+            workplace.send(range(6))
+            wait_until(lambda: worker.tally.waits >= 2)
             handled(workplace, 2)
             assert effects() == [0, 1]
         handled(workplace, 6)
@@ -521,10 +517,9 @@ class TestOnPostgreSQL:
         consume(workplace, seen, database="limited")
         workplace.send(range(6))
         with workplace.worker() as worker:
-            before = worker.tally.unknown_commits
             seen.wait(7)
             handled(workplace, 6)
-        assert worker.tally.unknown_commits == before + 1
+        assert worker.tally.unknown_commits == 1
         assert seen.values.count(5) == 2
         assert _runs() == list(range(6))
         assert not workplace.letters()
@@ -547,21 +542,22 @@ class TestOnPostgreSQL:
         assert _runs() == [0, 1, 2, 4, 5]
 
     def test_each_message_has_a_time_limit_of_its_own(self, workplace: Workplace) -> None:
-        settings: list[float] = []
+        had: list[tuple[float, float, float]] = []
 
         def handle(message: Message) -> None:
             if message.value == 0:
                 time.sleep(0.35)
+            before = message.time_left or 0.0
             (setting,) = _execute("SELECT extract(epoch FROM current_setting('statement_timeout')::interval)")
-            settings.append(float(setting))
+            had.append((before, float(setting), message.time_left or 0.0))
 
-        consume(workplace, Seen(handle), database="limited", timeout="600ms")
+        consume(workplace, Seen(handle), database="limited", timeout="30s")
         workplace.send(range(2))
         with workplace.worker():
             handled(workplace, 2)
-        first, second = settings
-        assert first < 0.3
-        assert second > 0.4, "It is not held to what was left of the message before it."
+        assert had[0][1] <= 29.65
+        # In milliseconds. Nor is it held to what was left of the message before it.
+        assert all(after - 0.001 <= setting <= before for before, setting, after in had)
 
     def test_a_limit_is_gone_for_a_handler_without_one(self, workplace: Workplace) -> None:
         settings: list[str] = []

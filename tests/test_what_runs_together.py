@@ -77,9 +77,8 @@ def test_each_message_is_told_once_and_is_given_up_after_as_many_attempts(workpl
         consume(workplace, seen, retry={"max_retries": 2, "backoff": "1ms"})
         workplace.send(range(30))
         with workplace.worker() as worker:
-            before = worker.tally.handled
             handled(workplace, 30)
-            assert worker.tally.handled == before + 29
+        assert worker.tally.handled == 29
     finally:
         signals.message_handled.disconnect(note)
     (letter,) = workplace.letters()
@@ -137,9 +136,8 @@ def test_a_held_key_is_not_overtaken_by_what_came_with_it(workplace: Workplace, 
     for number in range(12):
         workplace.send([number], key=b"%d" % (number % 3))
     with workplace.worker() as worker:
-        before = worker.tally.parked
         handled(workplace, 12)
-        assert worker.tally.parked == before + 2
+    assert worker.tally.parked == 2
     assert effects() == [0, 1, 2, 3, 5, 6, 8, 9, 11]
     assert workplace.letters()[0].offset == 4
 
@@ -299,11 +297,10 @@ def test_a_failure_that_is_waited_for_is_told(workplace: Workplace, kind: str) -
         seen.consume(workplace)
         workplace.send(range(20))
         with workplace.worker() as worker:
-            before = worker.tally.waits
             wait_until(lambda: len(told) >= 2)
             down.clear()
             handled(workplace, 20)
-            assert len(told) == worker.tally.waits - before
+        assert len(told) == worker.tally.waits
     finally:
         signals.handler_failed.disconnect(note)
     assert set(told) <= {(0, "OperationalError"), (1, "OperationalError")}
@@ -514,8 +511,7 @@ def test_a_list_that_meets_a_conflict_is_given_again_at_once(workplace: Workplac
     consume_lists(workplace, named(handle), database="ledger")
     workplace.send(range(12))
     with workplace.worker() as worker:
-        before = worker.tally.contentions
         handled(workplace, 12)
-        assert worker.tally.contentions == before + 1
+    assert worker.tally.contentions == 1
     assert ledger.runs() == list(range(12))
     assert not workplace.letters()

@@ -42,7 +42,7 @@ class ClaimAdmin(ReadOnly):
     @admin.display(description=_("partition"), ordering="topic")
     def place_shown(self, claim: Claim) -> str:
         """Show topic[partition]."""
-        return showing.line(f"{claim.topic}[{claim.partition}]", 300)
+        return showing.topic(f"{claim.topic}[{claim.partition}]")
 
     @admin.display(description=_("settled beyond"), ordering=F("beyond"))
     def beyond_shown(self, claim: Any) -> int:

@@ -137,8 +137,7 @@ def _database() -> str:
 def _closable(workers: QuerySet[Worker]) -> QuerySet[Worker]:
     """Return those that live, whose circuit is not closed, and that were not asked to close it."""
     waiting = workers.filter(circuit_close_asked=F("circuit_episode")).values("pk")
-    living = workers.filter(seen_at__gte=heartbeats.alive_since())
-    return living.exclude(circuit=Worker.Circuit.CLOSED).exclude(pk__in=waiting)
+    return heartbeats.living(workers).exclude(circuit=Worker.Circuit.CLOSED).exclude(pk__in=waiting)
 
 
 def _left_alone(count: int) -> str:

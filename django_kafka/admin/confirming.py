@@ -93,7 +93,7 @@ class Confirming(ReadOnly):
         count = chosen.filter(pk__lte=last).count()
         fitting = verb.fits(chosen).filter(pk__lte=last)
         fits = fitting.count()
-        first = [showing.line(str(each), 300) for each in fitting.only("topic", "partition", "offset")[: asking.SHOWN]]
+        first = [showing.topic(str(each)) for each in fitting.only("topic", "partition", "offset")[: asking.SHOWN]]
         context = {
             **self.page_context(str(verb.label)),
             "verb": verb,

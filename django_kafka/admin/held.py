@@ -75,7 +75,7 @@ class HoldAdmin(Confirming):
     @admin.display(description=_("partition"), ordering="topic")
     def place_shown(self, hold: Hold) -> str:
         """Show topic[partition]."""
-        return showing.line(f"{hold.topic}[{hold.partition}]", 300)
+        return showing.topic(f"{hold.topic}[{hold.partition}]")
 
     @admin.display(description=_("key"))
     def key_shown(self, hold: Hold) -> str:
@@ -94,7 +94,7 @@ class HoldAdmin(Confirming):
         """Show the letter that holds the key, as a link."""
         if hold.head is None:
             return "–"
-        place = showing.line(f"{hold.topic}[{hold.partition}]@{hold.head_offset}", 300)
+        place = showing.topic(f"{hold.topic}[{hold.partition}]@{hold.head_offset}")
         return format_html('<a href="{}">{}</a>', self.url("change", hold.head), place)
 
     @admin.display(description=_("consumer"), ordering="consumer")

@@ -90,12 +90,12 @@ class DeadLetterAdmin(Confirming, ReadOnly):
     @admin.display(description=_("message"), ordering="topic")
     def coordinates(self, letter: DeadLetter) -> str:
         """Show topic[partition]@offset, and below it where an imported letter failed."""
-        place = showing.line(str(letter), 300)
+        place = showing.topic(str(letter))
         if not letter.origin_topic:
             return place
         parts = f"[{letter.origin_partition}]" if letter.origin_partition is not None else ""
         parts += f"@{letter.origin_offset}" if letter.origin_offset is not None else ""
-        origin = showing.line(letter.origin_topic + parts, 300)
+        origin = showing.topic(letter.origin_topic + parts)
         return format_html('{}<br><span class="lynx-kafka-quiet">{}</span>', place, origin)
 
     @admin.display(description=_("consumer"), ordering="consumer")
@@ -146,7 +146,7 @@ class DeadLetterAdmin(Confirming, ReadOnly):
         """Show one letter. There is no form, so that nothing of it can be altered."""
         if request.method not in ("GET", "HEAD"):
             raise PermissionDenied
-        letter = letters_with_sizes().filter(pk=object_id).first() if object_id.isdecimal() else None
+        letter = letters_with_sizes().filter(pk=object_id).first() if self.may_be_id(object_id) else None
         if not self.has_view_permission(request, letter):
             raise PermissionDenied
         if letter is None:

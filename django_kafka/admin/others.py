@@ -142,7 +142,7 @@ class WorkerAdmin(Closing):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Worker]:
         """Return all workers, from the database that has the dead letters."""
-        return Worker.objects.using(conf.kafka().dead_letters.database)
+        return heartbeats.with_clock(Worker.objects.using(conf.kafka().dead_letters.database))
 
     def get_fields(self, request: HttpRequest, obj: Worker | None = None) -> Any:
         """Return what the page shows; claims where there are some, for those who may look at them."""
@@ -198,7 +198,7 @@ class WorkerAdmin(Closing):
     @admin.display(description=_("alive"), boolean=True)
     def is_alive(self, worker: Any) -> bool:
         """Tell whether it was heard of lately."""
-        return bool(worker.seen_at >= heartbeats.alive_since())
+        return heartbeats.is_alive(worker)
 
 
 def _hanging(one: dict[str, Any]) -> str:

@@ -97,6 +97,8 @@ class Page:
     """How many messages of its key are parked; None when it holds none back."""
     head: DeadLetter | None
     """The letter that it is parked behind."""
+    head_title: str
+    """The coordinates of that."""
 
 
 def letters_with_sizes() -> QuerySet[DeadLetter]:
@@ -112,9 +114,10 @@ def page_of(letter: Any) -> Page:
     headers = [] if headers_too_large else letter.headers
     held, is_parked = letter.hold_id is not None, letter.state == DeadLetter.State.PARKED
     using = conf.kafka().dead_letters.database
+    head = holds.head(using, letter.hold_id) if held and is_parked else None
     return Page(
         letter=letter,
-        title=showing.line(str(letter), 300),
+        title=showing.topic(str(letter)),
         facts=_facts(letter),
         error=showing.lines(letter.error_message[:limit]),
         traceback=showing.lines(letter.traceback[:limit]),
@@ -128,13 +131,14 @@ def page_of(letter: Any) -> Page:
         attempts=[_attempt(each) for each in letter.attempt_set.order_by("-id")[:_ROWS]],
         replays=[_replay(each) for each in letter.replays.order_by("-id")[:_ROWS]],
         behind=holds.parked(using, letter.hold_id) if held and not is_parked else None,
-        head=holds.head(using, letter.hold_id) if held and is_parked else None,
+        head=head,
+        head_title=showing.topic(str(head)),
     )
 
 
 def _facts(letter: DeadLetter) -> list[tuple[Any, str]]:
     shown = [
-        (_("Topic"), letter.topic),
+        (_("Topic"), showing.topic(letter.topic)),
         (_("Partition"), str(letter.partition)),
         (_("Offset"), str(letter.offset)),
         (_("Timestamp"), _timestamp(letter)),
@@ -156,12 +160,12 @@ def _origin(letter: DeadLetter) -> list[tuple[Any, str]]:
     home = importing.home(letter)
     told = [
         (_("Imported as"), letter.imported_as),
-        (_("Original topic"), letter.origin_topic),
+        (_("Original topic"), showing.topic(letter.origin_topic)),
         (_("Original partition"), letter.origin_partition),
         (_("Original offset"), letter.origin_offset),
         (_("Original timestamp"), None if at is None else _timestamp(DeadLetter(timestamp_ms=at))),
         (_("Original group"), letter.origin_group),
-        (_("Replayed to"), home if home != letter.origin_topic else None),
+        (_("Replayed to"), showing.topic(home) if home and home != letter.origin_topic else None),
         (_("Not read"), letter.unread.replace("\n", " ")),
     ]
     return [(name, str(value)) for name, value in told if value not in (None, "")]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
 
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the type checker only
@@ -29,3 +31,20 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the t
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether the person has Django's view or change permission."""
         return super().has_view_permission(request, obj)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show the list, or act on what was chosen in it: without ids that no row can have, which Django trips over."""
+        if request.method == "POST" and ACTION_CHECKBOX_NAME in request.POST:
+            posted = request.POST.copy()
+            possible = [each for each in posted.getlist(ACTION_CHECKBOX_NAME) if self.may_be_id(each)]
+            posted.setlist(ACTION_CHECKBOX_NAME, possible)
+            request.POST = posted  # type: ignore[assignment]
+        return super().changelist_view(request, extra_context)
+
+    def may_be_id(self, text: str) -> bool:
+        """Tell whether a row can have this id, so that a database takes it."""
+        try:
+            self.opts.pk.clean(text, None)
+        except ValidationError:
+            return False
+        return "\0" not in text

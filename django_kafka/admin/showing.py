@@ -19,10 +19,14 @@ class _Table(dict[int, "int | str"]):
 
     def __missing__(self, point: int) -> int | str:
         harmless = unicodedata.category(chr(point)) not in _HARMFUL
-        shown = point if harmless else f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"
+        shown = point if harmless else _escaped(point)
         if len(self) < 10_000:
             self[point] = shown
         return shown
+
+
+def _escaped(point: int) -> str:
+    return f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"
 
 
 _LINE = _Table("")
@@ -38,6 +42,13 @@ def line(text: str, longest: int = 200) -> str:
 def lines(text: str) -> str:
     """Return text of many lines, made harmless likewise."""
     return text.replace("\r\n", "\n").translate(_LINES)
+
+
+def topic(name: str, longest: int = 300) -> str:
+    """Return the name of a topic, of which Kafka allows ASCII only; a letter that only looks like one is `\\uXXXX`."""
+    shown = line(name, longest)
+    end = "…" if len(name) > longest else ""
+    return "".join(each if each.isascii() else _escaped(ord(each)) for each in shown.removesuffix(end)) + end
 
 
 def first_line(text: str, longest: int = 160) -> str:

@@ -12,8 +12,9 @@ import confluent_kafka
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from .. import conf
-from . import errors, properties
-from .asking import AskingClient, Unreachable
+from . import errors
+from .asking import Unreachable
+from .sharing import asking_client
 
 __all__ = ["BROKERS_DECIDE", "Layout", "TopicAdmin", "Unreachable"]
 
@@ -38,7 +39,7 @@ class TopicAdmin:
     def __init__(self, cluster: conf.Cluster, timeout: float, options: Mapping[str, Any] | None = None) -> None:
         self.cluster = cluster
         self.timeout = timeout
-        self._asking = AskingClient(properties.for_cluster(cluster).with_(options or {}))
+        self._asking = asking_client(cluster, options)
         self._scrub = self._asking.scrub
 
     @property
@@ -61,6 +62,7 @@ class TopicAdmin:
         except confluent_kafka.KafkaException as error:
             sentence = f"Cluster {self.cluster.name!r} does not say which topics it has"
             raise self._asking.failure(sentence, error) from None
+        self._asking.answered()
         return {
             name: Layout(
                 partitions=len(topic.partitions),
@@ -81,7 +83,8 @@ class TopicAdmin:
             return {}
         new = [NewTopic(name, one.partitions, one.replication) for name, one in wanted.items()]
         refused = {}
-        for name, answer in self._client.create_topics(new, operation_timeout=self.timeout).items():
+        client = self._client
+        for name, answer in client.create_topics(new, operation_timeout=self.timeout).items():
             try:
                 answer.result(2 * self.timeout)
             except confluent_kafka.KafkaException as error:

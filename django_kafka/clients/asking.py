@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
+import weakref
 from typing import Any
 
 import confluent_kafka
@@ -29,22 +33,37 @@ class Forbidden(AuthorizationFailed, Unreachable):
 
 
 class AskingClient:
-    """Holds an `AdminClient` for one cluster, and another one when credentials or certificates have changed."""
+    """Holds an `AdminClient` for one cluster, and another one when credentials or certificates have changed.
+
+    For any number of threads, and for children that were forked: each process has its own.
+    """
 
     def __init__(self, properties: Properties) -> None:
         self._properties = properties
+        self._lock = threading.RLock()
         self.scrub = Scrubber(properties)
         self._refusals = Refusals(properties, self.scrub)
         self._rotation = Rotation(properties)
         self._login: str | None = None
         """What is refused about the login, if that was the last trouble."""
-        self._client = self._make()
+        self._client: AdminClient | None = self._make()
+        _known.add(self)
 
     @property
     def now(self) -> Any:
-        """The client to ask with."""
-        self._rotation.look(self._log_in, self._renew)
-        return self._client
+        """The client to ask with; to be held until the answer is there. Raises `ConfigurationError` after a fork."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._make()
+            self._rotation.look(self._log_in, self._renew)
+            client = self._client
+        # What it tells of itself waits for somebody to poll: it would pile up in a client that lives for long.
+        client.poll(0)
+        return client
+
+    def answered(self) -> None:
+        """Note that brokers have answered: what they refused before is over."""
+        self._login = None
 
     def failure(
         self, sentence: str, error: BaseException, *, topic: str | None = None, group: str | None = None
@@ -54,7 +73,8 @@ class AskingClient:
         if cause is not None and (why := self._refusals.permission(cause, topic=topic, group=group)):
             return Forbidden(f"{sentence}: {why}")
         # The client tells why it has no connection only to who polls.
-        self._client.poll(0)
+        if (client := self._client) is not None:
+            client.poll(0)
         if self._login is not None:
             return UnreachableLogin(f"{sentence}: {self._login}")
         return Unreachable(f"{sentence}: {self.scrub(errors.sentence(error))}")
@@ -71,6 +91,7 @@ class AskingClient:
 
     def _log_in(self, username: str, password: str) -> None:
         self.scrub.learn(password)
+        assert self._client is not None
         self._client.set_sasl_credentials(username, password)
 
     def _renew(self) -> bool:
@@ -79,3 +100,22 @@ class AskingClient:
         except ConfigurationError:
             return False
         return True
+
+    def leak(self) -> None:
+        """Let the inherited client never be destroyed, and have another one made when it is asked for."""
+        if self._client is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
+            self._client = None
+        self._lock = threading.RLock()
+
+
+_known: weakref.WeakSet[AskingClient] = weakref.WeakSet()
+
+
+def _leak_inherited() -> None:
+    # As in `producer`: librdkafka's threads do not survive `fork()`, and what is destroyed there waits for them.
+    for client in list(_known):
+        client.leak()
+
+
+os.register_at_fork(after_in_child=_leak_inherited)

@@ -82,7 +82,7 @@ class ConsumerClient:
         self._client, self._connections = self._make()
         self._topics: tuple[str, ...] = ()
         self._asked: float | None = None
-        self._incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
+        self.incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
             properties.get("partition.assignment.strategy")
         )
         self._leaving = False
@@ -241,7 +241,7 @@ class ConsumerClient:
         self._client.resume([partition])
 
     def _assign_anew(self, partition: TopicPartition, others: Mapping[Place, int]) -> None:
-        if self._incremental:
+        if self.incremental:
             self._client.incremental_unassign([partition])
             self._client.incremental_assign([partition])
             return
@@ -249,6 +249,25 @@ class ConsumerClient:
         mine = [(one.topic, one.partition) for one in self._client.assignment()]
         self._client.assign([TopicPartition(*one, known.get(one, 0)) for one in mine])
         self._client.pause([TopicPartition(*one) for one in mine if one not in known])
+
+    @property
+    def unsteady(self) -> float:
+        """For how many seconds it has had no settled place in its group; 0: it has one. For any thread."""
+        since = self._connections.unsteady_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def away(self) -> bool:
+        """Whether brokers, or the one that looks after its group, were out of reach by the last statistics."""
+        return self._connections.away
+
+    def end_of(self, place: Place) -> int:
+        """Return the offset after the last message of a partition, as it was told with the last fetch; -1: unknown."""
+        try:
+            _low, high = self._client.get_watermark_offsets(TopicPartition(*place), cached=True)
+        except confluent_kafka.KafkaException:
+            return -1
+        return max(high, -1)
 
     def pause(self, places: Collection[Place]) -> None:
         """Fetch no more for these partitions; what was prefetched for them is thrown away."""
@@ -263,7 +282,7 @@ class ConsumerClient:
         if self._idle:
             return
         partitions = [TopicPartition(*place) for place in places]
-        if self._incremental:
+        if self.incremental:
             self._client.incremental_unassign(partitions)
             self._client.incremental_assign(partitions)
         else:
@@ -300,6 +319,7 @@ class ConsumerClient:
             raised.append(error)
 
     def _on_assign(self, _client: object, partitions: list[TopicPartition]) -> None:
+        self._connections.joined()
         if partitions:
             self._refused.never_again()
         self._guarded(lambda: self._events.assigned([(one.topic, one.partition) for one in partitions]))
@@ -309,7 +329,7 @@ class ConsumerClient:
     def _assign_idle(self, partitions: list[TopicPartition]) -> None:
         # From an offset of its own, because to look for the committed one may end in an error that stops the fetching.
         idle = [TopicPartition(one.topic, one.partition, 0) for one in partitions]
-        if self._incremental:
+        if self.incremental:
             self._client.incremental_assign(idle)
         else:
             self._client.assign(idle)
@@ -334,7 +354,9 @@ class ConsumerClient:
             error, partitions = None, []
         refused = error or next((one.error for one in partitions if one.error), None)
         code, sentence = (None, "") if refused is None else (refused.name(), self._scrub(refused.str()))
-        taken = {} if error else {(one.topic, one.partition): one.offset for one in partitions if not one.error}
+        # Those come along, without an offset, that there was nothing to commit of.
+        known = [one for one in partitions if not (error or one.error) and one.offset >= 0]
+        taken = {(one.topic, one.partition): one.offset for one in known}
         self._guarded(lambda: self._events.committed(taken, code, sentence))
 
     def _on_error(self, error: confluent_kafka.KafkaError, topic: str | None = None) -> None:

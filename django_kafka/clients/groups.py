@@ -100,7 +100,7 @@ class GroupAdmin(TopicAdmin):
     def group(self) -> Group:
         """Return how the group stands. Raises `Unreachable`."""
         try:
-            (found,) = self._ask("who is in it", lambda: self._describe([self.group_id])).values()
+            (found,) = self._ask("who is in it", lambda client: self._describe(client, [self.group_id])).values()
         except _Unsupported:
             return Group(state="unknown")
         state = found.state.name.lower().replace("_", " ")
@@ -111,8 +111,8 @@ class GroupAdmin(TopicAdmin):
             members=members,
         )
 
-    def _describe(self, groups: list[str]) -> Mapping[str, Future[Any]]:
-        answers: Mapping[str, Future[Any]] = self._client.describe_consumer_groups(groups, request_timeout=self.timeout)
+    def _describe(self, client: Any, groups: list[str]) -> Mapping[str, Future[Any]]:
+        answers: Mapping[str, Future[Any]] = client.describe_consumer_groups(groups, request_timeout=self.timeout)
         return answers
 
     def committed(self, places: Iterable[Place]) -> dict[Place, int | None]:
@@ -123,7 +123,7 @@ class GroupAdmin(TopicAdmin):
         request = ConsumerGroupTopicPartitions(self.group_id, [TopicPartition(*place) for place in found])
         (answer,) = self._ask(
             "what it has committed",
-            lambda: self._client.list_consumer_group_offsets([request], request_timeout=self.timeout),
+            lambda client: client.list_consumer_group_offsets([request], request_timeout=self.timeout),
         ).values()
         for one in answer.topic_partitions:
             if one.error is not None:
@@ -150,8 +150,9 @@ class GroupAdmin(TopicAdmin):
     def _topic_ids(self, topics: Collection[str]) -> dict[str, str | None]:
         if self.cluster.embedded:
             return dict.fromkeys(topics)
+        client = self._client
         try:
-            asked = self._client.describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout)
+            asked = client.describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout)
         except confluent_kafka.KafkaException as error:
             raise self._asking.failure(self._unsaid("which topics it reads"), error) from None
         found: dict[str, str | None] = {}
@@ -177,7 +178,7 @@ class GroupAdmin(TopicAdmin):
         wanted = {TopicPartition(*place): which for place in places}
         found = self._ask(
             "where its partitions begin and end",
-            lambda: self._client.list_offsets(wanted, request_timeout=self.timeout),
+            lambda client: client.list_offsets(wanted, request_timeout=self.timeout),
         )
         return {(one.topic, one.partition): answer.offset for one, answer in found.items()}
 
@@ -188,7 +189,7 @@ class GroupAdmin(TopicAdmin):
         )
         (answer,) = self._ask(
             "whether it took the offsets",
-            lambda: self._client.alter_consumer_group_offsets([request], request_timeout=self.timeout),
+            lambda client: client.alter_consumer_group_offsets([request], request_timeout=self.timeout),
         ).values()
         refused = [(one, one.error) for one in answer.topic_partitions if one.error is not None]
         if any(error.name() in _IN_USE for _one, error in refused):
@@ -197,12 +198,16 @@ class GroupAdmin(TopicAdmin):
             why = ", ".join(f"{one.topic}[{one.partition}]: {self._scrub(error.str())}" for one, error in refused)
             raise ConfigurationError(f"Kafka did not take the offsets of group {self.group_id!r}: {why}.")
 
-    def _ask(self, what: str, ask: Callable[[], Mapping[_Key, Future[_Answer]]]) -> dict[_Key, _Answer]:
+    def _ask(self, what: str, ask: Callable[[Any], Mapping[_Key, Future[_Answer]]]) -> dict[_Key, _Answer]:
         deadline = time.monotonic() + self.timeout
         while True:
+            # Held until it has answered: it may be another one by then.
+            client = self._client
             try:
                 # The client itself gives up after the timeout.
-                return {key: answer.result(2 * self.timeout) for key, answer in ask().items()}
+                answers = {key: answer.result(2 * self.timeout) for key, answer in ask(client).items()}
+                self._asking.answered()
+                return answers
             except confluent_kafka.KafkaException as error:
                 name = cause.name() if (cause := errors.of(error)) else ""
                 if name == "_UNSUPPORTED_FEATURE":

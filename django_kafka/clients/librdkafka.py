@@ -51,6 +51,11 @@ def features() -> frozenset[str]:
 
 
 @functools.cache
+def version() -> str:
+    """Return the version of the library itself."""
+    return str(confluent_kafka.libversion()[0])
+
+
 def property_names() -> tuple[str, ...]:
     """Return the names of all properties that the loaded librdkafka has, those of topics too."""
     try:

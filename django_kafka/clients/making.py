@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import confluent_kafka
 
 from ..exceptions import ConfigurationError
-from . import errors, statistics
+from . import errors, forks, statistics
 from .credentials import Properties
 from .logs import ClientLog
 from .scrubbing import Scrubber
@@ -26,6 +26,7 @@ def make(
     """
     try:
         properties.prepare(scrub)
+        forks.note_client()
         return kind({**properties.revealed(), **own}, logger=log)
     except confluent_kafka.KafkaException as error:
         # Not chained: the library's own exception quotes the value that it refuses.

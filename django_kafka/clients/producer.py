@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import threading
@@ -255,15 +256,30 @@ class ProducerClient:
 _made: weakref.WeakSet[ProducerClient] = weakref.WeakSet()
 
 
+_forking = threading.local()
+
+
+def _collect_nothing() -> None:
+    # From before the fork: whatever runs first in the child may have the garbage collector run.
+    _forking.collects = gc.isenabled()
+    gc.disable()
+
+
+def _collect_again() -> None:
+    if _forking.collects:
+        gc.enable()
+
+
 def _leak_inherited() -> None:
     # librdkafka's threads do not survive `fork()`: destroying an inherited client waits a second for them, and one that
     # was closed, and only waits for the garbage collector, takes the process along.
     for client in list(_made):
         client.leak()
     _made.clear()
+    _collect_again()
 
 
-os.register_at_fork(after_in_child=_leak_inherited)
+os.register_at_fork(before=_collect_nothing, after_in_parent=_collect_again, after_in_child=_leak_inherited)
 
 
 def failure(topic: str, error: Any, refusals: Refusals) -> DeliveryFailed:

@@ -1,4 +1,4 @@
-"""Secrets taken out of what the client library says."""
+"""Secrets, and what would begin a line of its own, taken out of what the client library says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ..conf.secrets import MASK, Secret, is_secret, revealed, without_login
 from ..exceptions import ConfigurationError
+from ..legible import printable
 
 _SHORTEST_PART = 4
 _MOST = 200
@@ -42,10 +43,10 @@ class Scrubber:
         self._secrets = sorted({*self._own, *self._learnt}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        """Return `text` without them."""
+        """Return `text` without them, on one line: brokers choose the words of some errors, and names within others."""
         for secret in self._secrets:
             text = text.replace(secret, MASK)
-        return without_login(text)
+        return printable(without_login(text))
 
 
 def _parts(secret: str) -> list[str]:

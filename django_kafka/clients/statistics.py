@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 EVERY = 10_000
 """Milliseconds between two statistics of a client, unless its options say otherwise."""
-_BROKERS = '"brokers":'
+_BROKERS, _GROUP = '"brokers":', '"cgrp":'
 _FAILED = {"_TRANSPORT", "_RESOLVE", "_SSL", "_AUTHENTICATION", "UNSUPPORTED_SASL_MECHANISM"}
 """Errors that the client tells of a connection that broke, or did not come about."""
 
@@ -30,6 +31,14 @@ class Connections:
         self._counts = counts
         self._seen: Mapping[str, int] = {}
         self._closed = False
+        self.unsteady_since: float | None = time.monotonic()
+        """Since when a consumer has no settled place in its group, by the monotonic clock; None: it has one."""
+        self.away = False
+        """Whether, by the last statistics, no broker is connected, or a consumer has no coordinator."""
+
+    def joined(self) -> None:
+        """Note that a consumer has its place in its group."""
+        self.unsteady_since = None
 
     def note(self, statistics: str) -> None:
         """Take in a client's statistics. It runs inside `poll` and `consume`, where nothing may be raised."""
@@ -42,6 +51,10 @@ class Connections:
         brokers, _end = json.JSONDecoder().raw_decode(statistics, statistics.index("{", statistics.index(_BROKERS)))
         counts, seen = self._counts, self._seen
         counts.connections_active = sum(one["state"] == "UP" for one in brokers.values())
+        self.away = not counts.connections_active
+        if (at := statistics.rfind(_GROUP)) >= 0:
+            group, _end = json.JSONDecoder().raw_decode(statistics, statistics.index("{", at))
+            self._note_group(group["state"], group["join_state"])
         told: Counter[str] = Counter()
         for name, one in brokers.items():
             told[_address(name, one)] += one["connects"]
@@ -50,6 +63,13 @@ class Connections:
             before = seen.get(address, 0)
             counts.connections_total += made - before if made >= before else made
         self._seen = told
+
+    def _note_group(self, state: str, join_state: str) -> None:
+        self.away = self.away or state != "up"
+        if join_state == "steady":
+            self.unsteady_since = None
+        elif self.unsteady_since is None:
+            self.unsteady_since = time.monotonic()
 
     def failed(self, code: str) -> None:
         """Note an error of the client."""

@@ -12,7 +12,7 @@ from .clusters import Cluster, read_cluster
 from .consumers import read_consumer
 from .librdkafka import reason_against
 from .producers import read_producer
-from .schema import CATEGORIES, Consumer, DeadLetters, Heartbeats, Kafka, Logging, Producer
+from .schema import CATEGORIES, Consumer, DeadLetters, Health, Heartbeats, Kafka, Logging, Producer
 from .secrets import Options
 from .values import (
     Rule,
@@ -27,6 +27,7 @@ from .values import (
     text,
     topic_prefix,
     topic_template,
+    whole,
 )
 
 TOP: Mapping[str, Rule] = {"client_id": text, "group_id": text, "topic_prefix": topic_prefix}
@@ -38,6 +39,12 @@ DEAD_LETTERS: Mapping[str, Rule] = {
     "mask": listed(label, "names"),
 }
 HEARTBEATS: Mapping[str, Rule] = {"enabled": flag, "interval": duration(0.1, 3600.0)}
+HEALTH: Mapping[str, Rule] = {
+    "max_poll_age": optional(duration(1.0)),
+    "max_lag": optional(whole()),
+    "max_lag_age": optional(duration()),
+    "max_dead_letters": optional(whole()),
+}
 ERROR_CATEGORIES: Mapping[str, Rule] = dict.fromkeys(CATEGORIES, listed(dotted_path, "dotted paths"))
 LOGGING: Mapping[str, Rule] = {
     "level": choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True),
@@ -105,15 +112,18 @@ def _read_producers(block: Block, common: Mapping[str, Any]) -> dict[str, Produc
 
 
 def _read_the_rest(block: Block, prefix: str) -> dict[str, Any]:
-    letters, heartbeats, logging = (block.block(key) for key in ("dead_letters", "heartbeats", "logging"))
+    letters, heartbeats, health, logging = (
+        block.block(key) for key in ("dead_letters", "heartbeats", "health", "logging")
+    )
     rest = {
         "dead_letters": DeadLetters(**letters.read({**DEAD_LETTERS, "topic": optional(topic_template(prefix))})),
         "heartbeats": Heartbeats(**heartbeats.read(HEARTBEATS)),
+        "health": Health(**health.read(HEALTH)),
         "logging": Logging(**logging.read(LOGGING)),
         "bridges": _read_bridges(block),
         "error_categories": _read_error_categories(block.block("error_categories")),
     }
-    for inner in (letters, heartbeats, logging):
+    for inner in (letters, heartbeats, health, logging):
         inner.close()
     return rest
 

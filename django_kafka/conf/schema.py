@@ -286,6 +286,20 @@ class Heartbeats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What still counts as healthy; None: without a bound."""
+
+    max_poll_age: float | None = None
+    """How long a worker may go without polling; None: its max.poll.interval.ms."""
+    max_lag: int | None = None
+    """How many messages a consumer may be behind."""
+    max_lag_age: float | None = None
+    """How old the oldest of these may be."""
+    max_dead_letters: int | None = None
+    """How many open dead letters a consumer may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Logging:
     """What is logged."""
 
@@ -315,6 +329,8 @@ class Kafka:
     """How dead letters are kept."""
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     """How workers tell that they live."""
+    health: Health = field(default_factory=Health)
+    """What still counts as healthy."""
     bridges: tuple[Mapping[str, Any], ...] = ()
     """From which topic to which."""
     error_categories: Mapping[str, tuple[str, ...]] = field(default_factory=_nothing)

@@ -249,6 +249,15 @@ class HeartbeatsSettings(TypedDict, total=False):
     interval: Duration
 
 
+class HealthSettings(TypedDict, total=False):
+    """KAFKA["health"]"""
+
+    max_poll_age: Duration | None
+    max_lag: int | None
+    max_lag_age: Duration | None
+    max_dead_letters: int | None
+
+
 class ErrorCategoriesSettings(TypedDict, total=False):
     """KAFKA["error_categories"]"""
 
@@ -280,6 +289,7 @@ class KafkaSettings(ClusterSettings, total=False):
     consumers: Mapping[str, ConsumerSettings] | Sequence[ConsumerSettings]
     dead_letters: DeadLettersSettings
     heartbeats: HeartbeatsSettings
+    health: HealthSettings
     bridges: Sequence[Mapping[str, Any]]
     error_categories: ErrorCategoriesSettings
     logging: LoggingSettings

@@ -88,7 +88,9 @@ class Batching:
 
         Raises what the next message of the slice failed with, or `Undivided`.
         """
+        tally = self._execution.tally
         if portion.handler is not None:
+            tally.together.add(portion.until - piece.done)
             self._lists.run(lane, piece, found, portion.handler, portion.until)
             return
         joint = Joint(self._execution, lane, piece, found, self._care)
@@ -98,6 +100,8 @@ class Batching:
             here.into(self._execution.gathered)
         if outcome.whole is not None:
             self._not_committed(piece, found, outcome.whole, outcome.tried)
+        if (count := outcome.done - piece.done) > 0:
+            tally.together.add(count)
         self._settle(piece, outcome)
         if outcome.failed is not None:
             # Alone when it is run again, so that it holds up no others, and it is clear whose fault it is.

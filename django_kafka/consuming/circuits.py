@@ -12,7 +12,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from .. import conf, signals
+from .. import conf, signals, tallies
 from .breaker import Breaker, Permit, State
 
 log = logging.getLogger(__name__)
@@ -144,6 +144,7 @@ class Circuit:
         self._told = now
         if before[0] is State.CLOSED:
             self._opened_at = timezone.now()
+            tallies.of_consumer(self._consumer).circuits_opened += 1
         self.limited = now[0] is not State.CLOSED
         seconds = time.monotonic() - self._breaker.opened_at
         if before[1] != now[1] or State.CLOSED in (before[0], now[0]):

@@ -251,7 +251,7 @@ class ClaimedThread(HandlerThread):
     def _count(self, lane: Lane, piece: Slice) -> None:
         """Count the next message, which turned out to be settled."""
         self.succeeded += 1
-        self.tally.handled += 1
+        self.tally.of_topic(lane.place[0]).handled += 1
 
 
 class ClaimedHoldingThread(ClaimedThread, HoldingThread):
@@ -261,7 +261,7 @@ class ClaimedHoldingThread(ClaimedThread, HoldingThread):
         keys, key = lane.partition.held_keys, piece.messages[piece.done].key()
         if keys and key in keys:
             keys[key] += 1
-            self.tally.parked += 1
+            self.tally.of_topic(lane.place[0]).parked += 1
         else:
             super()._count(lane, piece)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import conf, handlers
 from ..exceptions import ConfigurationError
+from ..monitoring import metrics, probes
 from ..monitoring.heartbeats import Heartbeat
+from ..monitoring.server import Answer
 from ..producers import close_all
 from .deaths import Tenures
 from .event_loop import ASIDE_THREADS, SENSITIVE_THREADS
@@ -66,8 +68,19 @@ class Crew:
         number: int | None = None,
     ) -> None:
         self.workers = [Worker(name, max_messages=max_messages, until_empty=until_empty) for name in names]
+        self.routes: dict[str, Callable[[], Answer]] = {
+            "/metrics": metrics.exposition,
+            metrics.PORTABLE: metrics.portable,
+        }
+        """What it answers to those who watch it, by path."""
+        self.routes[probes.LIVE] = lambda: probes.answer(self._against("not_live"))
+        self.routes[probes.READY] = lambda: probes.answer(self._against("not_ready"))
         self._number = number
         self._stopping = threading.Event()
+
+    def _against(self, what: str) -> list[str]:
+        found = [(worker.consumer.name, getattr(worker.vitals(), what)) for worker in self.workers]
+        return [f"{name}: {reason}" for name, reason in found if reason]
 
     @property
     def error(self) -> BaseException | None:

@@ -27,6 +27,7 @@ from .lane_threads import LaneThread
 from .lanes import Lanes
 from .message_tasks import begin, callable_for, message_of, result_of
 from .slices import Slice
+from .timing import take_ages
 
 SENSITIVE_THREADS = 8
 """Threads for what handlers call that is thread-sensitive, such as the ORM, at most; each has its connections."""
@@ -181,6 +182,7 @@ class EventLoop(LaneThread):
             lane.until = piece.done + lane.permit.most
         if lane.single:
             lane.until = piece.done + 1
+        topic = self.tally.of_topic(lane.place[0])
         done = in_a_row = 0
         while True:
             if piece.failed and self.settler.letters.due(lane, piece):
@@ -196,6 +198,7 @@ class EventLoop(LaneThread):
             if self._holds and (lane.partition.held_keys is None or is_held(lane, piece)):
                 return self._put_aside(lane, done)
             gathered = Gathered()
+            began = time.perf_counter()
             task = begin(self._loop, call, message_of(piece, found), gathered, base)
             if not task.done():
                 in_a_row = 0
@@ -211,10 +214,16 @@ class EventLoop(LaneThread):
                 if in_a_row == _IN_A_ROW:
                     in_a_row = 0
                     await asyncio.sleep(0)
+            seconds = time.perf_counter() - began
             if error is not None:
+                topic.failed_durations.add(seconds)
                 return self._put_aside(lane, done, error, gathered)
+            topic.durations.add(seconds)
             done += 1
             self._succeed(lane, piece, gathered)
+            topic.handled += 1
+            if not in_a_row:
+                take_ages(topic, piece)
         return await self._confirm(lane, piece, done) if piece.sent else self._give_back(lane, done)
 
     def _succeed(self, lane: Lane, piece: Slice, gathered: Gathered) -> None:
@@ -223,7 +232,6 @@ class EventLoop(LaneThread):
         gathered.close()
         piece.done += 1
         self.succeeded += 1
-        self.tally.handled += 1
         lane.waits = lane.failing = 0
         lane.outage = None
 
@@ -258,6 +266,8 @@ class EventLoop(LaneThread):
         return False
 
     def _give_back(self, lane: Lane, done: int, wait: float | None = None) -> bool:
+        if lane.slices:
+            take_ages(self.tally.of_topic(lane.place[0]), lane.slices[0])
         if lane.permit is not None and self.lanes.circuit is not None:
             self.lanes.circuit.answer(lane.permit, done)
         self.lanes.give_back(lane, wait=wait)

@@ -63,10 +63,9 @@ class HandlerThreads(ThreadPoolExecutor):
                 if call is None:
                     return
                 connections.tend()
-                _do(*call)
+                _do(*call, self._idle.release)
                 # Neither it nor what it kept alive until the next one comes.
                 del call
-                self._idle.release()
         finally:
             connections.close()
 
@@ -83,15 +82,19 @@ class HandlerThreads(ThreadPoolExecutor):
                 thread.join()
 
 
-def _do(future: Future[Any], call: Callable[[], Any]) -> None:
+def _do(future: Future[Any], call: Callable[[], Any], idle: Callable[[], None]) -> None:
+    """Call it; `idle` is called first, so that whoever is told of the end and asks for more begins no other thread."""
     if not future.set_running_or_notify_cancel():
+        idle()
         return
     try:
         found = call()
     except BaseException as error:  # noqa: BLE001  # for whoever awaits it
+        idle()
         future.set_exception(error)
         del error
     else:
+        idle()
         future.set_result(found)
 
 

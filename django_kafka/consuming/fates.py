@@ -6,9 +6,8 @@ import time
 from datetime import datetime
 from enum import Enum, auto
 
-from .. import conf
 from ..models import Worker
-from ..monitoring.heartbeats import STALE_AFTER, alive_since
+from ..monitoring.heartbeats import is_alive, silence, with_clock
 
 KILLED = "killed"
 """Stands for the name of a worker that a message stopped, which nobody hears of."""
@@ -36,20 +35,20 @@ class Former:
 
         Its row is gone when it was stopped by a message, or died long ago: an orderly end takes its name out first.
         """
-        seen_at = Worker.objects.using(database).filter(pk=worker).values_list("seen_at", flat=True).first()
-        if seen_at is None:
+        row = with_clock(Worker.objects.using(database)).filter(pk=worker).first()
+        if row is None:
             return Fate.DEAD
         now = time.monotonic()
         if self._seen is None:
-            self._seen = seen_at, now
-        if seen_at != self._seen[0]:
+            self._seen = row.seen_at, now
+        if row.seen_at != self._seen[0]:
             return Fate.ALIVE
-        # Its clock may be ahead of ours: its silence counts as well.
-        silent = now - self._seen[1] > conf.kafka().heartbeats.interval * STALE_AFTER
-        return Fate.DEAD if silent or seen_at < alive_since() else Fate.UNKNOWN
+        # The clock of the database may have been set back: its silence counts as well.
+        silent = now - self._seen[1] > silence().total_seconds()
+        return Fate.DEAD if silent or not is_alive(row) else Fate.UNKNOWN
 
     def pause(self) -> float:
         """Return how many seconds to wait before the next look."""
         # Soon at first: in an orderly rebalance the former worker is about to take its name out.
         waited = time.monotonic() - self._seen[1] if self._seen is not None else 0.0
-        return min(max(0.05, waited), 1.0, conf.kafka().heartbeats.interval / 2)
+        return min(max(0.05, waited), 1.0, silence().total_seconds() / 6)

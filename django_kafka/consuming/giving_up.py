@@ -47,7 +47,7 @@ class Letters:
 
     def keep(self, attempt: Attempt, category: str) -> None:
         """Keep the dead letter of an attempt's message to be stored; until it is, the message stays unsettled."""
-        self.tally.failures[category] += 1
+        self.tally.of_topic(attempt.lane.place[0]).failures[category] += 1
         attempt.piece.fail(attempt.index, attempt.failure(category, attempt.earlier()))
         attempt.lane.failing += 1
         attempt.lane.outage = None
@@ -99,9 +99,8 @@ class Letters:
         stored: list[tuple[Message, Failure]],
         letters: Sequence[DeadLetter],
     ) -> None:
-        count = len(stored)
-        # Without a call in between, in which another thread might count as well.
-        self.tally.dead_lettered += count
+        topic, count = self.tally.of_topic(lane.place[0]), len(stored)
+        topic.dead_lettered += count
         self._tell(stored)
         if (keys := lane.partition.held_keys) is not None:
             keys.update({message.raw_key: 0 for message, _failure in stored if message.raw_key is not None})

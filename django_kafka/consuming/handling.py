@@ -23,6 +23,7 @@ from .lane import Lane
 from .lane_threads import LaneThread
 from .slices import Slice
 from .taking import take_in
+from .timing import Stopwatch, take_ages
 
 SHORT_WAIT = 1.0
 """Seconds a thread stays with a lane whose records are not acknowledged yet, before it looks at other lanes."""
@@ -39,6 +40,7 @@ class HandlerThread(LaneThread):
 
     def _prepare(self) -> None:
         self.connections = Connections()
+        self._stopwatch = Stopwatch()
         self._slice: tuple[Slice, int] | None = None
         """The slice that it works on, and how many of it were done before."""
 
@@ -86,16 +88,17 @@ class HandlerThread(LaneThread):
     def _work_on(self, lane: Lane, succeeded: int = 0) -> None:
         """Work on a lane and give it back; so many of its messages have succeeded since it was taken."""
         wait = None
-        before = self.succeeded
+        before, piece = self.succeeded, lane.slices[0]
         try:
             self.connections.tend()
-            wait = self.work(lane, lane.slices[0])
+            wait = self.work(lane, piece)
         except BaseException as error:  # noqa: BLE001  # SystemExit and its like: stop, so that the message is read again
             lane.halted = lane.interrupted = True
             if self.lanes.tenures is not None:
                 self.lanes.tenures.killed_by(lane.partition)
             self.stop_worker(error)
         finally:
+            take_ages(self.tally.of_topic(lane.place[0]), piece)
             if lane.permit is not None and self.lanes.circuit is not None:
                 self.lanes.circuit.answer(lane.permit, succeeded + self.succeeded - before)
             self.lanes.give_back(lane, wait=wait)
@@ -168,6 +171,8 @@ class HandlerThread(LaneThread):
         """Run messages until the slice ends or the one at index `end` is next, one fails, or the lane is halted."""
         decoder, gathered, start = found.decoder, self.gathered, piece.done
         messages, attempt, portion = self._due(lane, piece, found, end)
+        topic = self.tally.of_topic(lane.place[0])
+        call = self._stopwatch.begin(topic, piece, call)
         failed: Exception | None = None
         self._slice = piece, start
         try:
@@ -186,9 +191,11 @@ class HandlerThread(LaneThread):
                 raise
             failed = error
         finally:
+            done = piece.done - start
             self._slice, lane.several = None, False
-            self.succeeded += piece.done - start
-            self.tally.handled += piece.done - start
+            self.succeeded += done
+            topic.handled += done
+            self._stopwatch.end(done, failed is not None, together=portion is not None)
         if failed is None or piece.done > start:
             lane.waits = lane.failing = 0
             lane.outage = None
@@ -242,7 +249,7 @@ class HandlerThread(LaneThread):
             return self.settler.failed(lane, piece, found, piece.done, error)
         piece.done += 1
         self.succeeded += 1
-        self.tally.handled += 1
+        self.tally.of_topic(lane.place[0]).handled += 1
         return None
 
     def _confirm(self, lane: Lane, piece: Slice, found: TopicHandlers) -> float | None:
@@ -253,6 +260,8 @@ class HandlerThread(LaneThread):
             if piece.resend:
                 piece.resend = False
                 sent.again()
+            if not sent.delivery.done():
+                take_ages(self.tally.of_topic(lane.place[0]), piece)
             try:
                 sent.delivery.result(max(0.0, deadline - time.monotonic()))
             except DeliveryTimeout:

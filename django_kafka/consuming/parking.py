@@ -96,7 +96,7 @@ class HoldingThread(HandlerThread):
             return None
         keys[key] = min(keys[key] + 1, limit)
         piece.done += 1
-        self.tally.parked += 1
+        self.tally.of_topic(lane.place[0]).parked += 1
         log.info(
             "consumer=%s topic=%s partition=%s offset=%s parked: its key is held",
             self.consumer.name, message.topic, message.partition, message.offset,

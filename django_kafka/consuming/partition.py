@@ -33,7 +33,7 @@ class Partition(Lane):
 
     __slots__ = (
         "_apart", "_dealt", "_fetched", "_next", "at_end", "awaits", "blocked", "busy", "bytes", "claim", "committed",
-        "dealing", "done_before", "expected", "finish", "held_keys", "in_flight", "lost", "occupied", "ordering",
+        "dealing", "done_before", "end", "expected", "finish", "held_keys", "in_flight", "lost", "occupied", "ordering",
         "paused", "splits", "stored", "tenure", "watermark", "width",
     )  # fmt: skip
 
@@ -62,6 +62,8 @@ class Partition(Lane):
         """The offset that was last handed to the client for committing."""
         self.committed = -1
         """The offset that the group says is to be read next."""
+        self.end = -1
+        """The offset after the last message in the log, as the client knew it when it was asked last."""
         self.lost = False
         """Whether it belongs to somebody else, so that nothing may be stored for it."""
         self.paused = False
@@ -106,6 +108,14 @@ class Partition(Lane):
             return self.watermark
         settled = first.settled
         return first.messages[settled - 1] if settled else self.watermark
+
+    @property
+    def next_unsettled(self) -> int | None:
+        """The offset after the watermark; None as long as it does not know where it is. For any thread."""
+        last = self.watermark if self.splits else self.settled_message()
+        if last is not None:
+            return (last.offset() or 0) + 1
+        return self.committed if self.committed >= 0 else None
 
     def undone(self, messages: list[RawMessage]) -> list[RawMessage]:
         """Return the messages of a fetch that its former worker has not settled."""

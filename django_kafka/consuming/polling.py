@@ -37,6 +37,8 @@ _SKIP = 1.0
 _LEAVE_AT_MOST = 10.0
 """Seconds for partitions to be given back at the end, which takes no answer of a broker."""
 _WAITS_BEFORE_PAUSE = 3
+_ENDS = 1.0
+"""Seconds between two looks at where the logs of partitions end, as the client knows it."""
 _NEAR_THE_END = 0.005
 """Seconds of a poll that nothing is to come to: it then takes as long as it may."""
 
@@ -71,7 +73,11 @@ class Poller(Events):
         chosen = properties.for_consumer(consumer, conf.cluster(consumer.cluster), group_id)
         if until_empty:
             chosen["enable.partition.eof"] = True
-        self._drain_at_most = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 2000
+        self.max_poll_interval = int(str(chosen.get("max.poll.interval.ms", 300_000))) / 1000
+        """Seconds after which the group takes a member that does not poll for dead."""
+        self._drain_at_most = self.max_poll_interval / 2
+        self.rebalanced: float | None = None
+        """When partitions came or went last, by the monotonic clock."""
         self._client = self._connect(chosen)
         every = int(str(chosen["auto.commit.interval.ms"])) / 1000 if consumer.enable_auto_commit else 0.0
         self._commits = Commits(self._client, lanes, every=every)
@@ -85,11 +91,28 @@ class Poller(Events):
         self._patience = _POLL
         """Seconds that the next fetch waits for a first message."""
         self._tended = 0.0
+        self.polled = time.monotonic()
+        """When it polled last, by the monotonic clock."""
+        self.watched = 0.0
+        """Until when the ends of partitions are looked at, because somebody asks for lags."""
+        self._ends_at = 0.0
+        self._left_at: float | None = None
+        """When partitions left, of a group that gives out all of them anew."""
         self._revoked_now: set[Place] = set()
         self._assigned_now: set[Place] = set()
         self._replaced_now: set[Place] = set()
         self._ended_now: set[Place] = set()
         self._troubles = Troubles(consumer.name)
+
+    @property
+    def unsteady(self) -> float:
+        """For how many seconds it has had no settled place in its group. For any thread."""
+        return self._client.unsteady
+
+    @property
+    def away(self) -> bool:
+        """Whether brokers are out of reach. For any thread."""
+        return self._client.away
 
     def _connect(self, chosen: dict[str, Any]) -> ConsumerClient:
         """Return the client of these properties."""
@@ -143,6 +166,13 @@ class Poller(Events):
             self._throttle(partitions)
             self._commits.settle(partitions)
             self.lanes.spread(partitions)
+            if self._ends_at <= now < self.watched:
+                self._look_at_ends(now)
+
+    def _look_at_ends(self, now: float) -> None:
+        self._ends_at = now + _ENDS
+        for partition in self.lanes:
+            partition.end = self._client.end_of(partition.place)
 
     def _room(self) -> int:
         """Return how many messages may be fetched now."""
@@ -179,6 +209,7 @@ class Poller(Events):
             messages = self._client.fetch(most, _NEAR_THE_END if self._has_enough() else self._patience)
         except Exception as error:  # noqa: BLE001  # what it had taken off the queue is lost to it: fetch it again
             self._fetch_again(error)
+        self.polled = time.monotonic()
         if self._assigned_now:
             self._begin()
         return messages
@@ -213,10 +244,12 @@ class Poller(Events):
             size = values + others
             self._give(partition, group, size)
             self._taken += len(group)
-            tally.received += len(group)
-            tally.bytes += values
+            topic = tally.of_topic(place[0])
+            topic.received += len(group)
+            topic.bytes += values
             fetched += size
         self._usual_size = max(1.0, fetched / len(messages))
+        tally.fetched.add(len(messages))
 
     def _give(self, partition: Partition, messages: list[Any], size: int) -> None:
         """Hand out what was fetched of a partition."""
@@ -296,6 +329,7 @@ class Poller(Events):
     def assigned(self, places: list[Place]) -> None:
         """Open the lanes of partitions that came."""
         self._assigned_once = True
+        self.rebalanced = time.monotonic()
         for place in places:
             if place in self._revoked_now:
                 self._replaced_now.add(place)
@@ -303,6 +337,9 @@ class Poller(Events):
             self.lanes.open(place)
         if not len(self.lanes):
             self._expect_more()
+        if self._left_at is not None:
+            self.tally.rebalancing.add(time.monotonic() - self._left_at)
+            self._left_at = None
         self.tally.rebalances += 1
         log.info("consumer=%s assigned=%s", self.consumer.name, _listed(places))
         self._tell(signals.partitions_assigned, partitions=places)
@@ -310,13 +347,19 @@ class Poller(Events):
     def revoked(self, places: list[Place], lost: bool) -> None:
         """Finish what runs in partitions that leave, commit what is settled, and forget the rest."""
         self._revoked_now.update(places)
+        self.rebalanced = time.monotonic()
         self._expect_more()
+        began = time.monotonic()
         lanes = self.lanes.halt(places)
         try:
             if not lost:
                 self._finish(lanes)
         finally:
             self.lanes.drop(lanes)
+        if self._client.incremental:
+            self.tally.rebalancing.add(time.monotonic() - began)
+        elif not self.stopping.is_set():
+            self._left_at = began
         self.tally.rebalances += 1
         log.info("consumer=%s %s=%s", self.consumer.name, "lost" if lost else "revoked", _listed(places))
         self._tell(signals.partitions_revoked, partitions=places, lost=lost)

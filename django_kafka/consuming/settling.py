@@ -50,6 +50,11 @@ class Settler:
         verdict = retries.decide(error, attempt.message.attempt, policy, attempt.message)
         if not isinstance(verdict, Skip):
             here.forget()
+            met, message = retries.blamed(error), attempt.message
+            self.tally.last_error = (
+                f"{type(met).__module__}.{type(met).__qualname__} at {message.topic}[{message.partition}]"
+                f"@{message.offset}"
+            )
         match verdict:
             case Again():
                 return self.waits.for_others(lane)
@@ -133,7 +138,7 @@ class Settler:
 
     def _try_again(self, attempt: Attempt, verdict: Retry) -> float:
         """Remember the failed attempt, and let the lane wait for the next one."""
-        self.tally.retries += 1
+        self.tally.of_topic(attempt.lane.place[0]).retries += 1
         if self.lanes.circuit is not None:
             self.lanes.circuit.stumbled()
         failure, message = self._remember(attempt, verdict.category), attempt.message
@@ -155,7 +160,7 @@ class Settler:
 
     def _remember(self, attempt: Attempt, category: str) -> Failure:
         """Remember a failed attempt of a message that will have another."""
-        self.tally.failures[category] += 1
+        self.tally.of_topic(attempt.lane.place[0]).failures[category] += 1
         piece = attempt.piece
         tried = piece.tried_at(attempt.index)
         if tried is None:
@@ -169,7 +174,7 @@ class Settler:
         return failure
 
     def _skip(self, attempt: Attempt, verdict: Skip) -> None:
-        self.tally.skipped += 1
+        self.tally.of_topic(attempt.lane.place[0]).skipped += 1
         message, piece = attempt.message, attempt.piece
         log.info(
             "consumer=%s topic=%s partition=%s offset=%s skipped: %s",
@@ -190,8 +195,9 @@ class Settler:
 
     def _forward(self, forwarder: Forwarder, attempt: Attempt, verdict: Retry, longest: float) -> None:
         """Send a message to its next retry topic, so that its lane goes on; until it is there it stays unsettled."""
-        self.tally.retries += 1
-        self.tally.failures[verdict.category] += 1
+        topic = self.tally.of_topic(attempt.lane.place[0])
+        topic.retries += 1
+        topic.failures[verdict.category] += 1
         if self.lanes.circuit is not None:
             self.lanes.circuit.stumbled()
         message, piece, lane = attempt.message, attempt.piece, attempt.lane
@@ -200,6 +206,7 @@ class Settler:
         self._settle_arrived(piece)
         forwarded = forwarder.forward(message, attempt.found.topic, failure, after)
         piece.forward(forwarded)
+        topic.forwarded += 1
         lane.waits = lane.failing = 0
         lane.outage = None
         log.info(

@@ -34,6 +34,8 @@ class Slice:
     """Their bytes."""
     done: int = 0
     """How many have been executed, or given up for good."""
+    aged: int = 0
+    """Of how many the age was taken when they were settled."""
     unsettled: int | None = None
     """The index of the first message done with whose records are not acknowledged, or whose letter is not stored."""
     sent: list[tuple[int, Sent]] = field(default_factory=list)

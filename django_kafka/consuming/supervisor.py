@@ -17,6 +17,9 @@ from typing import Protocol
 
 from .. import conf
 from ..exceptions import ConfigurationError
+from ..monitoring import wire
+from ..monitoring.server import Answer
+from ..monitoring.wire import Asking
 from .leash import FINISH, NUMBER
 
 log = logging.getLogger(__name__)
@@ -63,8 +66,11 @@ class Wish(Protocol):
 class _Child:
     """One of the processes."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, wired: bool = False) -> None:
         self.number = number
+        self.wire: Asking | None = None
+        """What it is asked over; None: nobody asks it anything, or it does not run."""
+        self._wired = wired
         self.process: subprocess.Popen[bytes] | None = None
         self.began = 0.0
         self.start_at = 0.0
@@ -74,10 +80,28 @@ class _Child:
 
     def start(self, command: Sequence[str]) -> None:
         self.began = time.monotonic()
-        with _signals_held():
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, env={**os.environ, NUMBER: str(self.number)}, bufsize=0
-            )
+        environment = {**os.environ, NUMBER: str(self.number)}
+        handed: list[int] = []
+        if self._wired:
+            self.wire = Asking()
+            handed = [self.wire.handed]
+            environment[wire.WIRE] = str(self.wire.handed)
+        try:
+            with _signals_held():
+                self.process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, env=environment, bufsize=0, pass_fds=handed
+                )
+        except OSError:
+            self._unwire()
+            raise
+        if self.wire is not None:
+            self.wire.started()
+
+    def _unwire(self) -> None:
+        if self.wire is not None:
+            with self.wire.lock:
+                self.wire.close()
+            self.wire = None
 
     def let_go(self) -> None:
         """Have it finish what runs and end."""
@@ -96,6 +120,7 @@ class _Child:
         code = None if self.process is None else self.process.poll()
         if code is not None:
             self.let_go()
+            self._unwire()
             self.process = None
         return code
 
@@ -112,12 +137,20 @@ class Supervisor:
     """Runs `count` processes of a command, each with its number in the environment.
 
     `until_empty`: a process that ends with code 0 is done; otherwise it is started again like one that died. `again`:
-    when all are done, the first is run once more, alone.
+    when all are done, the first is run once more, alone. `wired`: they can be asked.
     """
 
-    def __init__(self, command: Sequence[str], count: int, *, until_empty: bool = False, again: bool = False) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        *,
+        until_empty: bool = False,
+        again: bool = False,
+        wired: bool = False,
+    ) -> None:
         self._command = command
-        self._children = [_Child(number) for number in range(1, count + 1)]
+        self._children = [_Child(number, wired=wired and wire.POSSIBLE) for number in range(1, count + 1)]
         self._until_empty = until_empty
         self._again = again
         self._finishing = False
@@ -141,6 +174,13 @@ class Supervisor:
                 time.sleep(_LOOK_EVERY) if wish.is_set() else wish.wait(_LOOK_EVERY)
         finally:
             self._finish()
+
+    def ask(self, path: str, timeout: float = 2.0) -> dict[int, Answer | None]:
+        """Return what each process answers for a path, by its number; None for one that does not, or does not run.
+
+        For any thread. `timeout` in seconds is for all of them together.
+        """
+        return wire.ask_all({child.number: child.wire for child in self._children}, path, timeout)
 
     def _run_again(self) -> bool:
         """Tell whether the first is to be run once more, alone: what others left behind as they ended is all its."""

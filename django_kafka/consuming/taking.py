@@ -40,7 +40,7 @@ def take_in(settler: Settler, lane: Lane, piece: Slice, found: TopicHandlers) ->
             return settler.waits.for_something(lane, f"its messages could not be imported ({type(error).__name__})")
         # What receivers of the signal produced is no part of a message.
         here.forget()
-        settler.tally.imported += new
+        settler.tally.of_topic(lane.place[0]).imported += new
         piece.done += len(some)
         lane.waits = 0
     return None

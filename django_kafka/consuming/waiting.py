@@ -34,7 +34,7 @@ class Waits:
 
     def for_an_outage(self, lane: Lane, category: str, reason: str, after: float | None = None) -> float:
         """Let a lane wait for an outage to end."""
-        self.tally.outages[category] += 1
+        self.tally.of_topic(lane.place[0]).outages[category] += 1
         return self.for_something(lane, reason, after)
 
     def for_others(self, lane: Lane) -> float:

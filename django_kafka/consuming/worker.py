@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,13 +12,20 @@ from .. import conf, handlers, signals, tallies
 from ..dead_letters import publishing
 from ..deadlines import Running
 from ..exceptions import ConfigurationError, NotAvailable
+from ..membership import topics_and_group
+from ..monitoring import working
+from ..monitoring.working import PartitionNow, WorkerNow
 from . import forwarding, guarantees
 from .circuits import Circuit
 from .event_loop import EventLoop, threads_of
 from .lanes import Lanes
-from .membership import topics_and_group
+from .partition import Partition
+from .vitals import Vitals, vitals
 
 log = logging.getLogger(__name__)
+
+_WATCHED = 120.0
+"""Seconds after a scrape for which it is known where partitions end; Prometheus comes again within a minute."""
 
 
 class Worker:
@@ -47,6 +55,9 @@ class Worker:
         for thread in self._threads:
             thread.start()
         self._polling.start()
+        for topic in self.topics:
+            self.tally.of_topic(topic)
+        working.begun(self)
         log.info("consumer=%s group=%s topics=%s started", self.consumer.name, self.group_id, ",".join(self.topics))
         if conf.cluster(self.consumer.cluster).embedded:
             log.warning(
@@ -81,6 +92,7 @@ class Worker:
 
     def close(self) -> None:
         """Tell the world that it stopped. Call it once, after `join`."""
+        working.ended(self)
         done = self.tally.handled, self.tally.dead_lettered
         log.info("consumer=%s handled=%s dead_lettered=%s stopped", self.consumer.name, *done)
         signals.worker_stopped.send_robust(self.consumer.name, worker=self)
@@ -91,26 +103,63 @@ class Worker:
 
     def report(self) -> dict[str, Any]:
         """Return what its row shows."""
-        standing = self.circuit.standing()
-        waiting = [
-            one for one in self.lanes
-            if one.blocked or any(lane.outage is not None or lane.full for lane in one.lanes)
-        ]  # fmt: skip
-        reasons = [one.blocked for one in waiting if one.blocked]
-        reasons += [lane.reason for one in waiting for lane in one.lanes if lane.outage is not None or lane.full]
+        standing, now, vitals = self.circuit.standing(), self.now(), self.vitals()
+        lags = [one.lag for one in now.partitions if one.lag is not None]
+        rebalanced = self._poller.rebalanced
         return {
+            "state": vitals.state,
+            "not_live": vitals.not_live[:500],
+            "not_ready": vitals.not_ready[:500],
+            "in_flight": now.in_flight,
+            "lag": sum(lags) if lags else None,
+            "last_error": self.tally.last_error[:500],
+            "rebalance_age": None if rebalanced is None else time.monotonic() - rebalanced,
             # Counted up to this moment: a slice may take minutes.
             "handled": self.succeeded(),
             "dead_lettered": self.tally.dead_lettered,
             "partitions": len(self.lanes),
-            "waiting": len(waiting),
-            "waits_for": reasons[0][:300] if reasons else "",
+            "waiting": now.waiting,
+            "waits_for": self.waits_for,
             "circuit": standing.state.value,
             "circuit_writing": standing.writing,
             "circuit_reason": standing.reason[:500],
             "circuit_opened_at": standing.opened_at,
             "circuit_episode": standing.episode,
         }
+
+    def vitals(self) -> Vitals:
+        """Return how it is. For any thread."""
+        return vitals(
+            self.consumer.name, self._poller, polls=self._polling.is_alive() or self._polling.ident is None,
+            stopping=self._poller.stopping.is_set(), waits_for=self.waits_for, circuit=self.circuit.standing(),
+        )  # fmt: skip
+
+    @property
+    def waits_for(self) -> str:
+        """What the first of its partitions that wait waits for; "" when none does."""
+        return next(filter(None, map(_waits_for, self.lanes)), "")
+
+    def partitions(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Return what the rows of its partitions show."""
+        return {
+            one.place: {"in_flight": one.in_flight, "lag": _now(one).lag, "waits_for": _waits_for(one)}
+            for one in self.lanes
+        }
+
+    def now(self) -> WorkerNow:
+        """Return what is true of it now."""
+        self._poller.watched = time.monotonic() + _WATCHED
+        partitions = list(self.lanes)
+        return WorkerNow(
+            consumer=self.consumer.name,
+            in_flight=self.lanes.in_flight,
+            in_flight_bytes=self.lanes.bytes,
+            paused=sum(one.paused for one in partitions),
+            waiting=len(_waiting(partitions)),
+            circuit=self.circuit.standing().state.value,
+            poll_age=time.monotonic() - self._poller.polled,
+            partitions=[_now(one) for one in partitions],
+        )
 
     def hear(self, others: Iterable[tuple[str, int, int, int]] | None) -> None:
         """Take in how others of its group fare: id, messages handled, partitions, waiting ones; None: nobody knows."""
@@ -146,6 +195,31 @@ class Worker:
     def alive(self) -> bool:
         """Whether it still polls."""
         return self._polling.is_alive()
+
+
+def _waiting(partitions: Iterable[Partition]) -> list[Partition]:
+    """Return those that wait for an outage to end, or for something else to pass."""
+    return [
+        one for one in partitions
+        if one.blocked or any(lane.outage is not None or lane.full for lane in one.lanes)
+    ]  # fmt: skip
+
+
+def _waits_for(partition: Partition) -> str:
+    if partition.blocked:
+        return partition.blocked[:300]
+    return next((lane.reason[:300] for lane in partition.lanes if lane.outage is not None or lane.full), "")
+
+
+def _now(partition: Partition) -> PartitionNow:
+    topic, number = partition.place
+    settled, expected, end = partition.next_unsettled, partition.expected, partition.end
+    lag = gap = None
+    if settled is not None and end >= 0:
+        lag = max(0, end - settled)
+    if expected is not None:
+        gap = partition.in_flight if settled is None else max(0, expected - settled)
+    return PartitionNow(topic=topic, number=number, lag=lag, gap=gap)
 
 
 def ready(name: str) -> tuple[conf.Consumer, list[str], str]:

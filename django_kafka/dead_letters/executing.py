@@ -134,6 +134,7 @@ class Executor:
             self._running = None
         self._due.discard(replay.pk)
         replay.refresh_from_db(using=self._database)
+        tallies.of_consumer(replay.letter.consumer).replays[replay.state] += 1
         dead_letter_replayed.send_robust(replay.letter.consumer, letter=replay.letter, replay=replay)
         return replay
 

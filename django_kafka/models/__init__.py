@@ -4,6 +4,9 @@ from .claims import Claim, SettledMessage
 from .dead_letters import DeadLetter, DeadLetterAttempt
 from .holds import Hold
 from .replays import Replay
-from .workers import Tenure, Worker
+from .workers import Tenure, Worker, WorkerPartition
 
-__all__ = ["Claim", "DeadLetter", "DeadLetterAttempt", "Hold", "Replay", "SettledMessage", "Tenure", "Worker"]
+__all__ = [
+    "Claim", "DeadLetter", "DeadLetterAttempt", "Hold", "Replay", "SettledMessage", "Tenure", "Worker",
+    "WorkerPartition",
+]  # fmt: skip

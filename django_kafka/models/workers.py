@@ -32,6 +32,22 @@ class Worker(models.Model):
     hangs = models.JSONField(_("past their time limit"), default=list)
     """What runs although its time is over: a dict for each with topic, partition, offset, handler, seconds, limit."""
 
+    state = models.CharField(_("state"), max_length=20, default="starting")
+    """starting, joining, running, waiting, paused, stopping or stuck."""
+    not_live = models.CharField(_("not alive because"), max_length=500, blank=True)
+    """Why only a restart helps it; "" when that is not so."""
+    not_ready = models.CharField(_("not ready because"), max_length=500, blank=True)
+    """Why it does not do its work now; "" when it does."""
+    memory = models.BigIntegerField(_("memory"), null=True)
+    """Bytes of its process that are in memory; None: the system does not tell."""
+    in_flight = models.PositiveIntegerField(_("in flight"), default=0)
+    """Messages that it has and that are not settled."""
+    lag = models.BigIntegerField(_("lag"), null=True)
+    """Messages of its partitions that are not settled, as far as it knows their ends; None: it knows none."""
+    last_error = models.CharField(_("last error"), max_length=500, blank=True)
+    """The type of the error that a message met last, and which message."""
+    rebalance_age = models.FloatField(_("seconds since the last rebalance"), null=True)
+
     handled = models.BigIntegerField(_("handled"), default=0)
     dead_lettered = models.BigIntegerField(_("dead letters"), default=0)
     partitions = models.PositiveIntegerField(_("partitions"), default=0)
@@ -64,6 +80,31 @@ class Worker(models.Model):
         """Its host and process, and those it belongs to."""
         below = f" ({self.number} below {self.supervisor})" if self.supervisor is not None else ""
         return f"{self.host}:{self.pid}{below}"
+
+
+class WorkerPartition(models.Model):
+    """A partition that a worker has, as it says with its heartbeats; written only when something of it is new."""
+
+    id = models.BigAutoField(primary_key=True)
+    worker = models.CharField(_("worker"), max_length=40)
+    """The id of the `Worker`, whose row tells host, process, version, memory, and whether it lives."""
+    topic = models.CharField(_("topic"), max_length=249)
+    partition = models.IntegerField(_("partition"))
+    in_flight = models.PositiveIntegerField(_("in flight"), default=0)
+    lag = models.BigIntegerField(_("lag"), null=True)
+    """Messages that are not settled; None: it does not know the end."""
+    waits_for = models.CharField(_("waits for"), max_length=300, blank=True)
+
+    class Meta:
+        app_label = "lynx_kafka"
+        verbose_name = _("partition of a worker")
+        verbose_name_plural = _("partitions of workers")
+        constraints = (
+            models.UniqueConstraint(fields=["worker", "topic", "partition"], name="lynx_kafka_partition_identity"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
 
 
 class Tenure(models.Model):

@@ -8,15 +8,15 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Protocol
 
 from django.db import connections, transaction
 from django.db.models import F, QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from .. import __version__, conf, deadlines
-from ..models import Worker
+from ..models import Worker, WorkerPartition
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +29,36 @@ _FORGOTTEN_AFTER = 720
 def alive(consumer: str) -> bool:
     """Tell whether a worker of `consumer` was heard of lately."""
     workers = Worker.objects.using(conf.kafka().dead_letters.database)
-    return workers.filter(consumer=consumer, seen_at__gte=alive_since()).exists()
+    return living(workers.filter(consumer=consumer)).exists()
 
 
 def of_group(cluster: str, group_id: str) -> list[Worker]:
     """Return the workers in a group, named with its prefix, that were heard of lately."""
     workers = Worker.objects.using(conf.kafka().dead_letters.database)
-    alive = workers.filter(cluster=cluster, group_id=group_id, seen_at__gte=alive_since())
-    return list(alive.order_by("host", "pid", "pk"))
+    return list(living(workers.filter(cluster=cluster, group_id=group_id)).order_by("host", "pid", "pk"))
 
 
-def alive_since() -> datetime:
-    """Return when a worker was last heard of at the earliest, if it still counts as alive."""
-    return timezone.now() - timedelta(seconds=conf.kafka().heartbeats.interval * STALE_AFTER)
+# Rows are written, and compared, by the clock of the database alone: those of hosts differ, and are set back.
+
+
+def living(workers: QuerySet[Worker]) -> QuerySet[Worker]:
+    """Return those of `workers` that were heard of lately."""
+    return workers.filter(seen_at__gte=Now() - silence())
+
+
+def with_clock(workers: QuerySet[Worker]) -> QuerySet[Worker]:
+    """Return `workers` with the time of the database as `asked_at`, by which `is_alive` tells."""
+    return workers.annotate(asked_at=Now())
+
+
+def is_alive(worker: Any) -> bool:
+    """Tell whether a worker that `with_clock` brought was heard of lately."""
+    return bool(worker.seen_at >= worker.asked_at - silence())
+
+
+def silence() -> timedelta:
+    """Return for how long a worker may be silent and still count as alive."""
+    return timedelta(seconds=conf.kafka().heartbeats.interval * STALE_AFTER)
 
 
 def ask_to_close(workers: QuerySet[Worker]) -> int:
@@ -49,11 +66,12 @@ def ask_to_close(workers: QuerySet[Worker]) -> int:
 
     Each does so at its next heartbeat, unless it has closed and opened again by then.
     """
-    not_closed = workers.exclude(circuit=Worker.Circuit.CLOSED).filter(seen_at__gte=alive_since())
+    not_closed = living(workers.exclude(circuit=Worker.Circuit.CLOSED))
     return not_closed.update(circuit_close_asked=F("circuit_episode"))
 
 
 _REPORTED = (
+    "state", "not_live", "not_ready", "memory", "in_flight", "lag", "last_error", "rebalance_age",
     "handled", "dead_lettered", "partitions", "waiting", "waits_for",
     "circuit", "circuit_writing", "circuit_reason", "circuit_opened_at", "circuit_episode",
 )  # fmt: skip
@@ -65,6 +83,9 @@ class Subject(Protocol):
 
     def report(self) -> dict[str, Any]:
         """Return what its row shows now."""
+
+    def partitions(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Return what the row of each of its partitions shows."""
 
     def close_circuit(self, episode: int) -> bool:
         """Close its circuit, if this is the episode that it is in; tell whether it was."""
@@ -105,7 +126,6 @@ class Heartbeat(threading.Thread):
         """Set when the rows are there."""
         self.ledgers: list[Ledger] = []
         """What is brought up to date with each beat, and closed together with the rows."""
-        now = timezone.now()
         self._rows = [
             Worker(
                 id=uuid.uuid4().hex,
@@ -117,11 +137,13 @@ class Heartbeat(threading.Thread):
                 supervisor=None if number is None else os.getppid(),
                 number=number,
                 version=__version__,
-                started_at=now,
+                started_at=Now(),
             )
             for consumer, group_id in consumers
         ]
         self._failing = False
+        self._written: dict[tuple[str, str, int], dict[str, Any]] = {}
+        """What the rows of partitions say."""
 
     @property
     def ids(self) -> list[str]:
@@ -153,9 +175,10 @@ class Heartbeat(threading.Thread):
         self._woken.set()
 
     def _beat(self) -> None:
-        now = timezone.now()
+        memory = resident()
         for row in self._rows:
-            row.seen_at = now
+            row.seen_at = Now()
+            row.memory = memory
             row.hangs = [one.shown() for one in deadlines.overdue(row.consumer)]
         for row, subject in zip(self._rows, self._subjects, strict=False):
             for name, value in subject.report().items():
@@ -165,10 +188,38 @@ class Heartbeat(threading.Thread):
             self._rows, update_conflicts=True, unique_fields=["id"], update_fields=["seen_at", "hangs", *_REPORTED]
         )
         self.beaten.set()
+        self._write_partitions()
         self._close_circuits()
         self._ask_around()
         for ledger in self.ledgers:
             ledger.close_left()
+
+    def _write_partitions(self) -> None:
+        """Write what is new of partitions in one statement, and take out those that left in another."""
+        now = {
+            (row.pk, topic, number): shown
+            for row, subject in zip(self._rows, self._subjects, strict=False)
+            for (topic, number), shown in subject.partitions().items()
+        }
+        rows = WorkerPartition.objects.using(self._database)
+        new = {key: shown for key, shown in now.items() if self._written.get(key) != shown}
+        if new:
+            rows.bulk_create(
+                [
+                    WorkerPartition(worker=worker, topic=topic, partition=number, **shown)
+                    for (worker, topic, number), shown in new.items()
+                ],
+                update_conflicts=True,
+                unique_fields=["worker", "topic", "partition"],
+                update_fields=["in_flight", "lag", "waits_for"],
+            )
+            self._written |= new
+        left = [key for key in self._written if key not in now]
+        for worker, topic in dict.fromkeys((worker, topic) for worker, topic, _number in left):
+            numbers = [number for one, name, number in left if (one, name) == (worker, topic)]
+            rows.filter(worker=worker, topic=topic, partition__in=numbers).delete()
+        for key in left:
+            del self._written[key]
 
     def _close_circuits(self) -> None:
         """Close those that somebody asked for. Only while one is not closed does this cost a query."""
@@ -188,8 +239,10 @@ class Heartbeat(threading.Thread):
             if not row.waiting:
                 subject.hear(None)
                 continue
-            group = Worker.objects.using(self._database).filter(
-                cluster=row.cluster, consumer=row.consumer, group_id=row.group_id, seen_at__gte=alive_since()
+            group = living(
+                Worker.objects.using(self._database).filter(
+                    cluster=row.cluster, consumer=row.consumer, group_id=row.group_id
+                )
             )
             subject.hear(group.exclude(pk=row.pk).values_list("pk", "handled", "partitions", "waiting"))
 
@@ -198,11 +251,14 @@ class Heartbeat(threading.Thread):
         with transaction.atomic(using=self._database):
             for ledger in self.ledgers:
                 ledger.close_all()
+            WorkerPartition.objects.using(self._database).filter(worker__in=self.ids).delete()
             Worker.objects.using(self._database).filter(pk__in=self.ids).delete()
 
     def _forget_the_dead(self) -> None:
-        bound = timezone.now() - timedelta(seconds=self._settings.heartbeats.interval * _FORGOTTEN_AFTER)
+        bound = Now() - timedelta(seconds=self._settings.heartbeats.interval * _FORGOTTEN_AFTER)
         Worker.objects.using(self._database).filter(seen_at__lt=bound).delete()
+        known = Worker.objects.using(self._database).values("pk")
+        WorkerPartition.objects.using(self._database).exclude(worker__in=known).delete()
 
     def _try(self, step: Callable[[], None]) -> None:
         try:
@@ -212,4 +268,15 @@ class Heartbeat(threading.Thread):
             if not self._failing:
                 log.warning("heartbeat failed: %s", type(error).__name__)
             self._failing = True
+            # Others may have taken the rows of one that was silent away.
+            self._written = {key: {} for key in self._written}
             connections[self._database].close()
+
+
+def resident() -> int | None:
+    """Return how many bytes of this process are in memory; None where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None

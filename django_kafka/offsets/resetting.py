@@ -9,7 +9,8 @@ from datetime import datetime
 
 from ..clients.groups import GroupInUse
 from ..exceptions import ConfigurationError
-from .standing import Books, Place, Stand, Standing
+from ..monitoring.positions import Place
+from .standing import Books, Stand, Standing
 
 log = logging.getLogger(__name__)
 

@@ -11,37 +11,22 @@ from django.db import Error as DatabaseFailure
 
 from .. import claims, conf, handlers
 from ..clients import reading
-from ..clients.groups import Ends, Group, GroupAdmin, GroupInUse, Member
-from ..consuming.membership import topics_and_group
+from ..clients.groups import Group, GroupAdmin, GroupInUse, Member
 from ..exceptions import ConfigurationError
+from ..membership import reset_of, topics_and_group
 from ..models import Tenure, Worker
 from ..monitoring import heartbeats
+from ..monitoring.positions import Place, Position
 
-Place = tuple[str, int]
-"""A topic as Kafka knows it, and a partition."""
 _TIMEOUT = 15.0
-_LOW, _HIGH = ("earliest", "smallest", "beginning"), ("latest", "largest", "end")
-"""What librdkafka calls them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Position):
     """Where a group stands in one partition."""
 
-    topic: str
-    """As Kafka knows it."""
-    partition: int
-    """Its number."""
     retry: bool
     """Whether it is of a retry topic."""
-    committed: int | None
-    """The offset that the group reads next; None: it has committed nothing."""
-    log: Ends
-    """Where the partition begins and ends."""
-    claimed: int | None = None
-    """The offset of its claim, which goes before what is committed; None: it has none."""
-    reset: str
-    """Where the consumer begins without an offset that is there, as librdkafka calls it."""
     next_at: datetime | None = None
     """The time of the message that it reads next, if there is one."""
     member: Member | None = None
@@ -49,39 +34,9 @@ class Standing:
     worker: Worker | None = None
     """Who has it, as the heartbeats say."""
 
-    @property
-    def place(self) -> Place:
-        return self.topic, self.partition
-
-    @property
-    def position(self) -> int | None:
-        """The offset that the group reads next, if it is there; None: it has none."""
-        return self.committed if self.claimed is None else self.claimed
-
-    @property
-    def gone(self) -> bool:
-        """Whether its position is outside of the log: deleted since, or of an earlier topic of this name."""
-        return self.position is not None and not self.log.low <= self.position <= self.log.high
-
-    @property
-    def reads_from(self) -> int | None:
-        """The offset at which a worker that starts now begins; None: it refuses."""
-        if self.position is not None and not self.gone:
-            return self.position
-        if self.claimed is not None:
-            return None
-        if self.reset in _LOW:
-            return self.log.low
-        return self.log.high if self.reset in _HIGH else None
-
     def stands_at(self, offset: int) -> bool:
         """Tell whether the group is there, and its claim too."""
         return offset == self.committed and self.claimed in (None, offset)
-
-    @property
-    def lag(self) -> int | None:
-        """How many messages it has still to read; None when it cannot begin."""
-        return None if self.reads_from is None else self.log.high - self.reads_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +81,7 @@ class Books:
         self.retries = frozenset(handlers.retry_topics(name))
         self.topics = [*origins, *sorted(self.retries)]
         self.timeout = min(_TIMEOUT, max(1.0, conf.cluster(self.consumer.cluster).connection.timeout))
-        own = self.consumer.options.get("auto.offset.reset", self.consumer.auto_offset_reset)
-        self.reset = str(own).lower()
+        self.reset = reset_of(self.consumer)
         self._admin = GroupAdmin(self.consumer, self.group_id, self.timeout)
 
     def stand(self, topics: Collection[str] = (), partitions: Collection[int] = ()) -> Stand:

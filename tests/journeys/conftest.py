@@ -63,4 +63,4 @@ def project(
 def execute(server: PostgreSQL, statement: str) -> None:
     """Run one statement outside any transaction."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)

@@ -88,7 +88,8 @@ class Project:
     """Every process that was started."""
 
     def __post_init__(self) -> None:
-        self.kafka = {"brokers": self.cluster.address.split(","), **self.kafka}
+        # So that it does not take long to be known that a worker was killed: nobody goes on before that.
+        self.kafka = {"brokers": self.cluster.address.split(","), "heartbeats": {"interval": "1s"}, **self.kafka}
 
     @property
     def dsn(self) -> str:

@@ -90,8 +90,8 @@ def note(project: Project, messages: Iterable[Message]) -> None:
             topic=str(message.topic()),
             partition=int(message.partition() or 0),
             offset=int(message.offset() or 0),
-            key=message.key(),  # type: ignore[arg-type]
-            value=message.value(),  # type: ignore[arg-type]
+            key=message.key(),
+            value=message.value(),
         )
         for message in messages
     ]
@@ -100,13 +100,13 @@ def note(project: Project, messages: Iterable[Message]) -> None:
 def execute(project: Project, statement: str) -> None:
     """Run one statement in the project's database."""
     with psycopg.connect(project.dsn, autocommit=True) as connection:
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)
 
 
 def query(project: Project, statement: str) -> list[Any]:
     """Return the rows of one statement in the project's database."""
     with psycopg.connect(project.dsn, autocommit=True) as connection:
-        return connection.execute(statement).fetchall()  # type: ignore[arg-type]
+        return connection.execute(statement).fetchall()
 
 
 def in_order(project: Project, topic: str, ordering: str = "partition") -> None:

@@ -24,7 +24,7 @@ def test_a_broker_that_crashes_in_mid_stream_loses_nothing(project: Project, top
     wait_committed(project, name, 60)
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     assert project.letters() == []
     project.assert_ledger(name, settled=True)
 
@@ -44,5 +44,5 @@ def test_a_worker_that_starts_before_its_broker_says_why_it_waits(project: Proje
     wait_committed(project, name, 60)
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     project.assert_ledger(name, settled=True, once=True)

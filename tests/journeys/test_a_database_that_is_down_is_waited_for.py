@@ -25,7 +25,7 @@ SHORT_POLLS = {"session.timeout.ms": 6000, "max.poll.interval.ms": 6000}
 
 def stop(worker: Program) -> None:
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
 
 
 def attempts(project: Project) -> list[Any]:
@@ -53,7 +53,7 @@ def test_letters_that_are_due_during_an_outage_are_written_after_it(
     project.server.stop()
     began = time.monotonic()
     gate.touch()
-    wait_said(worker, "its dead letter could not be written", 15, times=4)
+    wait_said(worker, "its dead letter could not be written", times=4)
     # Longer than max.poll.interval.ms: a worker that does not poll loses its partitions meanwhile.
     wait_until(lambda: time.monotonic() - began > 7)
     assert project.committed(name) == {0: 10, 1: 10}
@@ -81,7 +81,7 @@ def test_an_outage_while_handling_makes_no_letter(project: Project, topic: Calla
     project.server.kill()
     project.produce([{"partition": 1, "value": {"n": 1}}], name)
     gate.touch()
-    wait_said(worker, "the database", 15, times=4)
+    wait_said(worker, "the database", times=4)
     project.server.start()
     wait_committed(project, name)
     stop(worker)

@@ -30,7 +30,7 @@ def states(project: Project) -> list[Any]:
 
 def stop(worker: Any) -> None:
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
 
 
 def failing(project: Project, name: str, mended: Path, *, count: int = 20, bad: tuple[int, ...] = (3, 7)) -> None:

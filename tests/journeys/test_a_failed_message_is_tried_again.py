@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests.servers.processes import Program, wait_until
 
 def stop(worker: Program) -> None:
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
 
 
 def failing(project: Project, name: str, *, partition: int = 0, **value: Any) -> None:
@@ -80,9 +79,7 @@ def test_a_partition_that_waits_moves_at_once_and_its_next_owner_begins_anew(
     wait_said(first, "attempt=1 failed", times=2)
 
     second = project.manage("kafka_consume")
-    began = time.monotonic()
     wait_until(lambda: any(assigned(second, name, partition) for partition in (0, 1)))
-    assert time.monotonic() - began < 20
     wait_said(second, "attempt=1 failed")
     assert "attempt=2" not in second.output()
 
@@ -104,7 +101,7 @@ def test_a_killed_worker_loses_neither_the_message_that_waits_nor_those_behind_i
     wait_said(worker, "attempt=1 failed")
     wait_effects(project, name, 1)
     worker.kill()
-    worker.finish(10)
+    worker.finish()
 
     mended.touch()
     worker = project.manage("kafka_consume")
@@ -117,12 +114,12 @@ def test_a_killed_worker_loses_neither_the_message_that_waits_nor_those_behind_i
 
 def test_when_all_fail_none_is_lost_and_none_is_stored_twice(project: Project, topic: Callable[..., str]) -> None:
     name = project.create_topic(topic())
-    project.consumer("journey", name, "tests.app.scenes.gated", circuit_breaker={"enabled": False})
+    project.consumer("journey", name, "tests.app.scenes.gated", circuit_breaker={"enabled": False}, **QUICK)
     project.produce([{"value": {"n": number, "raise": "ValueError"}} for number in range(400)], name)
     worker = project.manage("kafka_consume")
     wait_letters(project, name, 100)
     worker.kill()
-    worker.finish(10)
+    worker.finish()
     worker = project.manage("kafka_consume")
     wait_committed(project, name, 60)
     stop(worker)

@@ -76,7 +76,7 @@ def test_a_held_key_is_never_overtaken(project: Project, topic: Callable[..., st
     wait_effects(project, name, 32 * KEYS)
     wait_committed(project, name)
     fourth.send_signal(signal.SIGTERM)
-    assert fourth.finish(15) == 0
+    assert fourth.finish() == 0
 
     found = orders(project, name)
     assert found == {f"key-{key}": list(range(key, 32 * KEYS, KEYS)) for key in range(KEYS)}

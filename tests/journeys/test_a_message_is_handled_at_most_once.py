@@ -66,11 +66,11 @@ def test_orderly_rebalances_and_stops_lose_nothing(project: Project, topic: Call
         wait_said(second, f"assigned={name}")
         wait_effects(project, name, len(project.effects(name)) + 50)
         first.send_signal(signal.SIGTERM)
-        assert first.finish(15) == 0
+        assert first.finish() == 0
         wait_effects(project, name, len(project.effects(name)) + 50)
     wait_until(lambda: len(project.effects(name)) == len(project.ledger), 40)
     second.send_signal(signal.SIGTERM)
-    assert second.finish(15) == 0
+    assert second.finish() == 0
 
     project.assert_ledger(name, settled=True, once=True)
     assert set(begun(project).values()) == {1}
@@ -88,7 +88,7 @@ def test_a_commit_that_was_not_answered_is_not_handled_again(project: Project, t
         wait_effects(project, name, 20)
         wait_letters(project, name, 1)
         worker.send_signal(signal.SIGTERM)
-        assert worker.finish(15) == 0
+        assert worker.finish() == 0
     (letter,) = project.letters(name)
     assert (letter["attempts"], letter["state"]) == (1, "open"), "somebody has to look whether it is handled"
     assert letter["error_type"].endswith("UnknownCommit")

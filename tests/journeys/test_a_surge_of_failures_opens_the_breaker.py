@@ -20,7 +20,7 @@ OPENED, CLOSED = "circuit opened", "circuit closed"
 
 def stop(worker: Program) -> None:
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
 
 
 def status(project: Project) -> list[dict[str, Any]]:
@@ -52,8 +52,9 @@ def test_a_surge_is_waited_out_also_by_a_worker_that_takes_over_from_a_killed_on
     wait_until(lambda: [one["circuit"]["state"] for one in status(project)] != ["closed"])
     (shown,) = status(project)
     assert shown["circuit"]["reason"] == "10 of the last 10 messages failed, 10 of them with ValueError"
+    wait_letters(project, name, 9)
     first.send_signal(signal.SIGKILL)
-    first.finish(10)
+    first.finish()
     assert len(project.letters(name)) == 9
 
     second = project.manage("kafka_consume")

@@ -37,7 +37,7 @@ def handle_and_replay(project: Project, name: str, mended: Path) -> str:
     project.run("kafka_replay", "--all")
     wait_effects(project, name, 200)
     worker.terminate()
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     assert [letter["state"] for letter in project.letters(name)] == ["resolved"] * 2
     project.assert_ledger(name, settled=True)
     assert query(project, "SELECT count(*) FROM lynx_kafka_worker") == [(0,)]
@@ -70,7 +70,7 @@ def test_a_time_limit_behind_pgbouncer_ends_its_statement_and_no_other(
     worker = project.manage("kafka_consume")
     wait_committed(project, name)
     worker.terminate()
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
 
     (letter,) = project.letters(name)
     assert (letter["category"], letter["offset"]) == ("timeout", 5)
@@ -97,7 +97,7 @@ def test_a_pgbouncer_that_is_killed_is_an_outage_and_nothing_is_lost(
         pgbouncer.start()
     wait_committed(project, name, 60)
     worker.terminate()
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     assert project.letters(name) == []
     project.assert_ledger(name, settled=True)
 
@@ -125,7 +125,7 @@ def test_a_pool_that_is_smaller_than_the_threads_is_said_and_loses_nothing(
     wait_said(worker, 'DATABASES["default"] has a pool of 3 connections; a worker of all consumers uses 7.')
     wait_until(lambda: project.all_committed(name), 90, every=0.5)
     worker.terminate()
-    assert worker.finish(20) == 0
+    assert worker.finish() == 0
     assert project.letters(name) == []
     project.assert_ledger(name, settled=True)
 
@@ -138,7 +138,7 @@ def test_a_server_with_too_few_connections_is_named_with_numbers(project: Projec
         wait_said(worker, "up to 246 connections to database 'default' may be opened, and its server has ")
         wait_said(worker, "max_connections 200, of which 3 are reserved and ")
         worker.terminate()
-        assert worker.finish(20) == 0
+        assert worker.finish() == 0
         checked = project.run("check", "--deploy", "--database", "default")
     assert "django_kafka.W051" in checked
     assert "Up to 246 connections to database 'default' may be opened" in checked

@@ -18,7 +18,7 @@ POISON = b'{"n": \xff'
 
 def stop(worker: Program) -> None:
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
 
 
 def publishing(project: Project, topic: str, **consumer: Any) -> str:

@@ -37,8 +37,6 @@ def test_kills_in_mid_transaction_leave_each_effect_once(
     name = project.create_topic(topic(), partitions=2)
     project.consumer("journey", name, GATED, concurrency=2, ordering=ordering, **ONCE)
     records = numbered(500, keys=20, seconds=0.002)
-    # So that it does not take long to be known that a worker is dead.
-    project.kafka["heartbeats"] = {"interval": "1s"}
     scenes = [(tmp_path / f"begun-{turn}", tmp_path / f"gate-{turn}") for turn in range(3)]
     for turn, (begun, gate) in enumerate(scenes):
         records[100 + 120 * turn]["value"] |= {"begun": str(begun), "gate": str(gate)}
@@ -78,18 +76,18 @@ def test_workers_that_join_leave_and_die_repeat_no_effect(
         wait_said(third, f"assigned={name}")
         wait_effects(project, name, len(project.effects(name)) + 50)
         first.send_signal(signal.SIGTERM)
-        assert first.finish(15) == 0
+        assert first.finish() == 0
         fourth = project.manage("kafka_consume")
         wait_said(fourth, f"assigned={name}")
         second.kill()
         second.wait(10)
         third.send_signal(signal.SIGINT)
-        assert third.finish(15) == 0
+        assert third.finish() == 0
         # Under the new protocol the broker's own session timeout, 45 s, has to pass for the one that was killed.
         wait_until(lambda: all(assigned(fourth, name, number) for number in range(6)), 80, message="not all came over")
     wait_committed(project, name, 60)
     fourth.send_signal(signal.SIGTERM)
-    assert fourth.finish(15) == 0
+    assert fourth.finish() == 0
 
     in_order(project, name, ordering)
     project.assert_ledger(name, settled=True, once=True)
@@ -101,7 +99,6 @@ def test_a_worker_that_wakes_up_after_another_took_over_rolls_back(
 ) -> None:
     name = project.create_topic(topic())
     begun, gate = tmp_path / "begun", tmp_path / "gate"
-    project.kafka["heartbeats"] = {"interval": "1s"}
     project.consumer("journey", name, GATED, ordering=ordering, **ONCE)
     records = numbered(100)
     records[40]["value"] |= {"begun": str(begun), "gate": str(gate)}
@@ -124,7 +121,7 @@ def test_a_worker_that_wakes_up_after_another_took_over_rolls_back(
     project.assert_ledger(name, settled=True, once=True)
     for program in (zombie, heir):
         program.send_signal(signal.SIGTERM)
-        assert program.finish(20) == 0
+        assert program.finish() == 0
 
 
 def test_a_topic_that_was_made_anew_stops_until_somebody_says_where_to_go_on(
@@ -136,7 +133,7 @@ def test_a_topic_that_was_made_anew_stops_until_somebody_says_where_to_go_on(
     worker = project.manage("kafka_consume")
     wait_committed(project, name)
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     admin = project.cluster.admin()  # held until the answer is there
     admin.delete_topics([name], operation_timeout=30)[name].result(30)
     wait_until(lambda: name not in admin.list_topics(timeout=30).topics)
@@ -165,7 +162,7 @@ def test_messages_that_retention_deleted_stop_their_partition(project: Project, 
     worker = project.manage("kafka_consume")
     wait_committed(project, name)
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     project.produce([{"partition": number % 2, "value": {}} for number in range(20)], name)
     place = TopicPartition(name, 0, 15)
     admin = project.cluster.admin()  # held until the answer is there
@@ -198,7 +195,7 @@ def test_a_commit_that_was_not_answered_is_looked_up(
         project.produce(numbered(100), name)
         wait_committed(project, name)
         worker.send_signal(signal.SIGTERM)
-        assert worker.finish(15) == 0
+        assert worker.finish() == 0
     assert not wire.cut_after_commit.is_set(), "no COMMIT was cut off"
     assert "its COMMIT was not answered" in worker.output()
     assert f"{' more' * several} whose COMMIT was not answered is handled" in worker.output()

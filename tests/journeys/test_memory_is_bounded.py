@@ -35,7 +35,7 @@ def test_a_worker_with_a_slow_handler_and_200_000_waiting_messages_stays_small(
 
     assert peak(worker) < 150 * MIB, f"{peak(worker) / MIB:.0f} MiB"
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     project.assert_ledger(name, once=True)
 
 
@@ -49,7 +49,7 @@ def test_messages_in_flight_are_bounded_by_their_bytes(project: Project, topic: 
     assert peak(worker) < 150 * MIB, f"{peak(worker) / MIB:.0f} MiB"
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     project.assert_ledger(name, settled=True, once=True)
 
 

@@ -45,7 +45,7 @@ def ended(numbers: dict[int, int]) -> bool:
     return not any(alive(pid) for pid in numbers.values())
 
 
-def stop(program: Program, seconds: float = 20) -> None:
+def stop(program: Program, seconds: float = 30) -> None:
     """Stop it and see that none of its processes is left."""
     started = pids(program)
     program.send_signal(signal.SIGTERM)
@@ -88,7 +88,7 @@ def test_the_first_signal_lets_every_process_finish_what_runs(
     assert all(alive(pid) for pid in started.values())
     gate.touch()
 
-    assert program.finish(15) == 0
+    assert program.finish() == 0
     assert ended(started)
     assert len(project.effects(name)) >= 4, "What ran was finished."
     assert len(project.effects(name)) < 20, "Nothing more was begun."
@@ -107,7 +107,8 @@ def test_the_second_signal_ends_all_at_once(project: Project, topic: Callable[..
     wait_said(program, "Finishing what runs")
     program.send_signal(signal.SIGINT)
 
-    assert program.finish(5) == 128 + signal.SIGINT
+    # Nobody has opened the gate, before which both would have waited for a minute.
+    assert program.finish() == 128 + signal.SIGINT
     assert ended(started)
     assert len(project.effects(name)) == 2, "What ran was rolled back."
     gate.touch()
@@ -128,25 +129,23 @@ def test_processes_whose_supervisor_is_killed_finish_and_leave(
         wait_said(program, "process=2 pid=")
         program.kill()
         program.wait(10)
-        wait_until(lambda: ended(pids(program)), 20, "they outlived their supervisor")
+        wait_until(lambda: ended(pids(program)), message="they outlived their supervisor")
         return
     gate = tmp_path / "gate"
     program = waiting_in_each(project, name, gate)
 
     program.kill()
     program.wait(10)
-    wait_until(lambda: program.output().count("the supervisor is gone") == 2, 10, "they did not notice")
+    wait_until(lambda: program.output().count("the supervisor is gone") == 2, message="they did not notice")
     assert not ended(pids(program)), "They finish what runs."
     gate.touch()
 
-    wait_until(lambda: ended(pids(program)), 20, "they outlived their supervisor")
+    wait_until(lambda: ended(pids(program)), message="they outlived their supervisor")
     assert sum(project.committed(name).values()) == len(project.effects(name)) < 20
     project.assert_ledger(name, once=True)
     # They left their group: the next ones do not wait for a session of 45 s to end.
-    began = time.monotonic()
     again = project.manage("kafka_consume")
     wait_effects(project, name, len(project.ledger), 40)
-    assert time.monotonic() - began < 35
     stop(again)
     project.assert_ledger(name, settled=True, once=True)
 
@@ -166,7 +165,7 @@ def test_a_process_that_is_killed_is_started_again_and_nothing_is_lost(
 
     os.kill(before[2], signal.SIGKILL)
     wait_said(program, "process=2 was killed by SIGKILL")
-    wait_until(lambda: pids(program)[2] != before[2], 10, "it was not started again")
+    wait_until(lambda: pids(program)[2] != before[2], message="it was not started again")
 
     wait_committed(project, name, 60)
     assert pids(program)[1] == before[1], "The other process went on."
@@ -216,7 +215,7 @@ def test_a_message_that_kills_its_process_three_times_becomes_a_dead_letter(
     def deaths() -> list[str]:
         return re.findall(r"process=\d (was killed by SIGKILL|ended with code 1) after", program.output())
 
-    wait_until(lambda: len(deaths()) >= 3, 10, "fewer than three deaths are told")
+    wait_until(lambda: len(deaths()) >= 3, message="fewer than three deaths are told")
     stop(program)
     assert len(deaths()) == 3
     (letter,) = project.letters(name)
@@ -286,7 +285,7 @@ def test_a_configuration_that_cannot_work_ends_the_whole_and_starts_nothing(
     name = project.create_topic(topic())
     project.consumer("journey", name, "tests.app.handlers.nobody")
     program = project.manage("kafka_consume", "--processes", 2, "--skip-checks")
-    assert program.finish(20) == 1
+    assert program.finish() == 1
     assert "tests.app.handlers.nobody" in program.output()
     assert pids(program) == {}
 
@@ -308,5 +307,5 @@ def test_a_process_that_finds_itself_wrongly_configured_is_not_started_again(
 def test_a_process_that_settings_want_no_longer_says_so(project: Project, topic: Callable[..., str]) -> None:
     project.consumer("journey", project.create_topic(topic()), processes=2)
     program = project.manage("kafka_consume", env={"DJANGO_KAFKA_PROCESS": "3"})
-    assert program.finish(20) == 78
+    assert program.finish() == 78
     assert 'Process 3 has no consumer: settings want 2 "processes" by now.' in program.output()

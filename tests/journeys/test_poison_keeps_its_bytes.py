@@ -29,7 +29,7 @@ def test_poison_becomes_a_letter_and_everything_else_is_handled(project: Project
     worker = project.manage("kafka_consume")
     wait_committed(project, name)
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
 
     assert [effect.offset for effect in project.effects(name)] == [0, 4, 5]
     letters = {letter["offset"]: letter for letter in project.letters()}

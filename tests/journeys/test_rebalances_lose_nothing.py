@@ -70,18 +70,18 @@ def test_workers_that_join_leave_and_die_lose_nothing_and_keep_the_order(
         wait_said(third, f"assigned={name}")
         wait_effects(project, name, len(project.effects(name)) + 50)
         first.send_signal(signal.SIGTERM)
-        assert first.finish(15) == 0
+        assert first.finish() == 0
         fourth = project.manage("kafka_consume")
         wait_said(fourth, f"assigned={name}")
         second.kill()
         second.wait(10)
         third.send_signal(signal.SIGINT)
-        assert third.finish(15) == 0
+        assert third.finish() == 0
         wait_until(lambda: all(assigned(fourth, name, number) for number in range(6)), message="not all came over")
 
     wait_committed(project, name, 40)
     fourth.send_signal(signal.SIGTERM)
-    assert fourth.finish(15) == 0
+    assert fourth.finish() == 0
 
     in_order(project, name, ordering)
     project.assert_ledger(name, settled=True)
@@ -98,12 +98,12 @@ def test_orderly_rebalances_repeat_nothing(project: Project, topic: Callable[...
         wait_said(second, f"assigned={name}")
         wait_effects(project, name, len(project.effects(name)) + 20)
         first.send_signal(signal.SIGTERM)
-        assert first.finish(15) == 0
+        assert first.finish() == 0
         wait_until(lambda: all(assigned(second, name, number) for number in range(6)), message="not all came over")
 
     wait_committed(project, name, 40)
     second.send_signal(signal.SIGTERM)
-    assert second.finish(15) == 0
+    assert second.finish() == 0
 
     in_order(project, name)
     project.assert_ledger(name, settled=True, once=True)
@@ -147,15 +147,15 @@ def test_a_handler_that_outlives_its_partition_neither_commits_nor_writes_a_lett
     new = project.manage("kafka_consume", env={"JOURNEY_KAFKA": with_ignored_gate(project)})
     wait_until(lambda: assigned(new, name, 0) or assigned(new, name, 1), message="no partition moved")
     moved = 0 if assigned(new, name, 0) else 1
-    wait_said(old, "is handled again by the next owner", 10)
-    wait_until(lambda: project.committed(name)[moved] == 21, 10, "the new owner did not go on")
+    wait_said(old, "is handled again by the next owner")
+    wait_until(lambda: project.committed(name)[moved] == 21, message="the new owner did not go on")
     gate.touch()
     # The other partition's message fails in the worker that still owns it, so its letter is due; the moved one's not.
-    wait_until(lambda: project.committed(name)[1 - moved] == 21, 10, "the old worker did not go on")
+    wait_until(lambda: project.committed(name)[1 - moved] == 21, message="the old worker did not go on")
     old.send_signal(signal.SIGTERM)
-    assert old.finish(10) == 0
+    assert old.finish() == 0
     new.send_signal(signal.SIGTERM)
-    assert new.finish(10) == 0
+    assert new.finish() == 0
 
     assert [(letter["partition"], letter["offset"], letter["attempts"]) for letter in project.letters()] == [
         (1 - moved, 0, 1)

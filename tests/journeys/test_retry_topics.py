@@ -25,7 +25,7 @@ def declare(project: Project, name: str, **consumer: Any) -> list[str]:
 
 def stop(worker: Program) -> None:
     worker.send_signal(signal.SIGTERM)
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
 
 
 def wait_retried(project: Project, topics: list[str], seconds: float = 40) -> None:

@@ -32,7 +32,7 @@ def test_each_handled_message_has_its_record(project: Project, topic: Callable[.
     wait_committed(project, name)
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     assert numbers(project, other) == list(range(200))
     project.assert_ledger(name, settled=True, once=True)
 
@@ -97,6 +97,6 @@ def test_an_offset_waits_until_the_broker_has_the_records(
     wait_committed(project, name)
     worker.send_signal(signal.SIGTERM)
 
-    assert worker.finish(15) == 0
+    assert worker.finish() == 0
     assert set(numbers(onward, other)) == {*range(10), *range(100, 110)}
     project.assert_ledger(name, settled=True, once=end == "nothing")

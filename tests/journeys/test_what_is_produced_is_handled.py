@@ -40,7 +40,7 @@ def test_without_auto_commit_each_slice_is_committed_at_once(project: Project, t
     project.produce(numbered(50), name)
     project.manage("kafka_consume")
 
-    wait_committed(project, name, 10)
+    wait_committed(project, name)
 
     project.assert_ledger(name, settled=True, once=True)
 
@@ -52,7 +52,7 @@ def test_with_auto_commit_the_watermark_is_committed_on_an_interval_and_at_the_e
     project.consumer("journey", name, auto_commit_interval="1s")
     worker = project.manage("kafka_consume")
     project.produce(numbered(50), name)
-    wait_committed(project, name, 10)
+    wait_committed(project, name)
     worker.send_signal(signal.SIGTERM)
     assert worker.finish() == 0
 

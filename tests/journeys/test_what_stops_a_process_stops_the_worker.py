@@ -23,7 +23,7 @@ def test_the_worker_ends_with_an_error_and_the_next_one_reads_the_message_again(
     project.produce(records, name)
 
     worker = project.manage("kafka_consume")
-    assert worker.finish(20) == 1
+    assert worker.finish() == 1
     assert f"Stopped by {error}: asked for by {name}[0]@5" in worker.output()
     assert "Traceback" not in worker.output()
     assert project.letters() == []

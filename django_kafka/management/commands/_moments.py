@@ -31,9 +31,9 @@ def moment(option: str, text: str, *, end: bool = False) -> datetime:
     raise CommandError(f"{option} {text!r} is no time; write 2026-11-23, 2026-11-23T15:00, or 2h for two hours ago.")
 
 
-def ago(at: datetime) -> str:
-    """Return how long ago something was, in one unit; what is to come was just now."""
-    now = datetime.now(UTC) if timezone.is_aware(at) else timezone.now()
+def ago(at: datetime, now: datetime | None = None) -> str:
+    """Return how long ago something was, in one unit; what is to come was just now. `now`: by the clock of `at`."""
+    now = now or (datetime.now(UTC) if timezone.is_aware(at) else timezone.now())
     seconds = int(max(timedelta(), now - at).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ...legible import printable
 from ...models import Replay
 
 try:
@@ -83,4 +84,4 @@ def progress(out: Any, total: int) -> Iterator[Progress]:
 def _line(text: str) -> str:
     first = next((each for each in text.splitlines() if each.strip()), "")
     # A terminal obeys control characters, and an error may quote a stranger's message.
-    return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in first)[:300]
+    return printable(first)[:300]

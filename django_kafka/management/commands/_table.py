@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...legible import printable
+
 try:
     from rich.console import Console
     from rich.table import Table
@@ -27,8 +29,3 @@ def table(out: Any, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> No
         # As texts, because square brackets in a name are no markup.
         drawn.add_row(*map(Text, row))
     Console(file=out._out).print(drawn)
-
-
-def printable(text: str) -> str:
-    """Return a text of which a terminal obeys nothing."""
-    return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in text)

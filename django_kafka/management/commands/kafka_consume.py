@@ -10,6 +10,7 @@ import threading
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
@@ -21,12 +22,15 @@ from ...consuming import leash, supervisor, worker
 from ...consuming.connections import LimitCheck
 from ...consuming.crew import Crew
 from ...exceptions import ConfigurationError
+from ...monitoring import metrics, probes, wire
+from ...monitoring.server import serving
 from ._signals import StopSignals, say
 
 _LEAVE_WITHIN = 5.0
 """Seconds that a reload waits for running handlers."""
 _ASKED_WITHIN = 5.0
 """Seconds that the end waits for a database that was asked something and does not answer."""
+_MOST_PORT = 65535
 _MOST_PROCESSES = 1000
 """As for the setting `processes`."""
 
@@ -42,6 +46,8 @@ class Command(BaseCommand):
     )
     number: int | None = None
     """Of this process below a supervisor."""
+    wire: Connection | None = None
+    """Over which the supervisor asks it."""
     from_command_line = False
     """Whether the process was started for this command, and can be started so again."""
 
@@ -66,11 +72,23 @@ class Command(BaseCommand):
         parser.add_argument(
             "--reload", action="store_true", help="start again when code changes; for development, runs one process"
         )
+        parser.add_argument(
+            "--metrics-port",
+            type=_whole(_MOST_PORT, least=0),
+            metavar="N",
+            help="answer Prometheus on this port, one for all processes; 0: on a free one, which the log names",
+        )
+        parser.add_argument(
+            "--metrics-address",
+            default="127.0.0.1",
+            metavar="A",
+            help="the address of this host to do so at (default: %(default)s); 0.0.0.0 for all of them",
+        )
 
     def execute(self, *arguments: Any, **options: Any) -> str | None:
         """Tell a supervisor, by the exit code, of an error that would only come again."""
         try:
-            self.number = leash.take_number()
+            self.number, self.wire = leash.take_number(), wire.take()
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
         if self.number is not None:
@@ -130,12 +148,22 @@ class Command(BaseCommand):
         for consumer in layout[0]:
             worker.ready(consumer.name)
         sweep = options["until_empty"] and any(conf.through_topics(consumer) for consumer in layout[0])
+        port: int | None = options["metrics_port"]
         chief = supervisor.Supervisor(
-            autoreload.get_child_arguments(), len(layout), until_empty=options["until_empty"], again=sweep
+            autoreload.get_child_arguments(),
+            len(layout),
+            until_empty=options["until_empty"],
+            again=sweep,
+            wired=port is not None,
         )
+        routes = {
+            "/metrics": lambda: metrics.together(chief.ask(metrics.PORTABLE)),
+            probes.LIVE: lambda: probes.together(probes.LIVE, chief.ask(probes.LIVE)),
+            probes.READY: lambda: probes.together(probes.READY, chief.ask(probes.READY)),
+        }
         self.stdout.write(f"Consuming with {_shown(layout)}. Stop with Ctrl-C.")
         self.stdout.flush()
-        with _StopAll() as stop, _limits_checked(layout):
+        with _StopAll() as stop, _limits_checked(layout), serving(options["metrics_address"], port, routes):
             chief.run(stop)
         if stop.at_once:
             sys.exit(128 + (stop.number or 0))
@@ -149,7 +177,7 @@ class Command(BaseCommand):
                 f'Process {number} has no consumer: settings want {len(layout)} "processes" by now. Start anew.'
             )
         crew = _crew(layout[number - 1], options, number)
-        with _StopOne(crew):
+        with _StopOne(crew), wire.answering(self.wire, crew.routes):
             leash.Leash(crew.stop).start()
             supervisor.let_signals_through()
             crew.run()
@@ -161,7 +189,7 @@ class Command(BaseCommand):
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Consuming with {_names(consumers)}. Stop with Ctrl-C.")
-        with _limits_checked([consumers]):
+        with _limits_checked([consumers]), serving(options["metrics_address"], options["metrics_port"], crew.routes):
             if threading.current_thread() is threading.main_thread():
                 with _Stop(crew):
                     crew.run()
@@ -258,12 +286,12 @@ def _shown(layout: Layout) -> str:
     return ", ".join(f"{name} in {count} process{'es' * (count > 1)}" for name, count in counts.items())
 
 
-def _whole(most: int | None = None) -> Callable[[str], int]:
-    """Return what reads a number from 1."""
+def _whole(most: int | None = None, *, least: int = 1) -> Callable[[str], int]:
+    """Return what reads a number from `least`."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1 or (most and int(text) > most):
-            raise ArgumentTypeError(f"{text!r} is not a whole number from 1{f' to {most}' if most else ''}")
+        if not text.isdecimal() or int(text) < least or (most and int(text) > most):
+            raise ArgumentTypeError(f"{text!r} is not a whole number from {least}{f' to {most}' if most else ''}")
         return int(text)
 
     return read

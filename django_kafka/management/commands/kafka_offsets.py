@@ -15,12 +15,13 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ... import conf
 from ...exceptions import ConfigurationError
+from ...legible import printable
 from ...offsets import resetting
 from ...offsets.standing import Books
 from . import _offsets
 from ._moments import moment
 from ._operator import agrees, somebody_is_there, user
-from ._table import printable, table
+from ._table import table
 
 _TARGETS = ("to_earliest", "to_latest", "to_offset", "to_time", "shift")
 

@@ -12,8 +12,9 @@ from django.core.management.base import BaseCommand, CommandError
 from ... import conf
 from ...clients.admin import BROKERS_DECIDE, Layout, TopicAdmin
 from ...exceptions import ConfigurationError
+from ...legible import printable
 from ...needed_topics import Needed, Place, needed
-from ._table import printable, table
+from ._table import table
 
 _COLUMNS = ("cluster", "topic", "used for", "partitions", "replicas", "state")
 _TIMEOUT = 15.0
