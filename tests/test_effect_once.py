@@ -429,3 +429,17 @@ def test_until_empty_ends_at_the_end(workplace: Workplace) -> None:
     assert effects() == list(range(40))
     assert settled() == set(range(40))
     connection.close()
+
+
+def test_partitions_that_came_together_wait_once_for_a_cluster_without_a_controller(
+    workplace: Workplace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "django_kafka.consuming.claimed_polling")
+    workplace.consume(Seen(), guarantee="effect_once", partitions=4)
+    with workplace.worker() as worker:
+        wait_until(lambda: any("which topic it is" in one.blocked for one in worker.lanes), every=0.001)
+        wait_until(lambda: has_begun(worker, 4))
+        assert not any(one.blocked for one in worker.lanes)
+    claimed = [record.created for record in caplog.records if " claimed offset=" in record.getMessage()]
+    assert len(claimed) == 4
+    assert max(claimed) - min(claimed) < 0.9, "None waited for another second, the connection's timeout."
