@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from django.db import OperationalError, connection, transaction
 
-from django_kafka import claims, conf, handlers, services, signals
+from django_kafka import claims, conf, handlers, services
 from django_kafka.consuming import claimed_polling, claiming
 from django_kafka.consuming.worker import Worker
 from django_kafka.deliveries import Delivery
@@ -152,47 +151,6 @@ def test_a_group_that_is_told_nothing_stops_and_names_the_way_out(workplace: Wor
         reset(workplace, 1)
         seen.wait(2)
     assert seen.of(0) == [1, 2]
-
-
-@pytest.mark.parametrize("ordering", ["partition", "key"])
-def test_who_was_overtaken_can_write_nothing(
-    workplace: Workplace, caplog: pytest.LogCaptureFixture, ordering: str
-) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    attempts: list[int] = []
-    failed: list[Any] = []
-
-    def handle(message: Message) -> None:
-        attempts.append(message.offset)
-        if message.offset == 1 and attempts.count(1) == 1:
-            begun.set()
-            assert go_on.wait(20)
-        leave_effect(message)
-
-    def note(sender: str, **event: Any) -> None:
-        failed.append(event)
-
-    signals.handler_failed.connect(note)
-    seen = Seen(handle)
-    workplace.consume(seen, guarantee="effect_once", ordering=ordering)
-    workplace.send([0, 1], key=b"k")
-    try:
-        with workplace.worker():
-            assert begun.wait(20)
-            before = claim().epoch
-            # As another worker does that is given the partition while this one believes to have it.
-            Claim.objects.update(epoch=before + 1)
-            go_on.set()
-            wait_until(lambda: len(effects()) == 2)
-            wait_until(lambda: settled() == {0, 1})
-    finally:
-        signals.handler_failed.disconnect(note)
-    assert effects() == [0, 1], "the first run at offset 1 left nothing"
-    assert attempts == [0, 1, 1]
-    assert claim().epoch == before + 2, "it was claimed anew"
-    assert "is rolled back: another worker has claimed its partition" in caplog.text
-    assert not failed, "that was no failure of the handler"
-    assert not workplace.letters()
 
 
 @pytest.mark.parametrize("ordering", ["partition", "key"])
@@ -471,3 +429,17 @@ def test_until_empty_ends_at_the_end(workplace: Workplace) -> None:
     assert effects() == list(range(40))
     assert settled() == set(range(40))
     connection.close()
+
+
+def test_partitions_that_came_together_wait_once_for_a_cluster_without_a_controller(
+    workplace: Workplace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "django_kafka.consuming.claimed_polling")
+    workplace.consume(Seen(), guarantee="effect_once", partitions=4)
+    with workplace.worker() as worker:
+        wait_until(lambda: any("which topic it is" in one.blocked for one in worker.lanes), every=0.001)
+        wait_until(lambda: has_begun(worker, 4))
+        assert not any(one.blocked for one in worker.lanes)
+    claimed = [record.created for record in caplog.records if " claimed offset=" in record.getMessage()]
+    assert len(claimed) == 4
+    assert max(claimed) - min(claimed) < 0.9, "None waited for another second, the connection's timeout."

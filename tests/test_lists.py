@@ -524,3 +524,36 @@ def test_what_fails_in_a_list_is_named_by_messages_and_their_errors() -> None:
             BatchFailed(wrong)
     with pytest.raises(TypeError, match="it must be an exception"):
         BatchFailed({message: "late"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("how", ["raised", "unreadable", "all named"])
+def test_records_of_a_call_that_failed_without_a_transaction_hold_up_nothing(
+    workplace: Workplace, far: Far, how: str
+) -> None:
+    """They are no part of the calls that come after it, which may succeed."""
+    calls: list[int] = []
+
+    def handle(messages: Messages) -> None:
+        calls.append(len(messages))
+        if len(messages) == 1 or len(calls) > 2:
+            return
+        # Refused, which would make a letter of whatever waits for it.
+        services.produce_with("now", "landed", None, "refused")
+        if how == "raised":
+            raise ValueError
+        if how == "all named":
+            raise BatchFailed({message: Skip("not ours") for message in messages})
+        for message in messages:
+            assert message.value is not None
+
+    producers = {"now": {"cluster": "far", "send": "immediate"}}
+    own: dict[str, Any] = {"transaction": "none", "kafka": {**far.kafka, "producers": producers}}
+    far.cluster.push_errors(Request.PRODUCE, *["TOPIC_AUTHORIZATION_FAILED"] * 4)
+    consume(workplace, handle, **own)
+    workplace.send([b"0", b"1", b"2", b"!no json" if how == "unreadable" else b"3", *[b"4"] * 4])
+    with workplace.worker():
+        handled(workplace, 8)
+    assert max(calls) > 1
+    assert [(one.offset, one.category) for one in workplace.letters()] == (
+        [(3, "serialization")] if how == "unreadable" else []
+    )

@@ -331,10 +331,11 @@ def test_a_commit_that_is_refused_is_made_again(workplace: Workplace) -> None:
         wait_until(lambda: workplace.committed() == {0: 1})
 
 
-def test_a_commit_that_the_client_sends_again_overtakes_no_later_one(workplace: Workplace) -> None:
+@pytest.mark.parametrize("automatic", [True, False])
+def test_a_commit_that_the_client_sends_again_overtakes_no_later_one(workplace: Workplace, automatic: bool) -> None:
     go_on = [threading.Event() for _ in range(3)]
     seen = Seen(lambda message: go_on[message.value].wait(20) and None)
-    workplace.consume(seen, enable_auto_commit=False)
+    workplace.consume(seen, enable_auto_commit=automatic, auto_commit_interval="20ms")
     # The client sends a commit again that is answered so.
     workplace.cluster.push_errors(Request.OFFSET_COMMIT, *["COORDINATOR_LOAD_IN_PROGRESS"] * 2)
     workplace.send(range(3))

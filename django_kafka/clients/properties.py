@@ -90,7 +90,8 @@ def for_consumer(consumer: conf.Consumer, cluster: conf.Cluster, group_id: str) 
         **FOUND_BY_MEASUREMENT,
         "group.id": group_id,
         "auto.offset.reset": consumer.auto_offset_reset,
-        "enable.auto.commit": consumer.enable_auto_commit,
+        # The worker commits, also on the interval, which is kept here for its own keys and the client's in one place.
+        "enable.auto.commit": False,
         "auto.commit.interval.ms": milliseconds(consumer.auto_commit_interval),
         "enable.auto.offset.store": False,
     }

@@ -43,13 +43,12 @@ class ClaimingPoller(Poller):
     def assigned(self, places: list[Place]) -> None:
         """Open the lanes of partitions that came, and have them claimed."""
         super().assigned(places)
-        for place in places:
-            if (partition := self.lanes.get(place)) is not None:
-                self._await_claim(partition)
+        self._await_claims([one for place in places if (one := self.lanes.get(place)) is not None])
 
-    def _await_claim(self, partition: Partition, after: float = 0.0) -> None:
-        partition.halted = partition.interrupted = True
-        self._claimant.want(partition, after)
+    def _await_claims(self, partitions: Collection[Partition], after: float = 0.0) -> None:
+        for partition in partitions:
+            partition.halted = partition.interrupted = True
+        self._claimant.want(partitions, after)
 
     def _begin(self) -> None:
         """Leave what was just assigned idle."""
@@ -74,10 +73,9 @@ class ClaimingPoller(Poller):
                 "consumer=%s topic=%s partition=%s cannot be fetched from offset %s: %s; it is tried again",
                 self.consumer.name, *place, claimed.offset, type(error).__name__,
             )  # fmt: skip
-            self._await_claim(partition, _SOON)
+            self._await_claims([partition], _SOON)
             return
-        if not self.consumer.enable_auto_commit:
-            self._client.commit(wait=False)
+        self._commits.expect()
         partition.claim, partition.finish = claimed, claimed.settle
         partition.done_before = set(claimed.settled)
         partition.expected = claimed.offset
@@ -105,7 +103,7 @@ class ClaimingPoller(Poller):
         self._client.pause([partition.place])
         self.lanes.halt([partition.place])
         self.lanes.drop([partition])
-        self._await_claim(self.lanes.open(partition.place), after)
+        self._await_claims([self.lanes.open(partition.place)], after)
 
     def out_of_log(self, place: Place, sentence: str) -> None:
         """Claim a partition anew whose next message is not there: that tells what to do about it."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from django.db import connections
@@ -27,6 +27,7 @@ _LOOK_EVERY = 1.0
 _REFUSED = 10.0
 """Seconds after which a claim that was refused is tried again: somebody may have set its offset."""
 _ANSWERS_WITHIN = 10.0
+_ASKED = "waits to be claimed: its brokers are asked what they have of it, and which topic it is"
 _BEGINNINGS, _ENDS = ("earliest", "smallest", "beginning"), ("latest", "largest", "end")
 
 
@@ -59,10 +60,14 @@ class Claimant(threading.Thread):
         self._admin: GroupAdmin | None = None
         self._connections = Connections()
 
-    def want(self, partition: Partition, after: float = 0.0) -> None:
-        """Have a partition claimed, in so many seconds."""
+    def want(self, partitions: Iterable[Partition], after: float = 0.0) -> None:
+        """Have partitions claimed, in so many seconds.
+
+        Those that came together are asked about together: a cluster without a controller lets each question wait.
+        """
         with self._changed:
-            self._wanted.append(_Wanted(partition, time.monotonic() + after))
+            due = time.monotonic() + after
+            self._wanted.extend(_Wanted(partition, due) for partition in partitions)
             self._changed.notify()
 
     def end(self) -> None:
@@ -100,6 +105,8 @@ class Claimant(threading.Thread):
         return [one for one in due if not one.partition.lost]
 
     def _claim(self, wanted: list[_Wanted]) -> None:
+        for one in wanted:
+            one.partition.blocked = one.partition.blocked or _ASKED
         try:
             if self._admin is None:
                 timeout = min(_ANSWERS_WITHIN, conf.cluster(self.consumer.cluster).connection.timeout)

@@ -27,18 +27,22 @@ _FOR_NOW = frozenset({"REBALANCE_IN_PROGRESS", "COORDINATOR_LOAD_IN_PROGRESS", "
 
 
 class Commits:
-    """Stores the watermarks of partitions, and has them committed."""
+    """Stores the watermarks of partitions, and has them committed.
 
-    def __init__(self, client: ConsumerClient, lanes: Lanes, *, automatic: bool) -> None:
-        """With `automatic` the client commits what is stored on an interval."""
+    Also on an interval it is not the client that commits by itself: that would not wait for the answer to the last one.
+    """
+
+    def __init__(self, client: ConsumerClient, lanes: Lanes, *, every: float = 0.0) -> None:
+        """What moved is committed `every` so many seconds; 0: as soon as it may be."""
         self._client = client
         self._lanes = lanes
-        self._automatic = automatic
+        self._every = every
+        self._last = time.monotonic()
         self._refused: str | None = None
         self._due = math.inf
 
     def settle(self, partitions: Collection[Partition], *, wait: bool = False) -> None:
-        """Store the watermarks that moved, and commit them now unless that is done on an interval."""
+        """Store the watermarks that moved, and commit them when it is time to, or now and `wait` for the answer."""
         moved = {}
         for partition in partitions:
             message = self._lanes.settled(partition)
@@ -47,16 +51,20 @@ class Commits:
                 partition.stored = offset
         if moved:
             self._client.store(moved)
-            self._due = -math.inf
+            self.expect()
         # The last commit of all is made even when nothing moved: an earlier one may have failed.
-        if wait or (not self._automatic and self._may_commit()):
+        if wait or self._may_commit():
             self._commit(wait=wait)
+
+    def expect(self) -> None:
+        """Have what was stored committed when it is time to."""
+        self._due = min(self._due, self._last + self._every) if self._every else -math.inf
 
     def _may_commit(self) -> bool:
         return time.monotonic() >= self._due and not self._client.committing
 
     def _commit(self, *, wait: bool = False) -> None:
-        self._refused, self._due = None, math.inf
+        self._refused, self._due, self._last = None, math.inf, time.monotonic()
         self._client.commit(wait=wait)
 
     def answered(self, offsets: Mapping[Place, int], refused: str | None) -> None:

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..clients.consumer import ConsumerClient
 from .commits import Commits
 from .lane import Place
 from .partition import Partition
@@ -36,7 +35,7 @@ class CommittingPoller(Poller):
 
     def __init__(self, *about: Any, **bounds: Any) -> None:
         super().__init__(*about, **bounds)
-        self._commits = _Nothing(self._client, self.lanes, automatic=True)
+        self._commits = _Nothing(self._client, self.lanes)
         self._queues: dict[Partition, deque[_Group]] = {}
         """What was fetched, and is not committed."""
         self._asked: dict[Partition, _Group] = {}
@@ -46,9 +45,6 @@ class CommittingPoller(Poller):
         self._again = math.inf
         self._certain = False
         """Whether a commit that finds nothing to do tells that the one before was taken."""
-
-    def _connect(self, chosen: dict[str, Any]) -> ConsumerClient:
-        return super()._connect({**chosen, "enable.auto.commit": False})
 
     def _turn(self) -> None:
         waits = bool(self._queued)

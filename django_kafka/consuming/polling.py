@@ -79,7 +79,8 @@ class Poller(Events):
         self.rebalanced: float | None = None
         """When partitions came or went last, by the monotonic clock."""
         self._client = self._connect(chosen)
-        self._commits = Commits(self._client, lanes, automatic=consumer.enable_auto_commit)
+        every = int(str(chosen["auto.commit.interval.ms"])) / 1000 if consumer.enable_auto_commit else 0.0
+        self._commits = Commits(self._client, lanes, every=every)
         self._assigned_once = False
         self._quiet_from = 0.0
         """When the group will have had the time to tell of another rebalance: it does so at heartbeats."""
