@@ -627,6 +627,22 @@ def test_the_list_of_workers_tells_the_living_from_the_dead(client: Client, pers
     assert shown.count("icon-no") == 1
 
 
+def test_the_page_of_a_worker_tells_how_it_is(client: Client, person: Any) -> None:
+    person("view_worker")
+    now = timezone.now()
+    Worker.objects.create(
+        id="w1", consumer="ops", group_id="ops", host="h", pid=1, version="1", started_at=now, seen_at=now,
+        state="waiting", not_ready="<b>its brokers are away", memory=5 * 2**20, lag=4711,
+        last_error="OSError",
+    )  # fmt: skip
+
+    page = client.get(reverse("admin:lynx_kafka_worker_change", args=["w1"])).content.decode()
+
+    for shown in ("waiting", "&lt;b&gt;its brokers are away", "5.0\xa0MB", "4711", "OSError"):
+        assert shown in page
+    assert "4711" in client.get(reverse("admin:lynx_kafka_worker_changelist")).content.decode()
+
+
 # Verbs
 
 

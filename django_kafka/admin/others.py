@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -108,6 +109,7 @@ class WorkerAdmin(Closing):
         "address_shown",
         "seen_at",
         "is_alive",
+        "lag",
         "handled",
         "dead_lettered",
         "waiting_shown",
@@ -126,6 +128,13 @@ class WorkerAdmin(Closing):
         "started_at",
         "seen_at",
         "is_alive",
+        "state",
+        "not_live_shown",
+        "not_ready_shown",
+        "memory_shown",
+        "in_flight",
+        "lag",
+        "last_error_shown",
         "handled",
         "dead_lettered",
         "waiting_shown",
@@ -189,6 +198,26 @@ class WorkerAdmin(Closing):
     def waits_for_shown(self, worker: Worker) -> str:
         """Show what the first of these waits for."""
         return showing.line(worker.waits_for, 300)
+
+    @admin.display(description=_("not alive because"))
+    def not_live_shown(self, worker: Worker) -> str:
+        """Show why only a restart helps it."""
+        return showing.line(worker.not_live, 500)
+
+    @admin.display(description=_("not ready because"))
+    def not_ready_shown(self, worker: Worker) -> str:
+        """Show why it does not do its work now."""
+        return showing.line(worker.not_ready, 500)
+
+    @admin.display(description=_("memory"))
+    def memory_shown(self, worker: Worker) -> str | None:
+        """Show how much of its process is in memory."""
+        return None if worker.memory is None else filesizeformat(worker.memory)
+
+    @admin.display(description=_("last error"))
+    def last_error_shown(self, worker: Worker) -> str:
+        """Show the type of the error that a message met last, and which message."""
+        return showing.line(worker.last_error, 500)
 
     @admin.display(description=_("past their time limit"))
     def hangs_shown(self, worker: Worker) -> str:
