@@ -224,3 +224,11 @@ def test_a_supervisor_is_alive_while_a_process_is_started_again_and_ready_when_a
     assert probes.together(probes.READY, {1: well, 2: None}).body == b"process 2 does not answer\n"
     assert probes.together(probes.LIVE, {1: well, 2: ill}).body == b"process 2: ops: stuck\n"
     assert probes.together(probes.READY, {1: well, 2: well}).status == 200
+
+
+def test_a_worker_that_has_done_what_it_was_to_do_is_not_stuck(workplace: Workplace) -> None:
+    workplace.consume(Seen())
+    workplace.send([0])
+    worker = workplace.start(max_messages=1)
+    workplace.ended(worker)
+    assert (worker.vitals().state, worker.vitals().not_live) == ("stopping", "")

@@ -16,6 +16,7 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from django_kafka.clients.embedded import Cluster, Request
+from django_kafka.clients.producer import _Forks
 from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import ConfigurationError, DeliveryFailed, NotAvailable, ProduceError
 from django_kafka.producers import close_all, producers
@@ -405,3 +406,24 @@ print(os.waitpid(child, 0)[1], gc.isenabled())
 """
     done = program(code, kafka(embedded), name, first=first)
     assert done.stdout == "0 True\n", done.stderr
+
+
+def test_garbage_is_collected_again_after_forks_of_several_threads() -> None:
+    forks = _Forks()
+    forks.begin()
+    forks.begin()
+    forks.end()
+    assert not gc.isenabled(), "another thread still forks"
+    forks.end()
+    assert gc.isenabled()
+    forks.begin()
+    forks.begin()
+    forks.end_in_child()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        forks.begin()
+        forks.end_in_child()
+        assert not gc.isenabled(), "as it was before"
+    finally:
+        gc.enable()

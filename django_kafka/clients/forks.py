@@ -13,6 +13,7 @@ import platform
 import re
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
@@ -54,7 +55,9 @@ def _free_what_is_held() -> None:
 
 
 def _resolve() -> None:
-    socket.getaddrinfo("127.0.0.1", 9, flags=socket.AI_ADDRCONFIG)
+    # A host that has no IPv4 address refuses, after the lock.
+    with suppress(OSError):
+        socket.getaddrinfo("127.0.0.1", 9, flags=socket.AI_ADDRCONFIG)
 
 
 def _waits_at(thread: int, number: int) -> int | None:

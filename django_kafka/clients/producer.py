@@ -256,30 +256,50 @@ class ProducerClient:
 _made: weakref.WeakSet[ProducerClient] = weakref.WeakSet()
 
 
-_forking = threading.local()
+class _Forks:
+    """Forks that are under way in this process, by any of its threads, and whether it collected garbage before."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.number = 0
+        self.collected = True
+
+    def begin(self) -> None:
+        # From before the fork: whatever runs first in the child may have the garbage collector run.
+        with self.lock:
+            if not self.number:
+                self.collected = gc.isenabled()
+                gc.disable()
+            self.number += 1
+
+    def end(self) -> None:
+        with self.lock:
+            self.number -= 1
+            if not self.number and self.collected:
+                gc.enable()
+
+    def end_in_child(self) -> None:
+        # The lock may be held by a thread that does not exist here.
+        self.lock, self.number = threading.Lock(), 0
+        if self.collected:
+            gc.enable()
 
 
-def _collect_nothing() -> None:
-    # From before the fork: whatever runs first in the child may have the garbage collector run.
-    _forking.collects = gc.isenabled()
-    gc.disable()
-
-
-def _collect_again() -> None:
-    if _forking.collects:
-        gc.enable()
+_forks = _Forks()
 
 
 def _leak_inherited() -> None:
     # librdkafka's threads do not survive `fork()`: destroying an inherited client waits a second for them, and one that
     # was closed, and only waits for the garbage collector, takes the process along.
-    for client in list(_made):
-        client.leak()
-    _made.clear()
-    _collect_again()
+    try:
+        for client in list(_made):
+            client.leak()
+        _made.clear()
+    finally:
+        _forks.end_in_child()
 
 
-os.register_at_fork(before=_collect_nothing, after_in_parent=_collect_again, after_in_child=_leak_inherited)
+os.register_at_fork(before=_forks.begin, after_in_parent=_forks.end, after_in_child=_leak_inherited)
 
 
 def failure(topic: str, error: Any, refusals: Refusals) -> DeliveryFailed:

@@ -58,6 +58,8 @@ class Claimant(threading.Thread):
         self._changed = threading.Condition()
         self._ended = False
         self._admin: GroupAdmin | None = None
+        self._again: float | None = None
+        """When those are asked about again, together, of which something could not be had just now."""
         self._connections = Connections()
 
     def want(self, partitions: Iterable[Partition], after: float = 0.0) -> None:
@@ -105,6 +107,7 @@ class Claimant(threading.Thread):
         return [one for one in due if not one.partition.lost]
 
     def _claim(self, wanted: list[_Wanted]) -> None:
+        self._again = None
         for one in wanted:
             one.partition.blocked = one.partition.blocked or _ASKED
         try:
@@ -166,17 +169,18 @@ class Claimant(threading.Thread):
 
     def _wait(self, wanted: _Wanted, reason: str) -> None:
         wanted.tries += 1
-        seconds = retries.pause(wanted.tries)
-        self._later(wanted, seconds)
+        if self._again is None:
+            self._again = time.monotonic() + retries.pause(wanted.tries)
+        self._later(wanted, self._again)
         self._say(wanted, logging.WARNING, f"waits to be claimed: {reason}")
 
     def _refuse(self, wanted: _Wanted, sentence: str) -> None:
         wanted.tries = 0
-        self._later(wanted, _REFUSED)
+        self._later(wanted, time.monotonic() + _REFUSED)
         self._say(wanted, logging.ERROR, f"stopped: {sentence}")
 
-    def _later(self, wanted: _Wanted, seconds: float) -> None:
-        wanted.due = time.monotonic() + seconds
+    def _later(self, wanted: _Wanted, due: float) -> None:
+        wanted.due = due
         with self._changed:
             self._wanted.append(wanted)
 

@@ -266,11 +266,13 @@ class EventLoop(LaneThread):
         return False
 
     def _give_back(self, lane: Lane, done: int, wait: float | None = None) -> bool:
-        if lane.slices:
-            take_ages(self.tally.of_topic(lane.place[0]), lane.slices[0])
-        if lane.permit is not None and self.lanes.circuit is not None:
-            self.lanes.circuit.answer(lane.permit, done)
-        self.lanes.give_back(lane, wait=wait)
+        try:
+            if lane.slices:
+                take_ages(self.tally.of_topic(lane.place[0]), lane.slices[0])
+        finally:
+            if lane.permit is not None and self.lanes.circuit is not None:
+                self.lanes.circuit.answer(lane.permit, done)
+            self.lanes.give_back(lane, wait=wait)
         return True
 
     async def _confirm(self, lane: Lane, piece: Slice, done: int) -> bool:

@@ -98,10 +98,12 @@ class HandlerThread(LaneThread):
                 self.lanes.tenures.killed_by(lane.partition)
             self.stop_worker(error)
         finally:
-            take_ages(self.tally.of_topic(lane.place[0]), piece)
-            if lane.permit is not None and self.lanes.circuit is not None:
-                self.lanes.circuit.answer(lane.permit, succeeded + self.succeeded - before)
-            self.lanes.give_back(lane, wait=wait)
+            try:
+                take_ages(self.tally.of_topic(lane.place[0]), piece)
+            finally:
+                if lane.permit is not None and self.lanes.circuit is not None:
+                    self.lanes.circuit.answer(lane.permit, succeeded + self.succeeded - before)
+                self.lanes.give_back(lane, wait=wait)
 
     def work(self, lane: Lane, piece: Slice) -> float | None:
         """Execute and settle what is left of a slice; return how many seconds its lane must wait, or None."""

@@ -14,7 +14,7 @@ from .. import conf, deadlines
 from .circuits import Standing
 
 _STUCK_AFTER = 2
-"""Times its limit that a handler may take, and `max.poll.interval.ms` that a group may take to settle."""
+"""Times its limit that a handler may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,4 @@ def _not_live(consumer: str, poller: Polling, polls: bool, *, waiting: bool) -> 
                 f"{one.handler} has run for {one.seconds():.0f} s on {message.topic}[{message.partition}]"
                 f"@{message.offset}; its limit is {one.limit:g} s."
             )
-    if poller.unsteady > _STUCK_AFTER * poller.max_poll_interval:
-        return f"It has had no settled place in its group for {poller.unsteady:.0f} s."
     return ""

@@ -136,17 +136,23 @@ class _Listening(socketserver.ThreadingMixIn, HTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be begun
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            connections.close_all()  # those of this thread
-            self._free.release()
+            try:
+                connections.close_all()  # those of this thread
+            finally:
+                self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # Whoever asked is gone, or speaks no HTTP.

@@ -124,6 +124,7 @@ def _answer(connection: Connection, routes: Routes) -> None:
             answer = answer_of(routes, connection.recv_bytes().decode())
             head = json.dumps([answer.status, answer.content_type]).encode()
             connection.send_bytes(head + b"\n" + answer.body)
-            connections.close_all()  # what the answer opened in this thread
+            with suppress(Exception):  # a server that is gone
+                connections.close_all()  # what the answer opened in this thread
     except (OSError, EOFError, ValueError, TypeError):
         return  # the supervisor is gone, or this process ends
