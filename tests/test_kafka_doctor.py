@@ -363,7 +363,8 @@ def test_a_database_without_our_tables(settings: Settings, django_db_blocker: An
         told = Told(*SOON)
     found = told.one("migrations", "database bare")
     assert found["state"] == "error"
-    assert "'bare' has no tables of django_kafka: not applied is 0001_initial" in found["saw"]
+    assert "'bare' has no tables of django_kafka: not applied is contenttypes.0001_initial, " in found["saw"]
+    assert "lynx_kafka.0001_initial" in found["saw"]
     assert found["mend"] == "python manage.py migrate lynx_kafka --database bare"
     assert told.one("workers", "database bare")["saw"] == "Because migrations failed."
 

@@ -95,7 +95,9 @@ class Look:
         executor = MigrationExecutor(self._connection)
         label = Worker._meta.app_label
         leaves = [leaf for leaf in executor.loader.graph.leaf_nodes() if leaf[0] == label]
-        missing = [migration.name for migration, _backwards in executor.migration_plan(leaves)]
+        # Those of other applications that they stand on are told with them.
+        plan = executor.migration_plan(leaves)
+        missing = [f"{migration.app_label}.{migration.name}" for migration, _backwards in plan]
         option = "" if self.alias == "default" else f" --database {self.alias}"
         if missing:
             has = "has no tables of django_kafka" if not self._migrated() else "lacks changes of its tables"
