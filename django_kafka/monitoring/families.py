@@ -214,7 +214,8 @@ PRODUCING = (
     ),
     Family(
         name="lynx_kafka_producer_in_flight", kind="gauge", labels=("producer",),
-        means="Records that were handed to the client and have no answer yet.",
+        means="Records that were handed to the client and have no answer yet, and for a moment whatever else the "
+        "client has to tell: its statistics, an error.",
         read=_of_producer(lambda one: len(one.client)),
     ),
     Family(
