@@ -23,6 +23,7 @@ from .values import (
     label,
     listed,
     optional,
+    short_text,
     size,
     text,
     topic_prefix,
@@ -30,7 +31,7 @@ from .values import (
     whole,
 )
 
-TOP: Mapping[str, Rule] = {"client_id": text, "group_id": text, "topic_prefix": topic_prefix}
+TOP: Mapping[str, Rule] = {"client_id": text, "group_id": text, "topic_prefix": topic_prefix, "release": short_text}
 DEAD_LETTERS: Mapping[str, Rule] = {
     "database": label,
     "retention": optional(duration()),

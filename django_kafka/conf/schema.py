@@ -319,6 +319,8 @@ class Kafka:
     """What brokers see our clients as."""
     group_id: str = ""
     """Of the consumers that have none of their own."""
+    release: str = ""
+    """What of the project runs, as its deploys call it; said of failures."""
     topic_prefix: str = ""
     """Put before topics, groups, retry and dead-letter topics."""
     producers: Mapping[str, Producer] = field(default_factory=_nothing)

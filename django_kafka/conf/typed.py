@@ -286,6 +286,7 @@ class KafkaSettings(ClusterSettings, total=False):
     client_id: str
     group_id: str
     topic_prefix: str
+    release: str
     clusters: Mapping[str, ClusterSettings]
     producers: Mapping[str, ProducerSettings] | Sequence[ProducerSettings]
     consumers: Mapping[str, ConsumerSettings] | Sequence[ConsumerSettings]

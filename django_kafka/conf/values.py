@@ -157,6 +157,13 @@ def text(value: object) -> str:
     return value
 
 
+def short_text(value: object) -> str:
+    """Read a text on one line of at most 200 characters; None is the empty one."""
+    if len(found := text(value)) > 200:
+        raise Wrong("a text on one line of at most 200 characters")
+    return found
+
+
 def label(value: object) -> str:
     """Read a text that may not be empty."""
     if not isinstance(value, str) or not value or not value.isprintable():

@@ -29,6 +29,8 @@ def carry_out(
         mine.tend()
         try:
             replay = executor.run_next(stop)
+            if replay is None:
+                executor.add_up()
         except ClaimLost:
             continue
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from ..models import DeadLetter, DeadLetterAttempt, Replay
 from ..producers import producers
 from ..producing import send_now
 from ..signals import dead_letter_replayed
-from . import holds, importing
+from . import grouping, holds, importing
 from .failures import Failure
 from .foreign import without
 from .publishing import producer_for
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _COMMITTED_READS = (1, 2)
 """psycopg's names for READ UNCOMMITTED, which is the same in PostgreSQL, and READ COMMITTED."""
+_ADD_UP_EVERY = 5.0
+"""Seconds between two times of adding up failures."""
 _MOST_DEATHS = 3
 """So many processes may end while they carry out one replay."""
 _CONFLICTS = 10
@@ -102,6 +105,7 @@ class Executor:
         """The replays of messages that were parked behind a letter, in the order in which they were released here."""
         self._due: set[int] = set()
         """Those of them that have not come to their end here."""
+        self._add_up_at = 0.0
         self._claim = uuid.uuid4().hex
         self._database = conf.kafka().dead_letters.database
         self._ended = threading.Event()
@@ -116,6 +120,12 @@ class Executor:
         """Renew no more."""
         self._ended.set()
         self._keeper.join(5)
+
+    def add_up(self) -> None:
+        """Add failures that were counted to their groups, if it has not done so for a while."""
+        if time.monotonic() >= self._add_up_at:
+            grouping.add_up()
+            self._add_up_at = time.monotonic() + _ADD_UP_EVERY
 
     def run_next(self, stop: Stop | None = None) -> Replay | None:
         """Claim the oldest replay and carry it out; return it, or None when there is none to claim.

@@ -12,6 +12,7 @@ from typing import Self
 from django.utils import timezone
 
 from ..exceptions import shown
+from . import frames
 
 MOST_EARLIER = 10
 """Attempts before the last one that are stored with a letter."""
@@ -33,6 +34,8 @@ class Failure:
     """The dotted path of the handler; "" when none was found."""
     at: datetime
     """When it happened."""
+    frame: str = ""
+    """The innermost function of the project that it passed, see `frames`."""
     attempt: int = 1
     """Which attempt it was, of those that this worker made one after another."""
     earlier: tuple[Failure, ...] = ()
@@ -52,6 +55,7 @@ class Failure:
             category=category,
             handler=handler[:500],
             at=timezone.now(),
+            frame=frames.innermost(error, handler),
             attempt=attempt,
             earlier=tuple(earlier),
         )

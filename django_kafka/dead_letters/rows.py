@@ -17,6 +17,7 @@ from .. import conf
 from ..messages import Message
 from ..models import DeadLetter, DeadLetterAttempt
 from ..models.dead_letters import encode_headers, fingerprint
+from . import grouping
 from .failures import Failure
 
 
@@ -66,6 +67,7 @@ def insert(using: str, fresh: Sequence[tuple[DeadLetter, Failure]], origin: str)
     """Insert letters that have no rows yet, and the attempts that made them."""
     if not fresh:
         return
+    grouping.assign(using, fresh)
     connection = connections[using]
     letters = [letter for letter, _failure in fresh]
     if connection.vendor == "postgresql":
@@ -135,7 +137,10 @@ def stored_before(using: str, letters: Sequence[DeadLetter]) -> set[tuple[int, s
 
 def add_attempt(using: str, letter: DeadLetter, failure: Failure, origin: str) -> None:
     """Add a failed attempt, and those before it, to a letter and open it (again)."""
+    grouping.assign(using, [(letter, failure)])
     changes: dict[str, Any] = {
+        "failure_group": letter.failure_group_id,
+        "release": letter.release,
         "attempts": F("attempts") + failure.attempt,
         "state": DeadLetter.State.OPEN,
         "settled_at": None,

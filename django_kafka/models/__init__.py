@@ -2,11 +2,12 @@
 
 from .claims import Claim, SettledMessage
 from .dead_letters import DeadLetter, DeadLetterAttempt
+from .failures import FailureGroup, FailureHour, FailureTally
 from .holds import Hold
 from .replays import Replay
 from .workers import Tenure, Worker, WorkerPartition
 
 __all__ = [
-    "Claim", "DeadLetter", "DeadLetterAttempt", "Hold", "Replay", "SettledMessage", "Tenure", "Worker",
-    "WorkerPartition",
+    "Claim", "DeadLetter", "DeadLetterAttempt", "FailureGroup", "FailureHour", "FailureTally", "Hold", "Replay",
+    "SettledMessage", "Tenure", "Worker", "WorkerPartition",
 ]  # fmt: skip

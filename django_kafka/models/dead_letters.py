@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .failures import FailureGroup
 from .holds import Hold
 
 Pairs = Iterable[tuple[str, "bytes | None"]]
@@ -81,6 +82,13 @@ class DeadLetter(models.Model):
     error_type = models.CharField(_("error type"), max_length=300)
     error_message = models.TextField(_("error"), blank=True)
     traceback = models.TextField(_("traceback"), blank=True)
+    failure_group = models.ForeignKey(
+        FailureGroup, models.SET_NULL, null=True, related_name="letters", verbose_name=_("failure group"),
+        db_index=False,
+    )  # fmt: skip
+    """Letters with the same cause; None for one that is parked, and has not failed."""
+    release = models.CharField(_("release"), max_length=200, blank=True)
+    """What `KAFKA["release"]` was where it failed last."""
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.OPEN)
     first_failed_at = models.DateTimeField(_("first failed"))
@@ -108,6 +116,7 @@ class DeadLetter(models.Model):
             models.Index(fields=["consumer", "topic", "-id"], name="lynx_kafka_letter_topic"),
             models.Index(fields=["error_type", "-id"], name="lynx_kafka_letter_error"),
             models.Index(fields=["last_failed_at"], name="lynx_kafka_letter_failed"),
+            models.Index(fields=["failure_group", "state", "-id"], name="lynx_kafka_letter_group"),
             models.Index(fields=["hold", "id"], condition=models.Q(hold__isnull=False), name="lynx_kafka_letter_hold"),
         )
         permissions = (("replay_deadletter", _("Can replay and discard dead letters")),)
