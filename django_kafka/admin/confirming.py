@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from .. import tasks
-from ..dead_letters import replaying
+from ..dead_letters import groups, replaying
 from ..models import DeadLetter
 from . import asking, showing
 from .reading import ReadOnly
@@ -64,6 +64,22 @@ class Confirming(ReadOnly):
         back = self.url("change", letter_id)
         if request.method == "POST":
             self._carry_out(request, verb, chosen)
+            return HttpResponseRedirect(back)
+        return self._ask(request, verb, chosen, back=back, hidden=[])
+
+    def group_view(self, request: HttpRequest, group_id: int, verb_name: str) -> HttpResponse:
+        """Ask about all open letters of a failure group, or do it."""
+        if not self.has_replay_permission(request):
+            raise PermissionDenied
+        verb = next((each for each in VERBS if each.name == verb_name and each.of_groups), None)
+        chosen = replaying.letters().filter(failure_group=group_id, state=DeadLetter.State.OPEN)
+        if verb is None or not groups.groups().filter(pk=group_id).exists():
+            raise Http404
+        back = reverse("admin:lynx_kafka_failuregroup_change", args=[group_id], current_app=self.admin_site.name)
+        until = request.POST.get("until", "")
+        if request.method == "POST" and until.isdecimal():
+            # What has failed since the question was asked is not part of the answer.
+            self._carry_out(request, verb, chosen.filter(pk__lte=int(until[:18])))
             return HttpResponseRedirect(back)
         return self._ask(request, verb, chosen, back=back, hidden=[])
 

@@ -11,7 +11,7 @@ from django.db.models import BinaryField, OuterRef, Q, QuerySet, Subquery, TextF
 from django.db.models.functions import Substr
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import path
+from django.urls import path, reverse
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -53,6 +53,7 @@ class DeadLetterAdmin(Confirming, ReadOnly):
         ("topic", admin.AllValuesFieldListFilter),
         ("error_type", admin.AllValuesFieldListFilter),
         ("category", admin.AllValuesFieldListFilter),
+        ("release", admin.AllValuesFieldListFilter),
         ("last_failed_at", admin.DateFieldListFilter),
     )
     search_fields = ("topic", "consumer", "error_type", "error_message")
@@ -137,8 +138,9 @@ class DeadLetterAdmin(Confirming, ReadOnly):
             path(f"<int:letter_id>/{verb.name}/", view(self.verb_view), {"verb": verb}, name=name(verb.name))
             for verb in VERBS
         ]
+        group = path("group/<int:group_id>/<slug:verb_name>/", view(self.group_view), name=name("group"))
         download = path("<int:letter_id>/<str:part>.bin", view(self.download_view), name=name("download"))
-        return [*mine, download, *super().get_urls()]
+        return [*mine, group, download, *super().get_urls()]
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -159,10 +161,18 @@ class DeadLetterAdmin(Confirming, ReadOnly):
             "badges": {"state": badge(letter.state, letter.get_state_display())},
             "verbs": self.fitting(letter) if self.has_replay_permission(request) else [],
             "unattended": self._unattended(letter),
+            "group_url": self._group_url(request, letter),
             **(extra_context or {}),
         }
         request.current_app = self.admin_site.name
         return TemplateResponse(request, "admin/lynx_kafka/letter.html", context)
+
+    def _group_url(self, request: HttpRequest, letter: DeadLetter) -> str:
+        """Return the page of its failure group; "" where there is none, or the person may not look at it."""
+        if letter.failure_group_id is None or not request.user.has_perm("lynx_kafka.view_failuregroup"):
+            return ""
+        name = "admin:lynx_kafka_failuregroup_change"
+        return reverse(name, args=[letter.failure_group_id], current_app=self.admin_site.name)
 
     def _unattended(self, letter: DeadLetter) -> bool:
         waits = letter.replays.filter(state=Replay.State.REQUESTED).exists()

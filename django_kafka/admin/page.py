@@ -148,6 +148,7 @@ def _facts(letter: DeadLetter) -> list[tuple[Any, str]]:
         (_("Handler"), letter.handler or gettext("none was found")),
         (_("Error type"), letter.error_type),
         (_("Category"), letter.category),
+        *([(_("Release"), letter.release)] if letter.release else ()),
         (_("Attempts"), str(letter.attempts)),
         *(_origin(letter) if letter.imported_as else ()),
     ]

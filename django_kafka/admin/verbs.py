@@ -47,6 +47,8 @@ class Verb:
     """Whether somebody has to carry it out afterwards."""
     releases: bool = False
     """Whether it is the end of a letter, so that what is parked behind it is released."""
+    of_groups: bool = True
+    """Whether it may be done with all open letters of a failure group."""
     cautious: bool = field(default=False)
     """Whether its button is shown as one to think about."""
 
@@ -224,6 +226,7 @@ VERBS = (
         ),
         logged="Opened again.",
         fits=_discarded,
+        of_groups=False,
         act=lambda ids, user: replaying.reopen(ids),
     ),
 )
