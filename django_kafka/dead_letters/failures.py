@@ -48,36 +48,40 @@ class Failure:
         """Return the failure that `error` stands for."""
         kind = type(error)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        traceback, frame = _origin(error, handler)
         return cls(
             error_type=storable(name)[:300],
             error_message=storable(shown(error)),
-            traceback=storable(_traceback(error)),
+            traceback=storable(traceback),
             category=category,
             handler=handler[:500],
             at=timezone.now(),
-            frame=frames.innermost(error, handler),
+            frame=frame,
             attempt=attempt,
             earlier=tuple(earlier),
         )
 
 
-_stacks: dict[tuple[tuple[CodeType, int], ...], str] = {}
-"""Where errors came from, as text: when all messages fail it is one and the same place."""
-_MOST_STACKS = 100
+_places: dict[tuple[str, tuple[tuple[CodeType, int], ...]], tuple[str, str]] = {}
+"""Where errors of handlers came from, as text, and the project's innermost function: when all messages fail, all fail
+at one and the same place."""
+_MOST_PLACES = 100
 
 
-def _traceback(error: BaseException) -> str:
-    """Return what `traceback` says, which would take longer than to store the letter."""
+def _origin(error: BaseException, handler: str) -> tuple[str, str]:
+    """Return what `traceback` says and what `frames` says, which would take longer than to store the letter."""
+    place = tuple((frame.f_code, line) for frame, line in tracebacks.walk_tb(error.__traceback__))
+    if (found := _places.get((handler, place))) is None:
+        if len(_places) >= _MOST_PLACES:
+            _places.clear()
+        stack = "".join(tracebacks.format_tb(error.__traceback__))
+        found = _places[handler, place] = stack, frames.innermost(error, handler)
+    stack, frame = found
     chained = error.__cause__ is not None or (error.__context__ is not None and not error.__suppress_context__)
     if chained or isinstance(error, BaseExceptionGroup):
-        return "".join(tracebacks.format_exception(error))
-    place = tuple((frame.f_code, line) for frame, line in tracebacks.walk_tb(error.__traceback__))
-    if (stack := _stacks.get(place)) is None:
-        if len(_stacks) >= _MOST_STACKS:
-            _stacks.clear()
-        stack = _stacks[place] = "".join(tracebacks.format_tb(error.__traceback__))
+        return "".join(tracebacks.format_exception(error)), frame
     head = "Traceback (most recent call last):\n" if place else ""
-    return "".join([head, stack, *tracebacks.format_exception_only(error)])
+    return "".join([head, stack, *tracebacks.format_exception_only(error)]), frame
 
 
 def storable(text: str) -> str:

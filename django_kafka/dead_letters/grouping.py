@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from django.db import connections, transaction
@@ -34,7 +35,8 @@ def assign(using: str, failed: Failed) -> None:
     """Give letters the group of what they failed with, and count it. Part of the transaction that stores them."""
     of_cause: dict[str, list[tuple[DeadLetter, Failure]]] = defaultdict(list)
     for letter, failure in failed:
-        of_cause[_cause(letter, failure)].append((letter, failure))
+        cause = _cause(letter.cluster, letter.consumer, failure.handler, failure.error_type, failure.frame)
+        of_cause[cause].append((letter, failure))
     known = _known(using, of_cause)
     if len(known) < len(of_cause):
         known |= _begin(using, {cause: each for cause, each in of_cause.items() if cause not in known})
@@ -52,8 +54,7 @@ def assign(using: str, failed: Failed) -> None:
     FailureTally.objects.using(using).bulk_create(counted.values())
 
 
-def _cause(letter: DeadLetter, failure: Failure) -> str:
-    return fingerprint(letter.cluster, letter.consumer, failure.handler, failure.error_type, failure.frame)
+_cause = lru_cache(1000)(fingerprint)
 
 
 def _known(using: str, causes: Iterable[str]) -> dict[str, int]:

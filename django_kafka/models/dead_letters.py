@@ -84,9 +84,12 @@ class DeadLetter(models.Model):
     traceback = models.TextField(_("traceback"), blank=True)
     failure_group = models.ForeignKey(
         FailureGroup, models.SET_NULL, null=True, related_name="letters", verbose_name=_("failure group"),
-        db_index=False,
+        db_index=False, db_constraint=False,
     )  # fmt: skip
-    """Letters with the same cause; None for one that is parked, and has not failed."""
+    """Letters with the same cause; None for one that is parked, and has not failed.
+
+    The database does not check it, which takes a lock in the group's row for each letter.
+    """
     release = models.CharField(_("release"), max_length=200, blank=True)
     """What `KAFKA["release"]` was where it failed last."""
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
