@@ -35,6 +35,7 @@ TOP: Mapping[str, Rule] = {"client_id": text, "group_id": text, "topic_prefix": 
 DEAD_LETTERS: Mapping[str, Rule] = {
     "database": label,
     "retention": optional(duration()),
+    "unresolved_max_age": optional(duration(60.0)),
     "producer": optional(label),
     "max_shown": size(0),
     "mask": listed(label, "names"),

@@ -265,6 +265,8 @@ class DeadLetters:
     """The alias in DATABASES that has them."""
     retention: float | None = 2_592_000.0
     """How long those are kept that need nobody any more; None: for ever."""
+    unresolved_max_age: float | None = None
+    """How long after their last failure open ones are kept that hold no key; None: for ever."""
     topic: str | None = None
     """A topic that gets them too, without the prefix; {topic}, {group}, {consumer} in it are those of the message."""
     producer: str | None = None

@@ -238,6 +238,7 @@ class DeadLettersSettings(TypedDict, total=False):
 
     database: str
     retention: Duration | None
+    unresolved_max_age: Duration | None
     topic: str | None
     producer: str | None
     max_shown: Size

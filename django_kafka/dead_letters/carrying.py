@@ -30,7 +30,7 @@ def carry_out(
         try:
             replay = executor.run_next(stop)
             if replay is None:
-                executor.add_up()
+                executor.tidy_up()
         except ClaimLost:
             continue
         except Exception as error:

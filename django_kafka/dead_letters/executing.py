@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 import uuid
@@ -25,7 +26,7 @@ from ..models import DeadLetter, DeadLetterAttempt, Replay
 from ..producers import producers
 from ..producing import send_now
 from ..signals import dead_letter_replayed
-from . import grouping, holds, importing
+from . import grouping, holds, importing, retention
 from .failures import Failure
 from .foreign import without
 from .publishing import producer_for
@@ -38,6 +39,10 @@ _COMMITTED_READS = (1, 2)
 """psycopg's names for READ UNCOMMITTED, which is the same in PostgreSQL, and READ COMMITTED."""
 _ADD_UP_EVERY = 5.0
 """Seconds between two times of adding up failures."""
+_PRUNE_EVERY = 600.0
+"""Seconds between two times of deleting letters whose time is over."""
+_PRUNED_AT_ONCE = 5000
+"""Of them, before somebody's replay is looked for again."""
 _MOST_DEATHS = 3
 """So many processes may end while they carry out one replay."""
 _CONFLICTS = 10
@@ -106,6 +111,8 @@ class Executor:
         self._due: set[int] = set()
         """Those of them that have not come to their end here."""
         self._add_up_at = 0.0
+        # Not all workers of a deploy at once, and those that live for seconds never.
+        self._prune_at = time.monotonic() + random.uniform(_PRUNE_EVERY / 10, _PRUNE_EVERY)
         self._claim = uuid.uuid4().hex
         self._database = conf.kafka().dead_letters.database
         self._ended = threading.Event()
@@ -121,11 +128,16 @@ class Executor:
         self._ended.set()
         self._keeper.join(5)
 
-    def add_up(self) -> None:
-        """Add failures that were counted to their groups, if it has not done so for a while."""
-        if time.monotonic() >= self._add_up_at:
+    def tidy_up(self) -> None:
+        """Add failures that were counted to their groups, and delete what is kept no longer, each every so often."""
+        now = time.monotonic()
+        if now >= self._add_up_at:
+            self._add_up_at = now + _ADD_UP_EVERY
             grouping.add_up()
-            self._add_up_at = time.monotonic() + _ADD_UP_EVERY
+        if now >= self._prune_at:
+            self._prune_at = now + _PRUNE_EVERY
+            if retention.prune(most=_PRUNED_AT_ONCE, go_on=lambda: not self._stop.is_set()) >= _PRUNED_AT_ONCE:
+                self._prune_at = now
 
     def run_next(self, stop: Stop | None = None) -> Replay | None:
         """Claim the oldest replay and carry it out; return it, or None when there is none to claim.

@@ -119,6 +119,9 @@ class DeadLetter(models.Model):
             models.Index(fields=["consumer", "topic", "-id"], name="lynx_kafka_letter_topic"),
             models.Index(fields=["error_type", "-id"], name="lynx_kafka_letter_error"),
             models.Index(fields=["last_failed_at"], name="lynx_kafka_letter_failed"),
+            models.Index(
+                fields=["settled_at"], condition=models.Q(settled_at__isnull=False), name="lynx_kafka_letter_settled"
+            ),
             models.Index(fields=["failure_group", "state", "-id"], name="lynx_kafka_letter_group"),
             models.Index(fields=["hold", "id"], condition=models.Q(hold__isnull=False), name="lynx_kafka_letter_hold"),
         )
