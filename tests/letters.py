@@ -10,13 +10,14 @@ from typing import Any
 from django.utils import timezone
 
 from django_kafka.models import DeadLetter, DeadLetterAttempt
-from django_kafka.models.dead_letters import encode_headers
+from django_kafka.models.dead_letters import encode_headers, key_hash
 
 
 def dead_letter(value: Any = None, **fields: Any) -> DeadLetter:
     """Store a letter of consumer "ops" and topic "flights"; `value` is sent as JSON, unless it is bytes."""
     now = timezone.now()
     unique = uuid.uuid4()
+    key = fields.get("key", b"UA 1545")
     stored: DeadLetter = DeadLetter.objects.create(
         **{
             "consumer": "ops",
@@ -26,7 +27,8 @@ def dead_letter(value: Any = None, **fields: Any) -> DeadLetter:
             "offset": unique.int >> 66,
             "fingerprint": hashlib.sha256(unique.bytes).hexdigest(),
             "timestamp_ms": 1_700_000_000_000,
-            "key": b"UA 1545",
+            "key": key,
+            "key_hash": key_hash(key),
             "value": value if isinstance(value, bytes) or value is None else json.dumps(value).encode(),
             "stored_headers": encode_headers(fields.pop("headers", ())),
             "category": "handler",

@@ -22,7 +22,7 @@ from django_kafka.admin import showing
 from django_kafka.admin.verbs import VERBS
 from django_kafka.dead_letters import replaying
 from django_kafka.models import DeadLetter, DeadLetterAttempt, Hold, Replay, Worker
-from django_kafka.models.dead_letters import encode_headers
+from django_kafka.models.dead_letters import encode_headers, key_hash
 
 pytestmark = pytest.mark.django_db
 
@@ -76,7 +76,8 @@ def letter() -> Callable[..., DeadLetter]:
             "first_failed_at": now,
             "last_failed_at": now,
         }
-        stored = DeadLetter.objects.create(**{**defaults, **fields})
+        merged = {**defaults, **fields}
+        stored = DeadLetter.objects.create(**{"key_hash": key_hash(merged["key"]), **merged})
         DeadLetterAttempt.objects.create(
             letter=stored, number=1, at=now, origin="worker", worker="host:1", error_type="ValueError",
             error_message=stored.error_message, traceback=stored.traceback,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..dead_letters import replaying
+from ..dead_letters import groups, replaying
 from ..models import DeadLetter
+from . import showing
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -56,3 +58,80 @@ class ReplayFilter(admin.SimpleListFilter):
             case "none":
                 return queryset.exclude(replaying.outstanding())
         return None
+
+
+class AttemptsFilter(admin.SimpleListFilter):
+    """How often a letter was tried."""
+
+    title = _("attempts")
+    parameter_name = "tried"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return the choices."""
+        return [("once", _("once")), ("some", _("2 to 5 times")), ("often", _("more than 5 times"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> QuerySet[DeadLetter] | None:
+        """Return the letters that were."""
+        match self.value():
+            case "once":
+                return queryset.filter(attempts__lte=1)
+            case "some":
+                return queryset.filter(attempts__range=(2, 5))
+            case "often":
+                return queryset.filter(attempts__gt=5)
+        return None
+
+
+class _Of(admin.SimpleListFilter):
+    """One that a link leads to, and that is shown only then, to be taken away again."""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return what was chosen."""
+        value = self.used_parameters.get(self.parameter_name, "")
+        return [(value, self.label(int(value)))] if _is_id(value) else []
+
+    def label(self, pk: int) -> str:
+        """Return what it is called."""
+        raise NotImplementedError
+
+
+class GroupFilter(_Of):
+    """Letters of one failure group."""
+
+    title = _("failure group")
+    parameter_name = "of_group"
+
+    def label(self, pk: int) -> str:
+        """Return the group as text."""
+        return showing.line(str(groups.groups().filter(pk=pk).first() or "?"))
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> QuerySet[DeadLetter]:
+        """Return its letters."""
+        value = self.value()
+        return queryset.filter(failure_group=int(value)) if _is_id(value) else queryset
+
+
+class KeyFilter(_Of):
+    """Letters that have the key of another one."""
+
+    title = _("key")
+    parameter_name = "key_of"
+
+    def label(self, pk: int) -> str:
+        """Return the letter whose key it is."""
+        letter = replaying.letters().filter(pk=pk).only("topic", "partition", "offset").first()
+        return gettext("that of %s") % showing.topic(str(letter or "?"))
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> QuerySet[DeadLetter]:
+        """Return letters of the same topic with its key."""
+        value = self.value()
+        if not _is_id(value):
+            return queryset
+        letter = replaying.letters().filter(pk=int(value)).only("topic", "key", "key_hash").first()
+        if letter is None or letter.key is None:
+            return queryset.none()
+        return queryset.filter(replaying.with_key(bytes(letter.key)), topic=letter.topic)
+
+
+def _is_id(text: str | None) -> TypeGuard[str]:
+    return text is not None and text.isascii() and text.isdigit() and len(text) < 19

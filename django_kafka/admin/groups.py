@@ -26,6 +26,7 @@ from ..dead_letters import groups
 from ..models import DeadLetter, FailureGroup
 from . import asking, showing
 from .confirming import PERMISSION as REPLAY_PERMISSION
+from .filters import GroupFilter
 from .letters import badge
 from .reading import ReadOnly
 from .sparklines import sparkline
@@ -171,7 +172,7 @@ class FailureGroupAdmin(ReadOnly):
     def letters_url(self, group: FailureGroup) -> str:
         """Return where the open letters of a group are listed."""
         url = reverse("admin:lynx_kafka_deadletter_changelist", current_app=self.admin_site.name)
-        return f"{url}?{urlencode({'failure_group__id__exact': group.pk})}"
+        return f"{url}?{urlencode({str(GroupFilter.parameter_name): group.pk})}"
 
     def get_urls(self) -> list[Any]:
         """Return the admin's own URLs, and those of what can be said."""

@@ -14,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_GET
 
@@ -22,14 +23,18 @@ from ..models import DeadLetter, Replay
 from ..monitoring import heartbeats
 from . import showing
 from .confirming import Confirming
-from .filters import ReplayFilter, StateFilter
+from .filters import AttemptsFilter, GroupFilter, KeyFilter, ReplayFilter, StateFilter
 from .page import letters_with_sizes, page_of
 from .reading import ReadOnly
 from .verbs import VERBS
 
 _KEY_BYTES = 100
 _ERROR_CHARACTERS = 400
-_COORDINATES = re.compile(r"(?P<topic>[a-zA-Z0-9._-]{1,249})\[(?P<partition>\d{1,9})\](?:@(?P<offset>\d{1,18}))?")
+_NEIGHBOURS = 5
+_COORDINATES = re.compile(
+    r"(?P<topic>[a-zA-Z0-9._-]{1,249})\[(?P<partition>\d{1,9})\]"
+    r"(?:@(?P<offset>\d{1,18})(?:-(?P<until>\d{1,18}))?)?"
+)
 
 
 @admin.register(DeadLetter)
@@ -49,15 +54,18 @@ class DeadLetterAdmin(Confirming, ReadOnly):
     list_filter = (
         StateFilter,
         ReplayFilter,
+        GroupFilter,
+        KeyFilter,
         ("consumer", admin.AllValuesFieldListFilter),
         ("topic", admin.AllValuesFieldListFilter),
         ("error_type", admin.AllValuesFieldListFilter),
         ("category", admin.AllValuesFieldListFilter),
         ("release", admin.AllValuesFieldListFilter),
+        AttemptsFilter,
         ("last_failed_at", admin.DateFieldListFilter),
     )
     search_fields = ("topic", "consumer", "error_type", "error_message")
-    search_help_text = _("Topic, topic[partition]@offset, consumer, error, or the whole key")
+    search_help_text = _("Topic, topic[partition]@offset, …@from-to, consumer, error, or the whole key")
     show_full_result_count = False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeadLetter]:
@@ -82,8 +90,10 @@ class DeadLetterAdmin(Confirming, ReadOnly):
             return queryset, False
         if place := _COORDINATES.fullmatch(term):
             given = {name: value for name, value in place.groupdict().items() if value is not None}
+            if (until := given.pop("until", None)) is not None:
+                given |= {"offset__gte": given.pop("offset"), "offset__lte": until}
             return queryset.filter(**given), False
-        wanted = Q(key=term.encode("utf-8", "replace"))
+        wanted = replaying.with_key(term.encode("utf-8", "replace"))
         for field in self.search_fields:
             wanted |= Q(**{f"{field}__icontains": term})
         return queryset.filter(wanted), False
@@ -162,6 +172,7 @@ class DeadLetterAdmin(Confirming, ReadOnly):
             "verbs": self.fitting(letter) if self.has_replay_permission(request) else [],
             "unattended": self._unattended(letter),
             "group_url": self._group_url(request, letter),
+            "neighbours": self._neighbours(letter),
             **(extra_context or {}),
         }
         request.current_app = self.admin_site.name
@@ -173,6 +184,32 @@ class DeadLetterAdmin(Confirming, ReadOnly):
             return ""
         name = "admin:lynx_kafka_failuregroup_change"
         return reverse(name, args=[letter.failure_group_id], current_app=self.admin_site.name)
+
+    def _neighbours(self, letter: DeadLetter) -> dict[str, Any] | None:
+        """Return other letters of the same key, a few before and after this one; None when there are none."""
+        if letter.key_hash == "":
+            return None
+        others = (
+            replaying.letters()
+            .filter(key_hash=letter.key_hash, topic=letter.topic, consumer=letter.consumer)
+            .only("topic", "partition", "offset", "state", "error_type", "last_failed_at")
+        )
+        before = list(others.filter(pk__lt=letter.pk).order_by("-pk")[:_NEIGHBOURS])
+        after = list(others.filter(pk__gt=letter.pk).order_by("pk")[:_NEIGHBOURS])
+        if not before and not after:
+            return None
+        shown = [
+            {
+                "url": self.url("change", one.pk),
+                "place": showing.topic(str(one)),
+                "state": badge(one.state, one.get_state_display()),
+                "error_type": showing.line(one.error_type.rpartition(".")[2]),
+                "last_failed_at": one.last_failed_at,
+            }
+            for one in (*reversed(before), *after)
+        ]
+        query = urlencode([(str(KeyFilter.parameter_name), str(letter.pk)), ("state", "all")])
+        return {"shown": shown, "all": f"{self.url('changelist')}?{query}"}
 
     def _unattended(self, letter: DeadLetter) -> bool:
         waits = letter.replays.filter(state=Replay.State.REQUESTED).exists()

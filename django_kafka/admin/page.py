@@ -18,7 +18,8 @@ from ..dead_letters.executing import StoredMessage
 from ..exceptions import ConfigurationError, DecodeError
 from ..messages import Message
 from ..models import DeadLetter
-from . import showing
+from . import showing, tracebacks
+from .tracebacks import Frame
 
 _DUMPED = 4096
 """Bytes in a hex dump."""
@@ -81,6 +82,8 @@ class Page:
     """What went wrong the last time."""
     traceback: str
     """Where."""
+    frames: list[Frame]
+    """Where in the project, the innermost function first."""
     parts: list[Part]
     """Value and key."""
     headers: list[Header]
@@ -121,6 +124,7 @@ def page_of(letter: Any) -> Page:
         facts=_facts(letter),
         error=showing.lines(letter.error_message[:limit]),
         traceback=showing.lines(letter.traceback[:limit]),
+        frames=tracebacks.of_project(letter.traceback[:limit]),
         parts=[
             _part("value", _("Value"), letter, letter.value_size, limit, Message.value.fget),  # type: ignore[attr-defined]
             _part("key", _("Key"), letter, letter.key_size, limit, Message.key.fget),  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sysconfig
 import traceback as tracebacks
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
@@ -28,7 +28,7 @@ def innermost(error: BaseException, handler: str) -> str:
     return ""
 
 
-@cache
+@lru_cache(1000)
 def is_projects(path: str) -> bool:
     """Tell whether code in a file is the project's own: not Python's, not installed, not this package."""
     if path.startswith("<") or _INSTALLED.search(path):

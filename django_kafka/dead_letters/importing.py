@@ -16,7 +16,7 @@ from ..exceptions import ReplayRefused
 from ..execution import leave_foreign_transaction
 from ..messages import Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
-from ..models.dead_letters import encode_headers, fingerprint
+from ..models.dead_letters import encode_headers, fingerprint, key_hash
 from ..signals import message_dead_lettered
 from . import foreign
 from .failures import Failure
@@ -79,6 +79,7 @@ def _letter(consumer: conf.Consumer, group_id: str, message: Message, format: st
         fingerprint=fingerprint(message.timestamp_ms, message.raw_key, stored_headers, message.raw_value),
         timestamp_ms=message.timestamp_ms,
         key=message.raw_key,
+        key_hash=key_hash(message.raw_key),
         value=message.raw_value,
         stored_headers=stored_headers,
         imported_as=origin.format,

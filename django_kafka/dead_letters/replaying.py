@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from .. import conf
 from ..models import DeadLetter, Replay
+from ..models.dead_letters import key_hash
 from . import holds
 
 LEASE = 60.0
@@ -40,6 +41,11 @@ class Requested:
 def letters() -> QuerySet[DeadLetter]:
     """Return all dead letters, from the database that keeps them."""
     return DeadLetter.objects.using(conf.kafka().dead_letters.database)
+
+
+def with_key(key: bytes) -> Q:
+    """Return a condition: the letter has exactly this key."""
+    return Q(key_hash=key_hash(key), key=key)
 
 
 def replays() -> QuerySet[Replay]:

@@ -16,7 +16,7 @@ from django.db.models import F
 from .. import conf
 from ..messages import Message
 from ..models import DeadLetter, DeadLetterAttempt
-from ..models.dead_letters import encode_headers, fingerprint
+from ..models.dead_letters import encode_headers, fingerprint, key_hash
 from . import grouping
 from .failures import Failure
 
@@ -36,6 +36,7 @@ def new_letter(consumer: conf.Consumer, group_id: str, message: Message, **field
         "consumer": consumer.name,
         "timestamp_ms": timestamp,
         "key": key,
+        "key_hash": key_hash(key),
         "value": value,
         "stored_headers": headers,
         **fields,

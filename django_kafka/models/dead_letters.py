@@ -42,6 +42,11 @@ def fingerprint(timestamp: int | None, key: bytes | None, headers: bytes, value:
     return digest.hexdigest()
 
 
+def key_hash(key: bytes | None) -> str:
+    """Return what letters are found by that have this key; "" without one. Different keys may have the same."""
+    return "" if key is None else hashlib.sha256(key).hexdigest()[:16]
+
+
 class DeadLetter(models.Model):
     """A message whose handling was given up, whole, with its latest error; or one that is parked behind such a one."""
 
@@ -63,6 +68,7 @@ class DeadLetter(models.Model):
     fingerprint = models.CharField(_("fingerprint"), max_length=64, editable=False)
     timestamp_ms = models.BigIntegerField(_("timestamp"), null=True)
     key = models.BinaryField(_("key"), null=True)
+    key_hash = models.CharField(max_length=16, blank=True, editable=False)
     value = models.BinaryField(_("value"), null=True)
     stored_headers = models.BinaryField(_("headers"), default=b"[]")
 
@@ -119,6 +125,7 @@ class DeadLetter(models.Model):
             models.Index(fields=["consumer", "topic", "-id"], name="lynx_kafka_letter_topic"),
             models.Index(fields=["error_type", "-id"], name="lynx_kafka_letter_error"),
             models.Index(fields=["last_failed_at"], name="lynx_kafka_letter_failed"),
+            models.Index(fields=["key_hash", "-id"], name="lynx_kafka_letter_key"),
             models.Index(
                 fields=["settled_at"], condition=models.Q(settled_at__isnull=False), name="lynx_kafka_letter_settled"
             ),

@@ -63,7 +63,7 @@ def chosen_letters(options: dict[str, Any]) -> QuerySet[DeadLetter]:
     if options["partition"] is not None:
         letters = letters.filter(partition=options["partition"])
     if options["key"] is not None:
-        letters = letters.filter(key=options["key"].encode("utf-8", "surrogateescape"))
+        letters = letters.filter(replaying.with_key(options["key"].encode("utf-8", "surrogateescape")))
     if options["since"] is not None:
         letters = letters.filter(last_failed_at__gte=moment("--since", options["since"], end=False))
     if options["until"] is not None:
