@@ -87,7 +87,7 @@ class _Of(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         """Return what was chosen."""
-        value = self.used_parameters.get(self.parameter_name, "")
+        value = self.used_parameters.get(str(self.parameter_name), "")
         return [(value, self.label(int(value)))] if _is_id(value) else []
 
     def label(self, pk: int) -> str:
