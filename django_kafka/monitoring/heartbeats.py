@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 
 from .. import __version__, conf, deadlines
 from ..models import Worker, WorkerPartition
+from . import figures, packing
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,14 @@ def ask_to_close(workers: QuerySet[Worker]) -> int:
     not_closed = living(workers.exclude(circuit=Worker.Circuit.CLOSED))
     return not_closed.update(circuit_close_asked=F("circuit_episode"))
 
+
+def mine() -> list[str]:
+    """Return the ids of the rows that this process writes."""
+    return [name for beat in list(_beating) for name in beat.ids]
+
+
+_beating: list[Heartbeat] = []
+os.register_at_fork(after_in_child=_beating.clear)
 
 _REPORTED = (
     "state", "not_live", "not_ready", "memory", "in_flight", "lag", "last_error", "rebalance_age",
@@ -152,6 +161,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Beat until the end. A database that is down is waited for."""
+        _beating.append(self)
         try:
             self._try(self._forget_the_dead)
             self._try(self._beat)
@@ -162,6 +172,7 @@ class Heartbeat(threading.Thread):
                     self._try(self._beat)
             self._try(self._remove_rows)
         finally:
+            _beating.remove(self)
             connections[self._database].close()
 
     def end(self) -> None:
@@ -179,14 +190,14 @@ class Heartbeat(threading.Thread):
         for row in self._rows:
             row.seen_at = Now()
             row.memory = memory
+            row.figures = packing.packed(figures.of_this_process(row.consumer))
             row.hangs = [one.shown() for one in deadlines.overdue(row.consumer)]
         for row, subject in zip(self._rows, self._subjects, strict=False):
             for name, value in subject.report().items():
                 setattr(row, name, value)
         rows = Worker.objects.using(self._database)
-        rows.bulk_create(
-            self._rows, update_conflicts=True, unique_fields=["id"], update_fields=["seen_at", "hangs", *_REPORTED]
-        )
+        written = ["seen_at", "hangs", "figures", *_REPORTED]
+        rows.bulk_create(self._rows, update_conflicts=True, unique_fields=["id"], update_fields=written)
         self.beaten.set()
         self._write_partitions()
         self._close_circuits()
