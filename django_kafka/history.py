@@ -1,7 +1,7 @@
 """What was counted in the last quarter of an hour: the tallies of this process as they were every few seconds.
 
 Nothing runs for it. Whoever comes round often anyhow calls `look`: the main thread of a worker, the threads that serve
-delivery reports. It keeps at most 182 moments; one takes about a kilobyte for each producer and consumer for which
+delivery reports. It keeps at most 182 moments; one takes up to two kilobytes for each producer and consumer for which
 something was counted since the one before, and next to nothing for the others.
 """
 

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -25,6 +26,8 @@ STALE_AFTER = 3
 """Beats missed before a worker counts as gone."""
 _FORGOTTEN_AFTER = 720
 """Beats missed before its row is deleted: an hour at the default interval."""
+_FIGURES_BEATS, _FIGURES_EVERY = 3, 15.0
+"""Beats, or seconds where those are fewer, from one beat that writes figures to the next: they are most of a row."""
 
 
 def alive(consumer: str) -> bool:
@@ -151,6 +154,7 @@ class Heartbeat(threading.Thread):
             for consumer, group_id in consumers
         ]
         self._failing = False
+        self._figures_due = 0.0
         self._written: dict[tuple[str, str, int], dict[str, Any]] = {}
         """What the rows of partitions say."""
 
@@ -190,13 +194,12 @@ class Heartbeat(threading.Thread):
         for row in self._rows:
             row.seen_at = Now()
             row.memory = memory
-            row.figures = packing.packed(figures.of_this_process(row.consumer))
             row.hangs = [one.shown() for one in deadlines.overdue(row.consumer)]
         for row, subject in zip(self._rows, self._subjects, strict=False):
             for name, value in subject.report().items():
                 setattr(row, name, value)
         rows = Worker.objects.using(self._database)
-        written = ["seen_at", "hangs", "figures", *_REPORTED]
+        written = ["seen_at", "hangs", *_REPORTED, *self._look_at_figures()]
         rows.bulk_create(self._rows, update_conflicts=True, unique_fields=["id"], update_fields=written)
         self.beaten.set()
         self._write_partitions()
@@ -204,6 +207,16 @@ class Heartbeat(threading.Thread):
         self._ask_around()
         for ledger in self.ledgers:
             ledger.close_left()
+
+    def _look_at_figures(self) -> list[str]:
+        """Bring the figures of all rows up to date when that is due; return the names of the fields that are new."""
+        now = time.monotonic()
+        if now < self._figures_due:
+            return []
+        self._figures_due = now + min(_FIGURES_BEATS * self._settings.heartbeats.interval, _FIGURES_EVERY)
+        for row in self._rows:
+            row.figures = packing.packed(figures.of_this_process(row.consumer))
+        return ["figures"]
 
     def _write_partitions(self) -> None:
         """Write what is new of partitions in one statement, and take out those that left in another."""

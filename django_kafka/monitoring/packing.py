@@ -50,7 +50,7 @@ def unpacked(figures: Any) -> Reported | None:
             minutes=[_unpacked(*row) for row in figures["minutes"][:MINUTES]],
             connections=Connections(active=active, total=total, errors=errors),
         )
-    except (TypeError, ValueError, LookupError, AttributeError):
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
         return None
 
 
