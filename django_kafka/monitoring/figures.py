@@ -27,8 +27,9 @@ class Percentiles:
     """How long something took, in seconds; None where there was nothing.
 
     They are counted in buckets, whose bounds are those of the Prometheus histograms, and interpolated: each is in the
-    same bucket as the true one, so it is off by less than that is wide, which is a factor of 2 or 2.5 below half a
-    minute. What is above the last bound (5 minutes; for ages a day) is told as that bound.
+    same bucket as the true one, so it is off by less than that is wide. The first ends at 0.5 ms (of ages at 5 ms);
+    from there to a minute the bounds of one are a factor of 2 to 3 apart, beyond that up to 6. What is above the last
+    bound (5 minutes; of ages a day) is told as that bound.
     """
 
     count: int
