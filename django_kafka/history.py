@@ -168,7 +168,7 @@ class History:
                 began, before = min(end, max(due, self._began)), NOTHING
             spans.append(Span(seconds=end - began, counts=counts - before))
             end, counts = began, before
-        while spans and not spans[-1].seconds:
+        while len(spans) > 1 and not spans[-1].seconds:
             spans.pop()
         return spans
 
