@@ -111,7 +111,7 @@ class History:
         self._began = clock()
         self._moments: deque[Moment] = deque()
         self._due = self._began
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def look(self) -> None:
         """Keep what is counted by now, if that is due. Cheap, for any thread that comes round often."""
