@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import prometheus_client
+import pytest
+from asgiref.sync import async_to_sync
+from django.db import transaction
 from prometheus_client.parser import text_string_to_metric_families
+from pytest_django import Settings
 
+from django_kafka import services, tallies
+from django_kafka.clients.embedded import Cluster
+from django_kafka.exceptions import CircuitOpen, ConfigurationError, EncodeError, QueueFull, RecordTooLarge
 from django_kafka.monitoring import metrics
 from django_kafka.monitoring.families import FAMILIES
+from django_kafka.producers import producers
 from django_kafka.tallies import OTHER, SECONDS, Histogram, ProducerTally
 from tests.consuming import NAME, Seen, Workplace
+from tests.sending import NOBODY, use
 from tests.servers.processes import wait_until
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
@@ -51,6 +61,65 @@ def test_topics_whose_names_come_from_anywhere_are_counted_together_in_the_end()
     assert len(tally.topics) == 201
     assert tally.topics[OTHER].acknowledged == 800
     assert tally.acknowledged == 1000
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_record_that_is_not_taken_is_counted_once_by_the_category_of_its_error(
+    embedded: Cluster, settings: Settings
+) -> None:
+    def counted() -> dict[str, int]:
+        return dict(tallies.of_producer("default").of_topic("full").errors)
+
+    use(settings, embedded.bootstrap_servers, {"default": {"options": {"message.max.bytes": 2000}}})
+    refused: list[Callable[[], object]] = [
+        lambda: services.produce("full", None, object()),
+        lambda: services.produce("full", b"k", b"v" * 3000),
+        lambda: services.produce("full", None, 1, headers={"name": 1}),  # type: ignore[dict-item]
+        lambda: services.produce_batch("full", [{"key": None, "value": 1}, {"key": None, "value": object()}]),
+        lambda: async_to_sync(services.aproduce)("full", None, object()),
+    ]
+    for number, call in enumerate(refused, start=1):
+        with pytest.raises((EncodeError, RecordTooLarge)):
+            call()
+        assert counted() == {"serialization": number}
+    with pytest.raises(ConfigurationError):
+        services.produce("full", None, 1, partition=-2)
+    assert counted() == {"serialization": 5, "configuration": 1}
+
+    tallies.of_producer("default").topics.clear()
+    use(settings, NOBODY, {"default": {"options": {"queue.buffering.max.messages": 1}}})
+    one = producers["default"]
+    one.connection_timeout = 0.05
+    services.produce("full", b"k", b"v")
+    refused = [
+        lambda: services.produce("full", b"k", b"v"),
+        lambda: services.produce("full", None, 1, headers={"a": "b"}),
+        lambda: services.produce_batch("full", [{"key": b"k", "value": b"v"}] * 3),
+        lambda: services.produce_batch("full", [{"key": b"k", "value": b"v", "partition": 0}] * 3),
+        lambda: async_to_sync(services.aproduce)("full", None, 1),
+    ]
+    for number, call in enumerate(refused, start=1):
+        with pytest.raises(QueueFull):
+            call()
+        assert counted() == {"network": number}
+    with transaction.atomic():
+        delivery = services.produce("full", b"k", b"v")
+    assert isinstance(delivery.error, QueueFull)
+    assert counted() == {"network": 6}
+
+    one.reachability.open = True
+    one.client.refuse(one.refusal)
+    with pytest.raises(CircuitOpen):
+        services.produce("full", b"k", b"v")
+    with pytest.raises(CircuitOpen), transaction.atomic():
+        services.produce("full", b"k", b"v")
+    assert counted() == {"network": 8}
+    one.reachability.open = False
+    with transaction.atomic():
+        delivery = services.produce("full", b"k", b"v")
+    assert isinstance(delivery.error, CircuitOpen)
+    assert counted() == {"network": 9}
+    producers.close("default", 0)
 
 
 def test_quick_and_slow_messages_are_all_timed_and_their_lag_is_known(workplace: Workplace) -> None:

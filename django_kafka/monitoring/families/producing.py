@@ -33,7 +33,9 @@ PRODUCING = (
     ),
     Family(
         name="lynx_kafka_producer_errors_total", kind="counter", labels=(*OF_PRODUCED, "category"),
-        means="Records that were given up: Kafka or the client refused them, or their time was over.",
+        means="Records that were given up, because Kafka or the client refused them or their time was over; and those "
+        "that were not taken, because they cannot be serialized, are too large, or find no room. A batch that "
+        "is not taken whole counts once.",
         read=_errors,
     ),
     Family(
