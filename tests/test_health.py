@@ -18,6 +18,7 @@ from health_check.base import HealthCheck
 from pytest_django import Settings
 
 from django_kafka import health, services, signals
+from django_kafka.clients import consumer
 from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.consuming.crew import Crew
 from django_kafka.exceptions import Unhealthy
@@ -158,11 +159,18 @@ def test_a_poll_loop_that_is_dead_is_not_alive_whatever_its_handlers_do(
         wait_until(lambda: seen.threads)
         wait_until(lambda: answers(crew) == (200, 200))
 
-        def fail() -> None:
+        def fail(*_arguments: Any) -> None:
             raise SystemError("a bug of the client")
 
-        monkeypatch.setattr(crew.workers[0]._poller, "_turn", fail)
+        poller = crew.workers[0]._poller
+        monkeypatch.setattr(poller, "_turn", fail)
+        # It would finish what runs before it leaves its group.
         wait_until(lambda: answers(crew) == (503, 503))
+        monkeypatch.setattr(consumer, "_CLOSE_AT_MOST", 0.2)
+        monkeypatch.setattr(poller._client, "fetch", fail)
+        # Now it has left, and the whole crew is told to stop; that is no stop that anybody wished for.
+        wait_until(poller.stopping.is_set)
+        assert answers(crew) == (503, 503)
         assert crew.routes[probes.LIVE]().body == b"ops: Its poll loop has ended.\n"
         wait_until(lambda: "Its poll loop has ended." in probe("live"))
         wait_until(lambda: "Its poll loop has ended." in problems("consumer"))

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 KEPT = 5.0
 """Seconds for which an answer is good enough."""
-_HEARD = 120.0
-"""Seconds after which what was heard is no news: nobody has asked for long, or brokers leave whoever asks waiting."""
+_HEARD = 300.0
+"""Seconds after which what was heard is no news, as for Prometheus: nobody has asked for long, or nobody answers."""
 _TIMEOUT = 4.0
 """Seconds, at most, that brokers may take for one answer: a health page is waited for."""
 _READ_EVERY = 10.0
