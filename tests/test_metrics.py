@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import prometheus_client
@@ -42,6 +44,55 @@ def test_they_are_among_all_metrics_of_the_process() -> None:
     names = {metric.name for metric in prometheus_client.REGISTRY.collect()}
 
     assert {one.name.removesuffix("_total") for one in FAMILIES} <= names
+
+
+def test_each_counter_shows_what_it_is_named_for() -> None:
+    numbers = itertools.count(1)
+    consumer, producer = tallies.of_consumer(NAME), tallies.of_producer("default")
+    wanted: dict[str, float] = {}
+
+    def set_all(counts: object, prefix: str, **named: str) -> None:
+        """Give each plain number another value; `named`: whose metrics are called otherwise, "" for none."""
+        for field in fields(counts):  # type: ignore[arg-type]
+            if isinstance(getattr(counts, field.name), int) and (name := named.get(field.name, field.name)):
+                setattr(counts, field.name, next(numbers))
+                wanted[name if "connection" in name else f"{prefix}_{name}_total"] = getattr(counts, field.name)
+
+    def histogram(counts: Histogram, name: str) -> None:
+        counts.add(next(numbers))
+        wanted[f"{name}_sum"] = counts.sum
+
+    connections = {
+        "connections_active": "connections_active", "connections_total": "connections_total",
+        "connection_errors": "connection_errors_total",
+    }  # fmt: skip
+    outcomes = dict.fromkeys(("handled", "skipped", "dead_lettered", "parked", "imported", "forwarded"), "")
+    set_all(consumer, "consumer", circuits_opened="circuit_opened", **connections)
+    set_all(consumer.of_topic("t"), "consumer", received="messages", **outcomes)
+    histogram(consumer.fetched, "consumer_fetched_messages")
+    histogram(consumer.together, "consumer_batch_messages")
+    histogram(consumer.rebalancing, "consumer_rebalance_duration_seconds")
+    histogram(consumer.of_topic("t").ages, "consumer_age_seconds")
+    found = shown_by("consumer", NAME)
+    assert {name: found[name] for name in wanted} == wanted
+
+    wanted.clear()
+    set_all(producer, "producer", **connections)
+    set_all(producer.of_topic("t"), "producer", acknowledged="messages", due="", timed="")
+    histogram(producer.of_topic("t").durations, "producer_duration_seconds")
+    found = shown_by("producer", "default")
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def shown_by(role: str, name: str) -> dict[str, float]:
+    """Return the values of all series of a producer or consumer, by their names without prefix."""
+    text = prometheus_client.generate_latest(prometheus_client.REGISTRY).decode()
+    return {
+        sample.name.removeprefix("lynx_kafka_"): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if name in (sample.labels.get(role), sample.labels.get("name")) and "le" not in sample.labels
+    }
 
 
 def test_a_value_on_a_bound_counts_below_it() -> None:
