@@ -60,11 +60,15 @@ def test_what_other_versions_tell_is_read_as_far_as_it_can_be_and_said_once(
 ) -> None:
     connections, tally = noted(json.dumps(told))
     assert (connections.away, connections.unsteady_since) == (False, None)
-    assert tally.connections_active == tally.connections_total == 2, "to the broker, and to it as the coordinator"
+    # The connection that it began with may stand or be gone by then.
+    standing = sum(one["state"] == "UP" for one in told["brokers"].values())
+    made = sum(one["connects"] for one in told["brokers"].values())
+    assert (tally.connections_active, tally.connections_total) == (standing, made)
+    assert standing
 
     huge = {**told, "topics": {f"t{number}": {"partitions": {}} for number in range(20_000)}}
     connections, tally = noted(json.dumps(huge))
-    assert (tally.connections_active, connections.unsteady_since) == (2, None)
+    assert (tally.connections_active, connections.unsteady_since) == (standing, None)
     assert warnings(caplog) == []
 
     brokers = {
@@ -80,7 +84,7 @@ def test_what_other_versions_tell_is_read_as_far_as_it_can_be_and_said_once(
 
     caplog.clear()
     connections, tally = noted(json.dumps({**told, "cgrp": {"state": "up"}}))
-    assert (tally.connections_active, connections.away) == (2, False)
+    assert (tally.connections_active, connections.away) == (standing, False)
     assert connections.unsteady_since is not None, "It is not known to have its place."
     (said,) = warnings(caplog)
     assert "do not tell of groups as others do (KeyError: 'join_state')" in said
