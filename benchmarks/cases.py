@@ -19,7 +19,9 @@ from .comparisons import LOADS
 from .settings import HANDLER, MESSAGES, SERVER
 
 Case = Callable[[], Generator[None, None, dict[str, Any] | None]]
-SUBJECTS = ("producing", "consuming", "databases", "waiting", "latency", "memory", "scaling", "failing", "secured")
+SUBJECTS = (
+    "producing", "consuming", "databases", "waiting", "latency", "memory", "scaling", "failing", "secured", "watching",
+)  # fmt: skip
 """The modules whose functions are cases."""
 
 

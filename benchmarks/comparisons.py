@@ -118,6 +118,8 @@ LOADS: dict[str, Load] = {
         handler="benchmarks.failing.fail",
         consumer={"transaction": "message", "circuit_breaker": {"enabled": False}},
     ),
+    **dict.fromkeys(("our_produce_watched", "our_produce_uncounted"), EMPTY),
+    "our_scrape": Load(of=10, partitions=200),
     "our_paused_lanes": Load(
         messages=1000,
         partitions=1000,
@@ -192,6 +194,18 @@ COMPARISONS = (
     Comparison(
         name="failing, 1,000 lanes that wait, cores",
         ours="our_paused_lanes", figure="cores", unit="", kind="at most", promised=0.01,
+    ),
+    Comparison(
+        name="watched, consume no-op against uncounted",
+        ours="our_consume_watched", against="our_consume_uncounted", promised=0.95,
+    ),
+    Comparison(
+        name="watched, produce against uncounted",
+        ours="our_produce_watched", against="our_produce_uncounted", promised=0.97,
+    ),
+    Comparison(
+        name="watched, a scrape of 200 partitions, p95",
+        ours="our_scrape", figure="p95_ms", unit=" ms", kind="at most", promised=20,
     ),
 )  # fmt: skip
 

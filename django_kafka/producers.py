@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.signals import setting_changed
 
@@ -27,7 +27,7 @@ from .alike import LARGEST, AlikeReports
 from .clients import properties
 from .clients.producer import ProducerClient, failure
 from .deliveries import Delivery, delivery_of
-from .exceptions import CircuitOpen, ConfigurationError, DeliveryFailed, KafkaError, NotAvailable
+from .exceptions import CircuitOpen, ConfigurationError, DeliveryFailed, KafkaError, NotAvailable, QueueFull
 from .gathering import close_broken_connections
 from .reachability import Reachability
 from .reports import PAGE, Reports
@@ -40,6 +40,9 @@ RECORD_OVERHEAD = 100
 _FIRST_PAGE = 16
 _ALIKE = 256
 """Records that come one by one on a page of those that are alike: what is on it is kept until it is full."""
+_NOT_TAKEN = (QueueFull, CircuitOpen)
+"""Why a record is not taken; counted where it is raised, whether a caller gets it or a delivery."""
+_Error = TypeVar("_Error", bound=BaseException)
 _ASK_FOR = 1.0
 """Seconds for which a broker may think about an answer while delivery reports wait."""
 
@@ -219,11 +222,17 @@ class Producer:
         failed = error if isinstance(error, DeliveryFailed) else failure(reports.topic, error, self.client.refusals)
         self.gave_up(delivery_of(reports, place), failed)
 
+    def counted(self, topic: str, error: _Error) -> _Error:
+        """Count an error of a record, which is given up or not taken because of it, and return it."""
+        self.tally.of_topic(topic).errors[_category_of(error)] += 1
+        return error
+
     def gave_up(self, delivery: Delivery, error: BaseException) -> None:
         """Settle a delivery that Kafka, the client, or what stands before it gave up."""
         code = error.code if isinstance(error, DeliveryFailed) else type(error).__name__
         self.tally.failed[code] += 1
-        self.tally.of_topic(delivery.topic).errors[_category_of(error)] += 1
+        if not isinstance(error, _NOT_TAKEN):
+            self.counted(delivery.topic, error)
         delivery.fail(error)
         if delivery_failed.receivers:
             self._tell(delivery_failed, delivery=delivery, error=error)

@@ -17,7 +17,7 @@ from django.dispatch import receiver
 from .alike import LARGEST
 from .clients.producer import refusal
 from .deliveries import Delivery, delivery_of
-from .exceptions import DeliveryDiscarded, QueueFull
+from .exceptions import CircuitOpen, DeliveryDiscarded, QueueFull
 from .gathering import Gathered, Sent, gathered_by_context, here
 from .producers import Route, producers
 from .records import Headers, Wire, prepare
@@ -113,7 +113,7 @@ def send_now(route: Route, wire: Wire) -> Delivery:
 def _send_on_commit(route: Route, wire: Wire, connection: BaseDatabaseWrapper, gathered: Gathered | None) -> Delivery:
     if route.producer.reachability.open:
         # Not on commit, when it could only be lost: here the caller's transaction can still be rolled back.
-        raise route.producer.refusal()
+        raise route.producer.counted(route.topic, route.producer.refusal())
     delivery = route.promise()
     delivery.promise()
     promise = _OnCommit(route, wire, delivery, gathered)
@@ -202,7 +202,7 @@ def make_room(route: Route, deadline: float) -> None:
             f"No room for a record for {route.topic!r} in the queue of producer {producer.name!r} within "
             f"{producer.connection_timeout:g} s: {len(producer.client)} records wait. {producer.unreachable() or ''}"
         )
-        raise QueueFull(sentence.rstrip())
+        raise producer.counted(route.topic, QueueFull(sentence.rstrip()))
     producer.client.serve(0.1)
 
 
@@ -210,7 +210,7 @@ def refuse(route: Route, delivery: Delivery, error: BaseException) -> None:
     """Fail the delivery of a record that the library refuses; raise what is no refusal."""
     refused = refusal(route.topic, error, route.producer.client.refusals)
     if refused is None:
-        raise error
+        raise route.producer.counted(route.topic, error) if isinstance(error, CircuitOpen) else error
     # What is known about the topic decides whether the client refuses now or later: callers hear of both alike.
     refused.__cause__ = error
     delivery.refuse(refused)

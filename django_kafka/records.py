@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from . import serializers
-from .exceptions import ConfigurationError, EncodeError, RecordTooLarge
+from .exceptions import ConfigurationError, EncodeError, KafkaError, RecordTooLarge
 from .producers import Route
 
 Headers = Mapping[str, "bytes | str | None"] | Iterable[tuple[str, "bytes | str | None"]]
@@ -69,28 +69,32 @@ def prepare(
     timestamp: datetime | int | None = None,
 ) -> Wire:
     """Return a record as it goes over the wire, or raise what is wrong with it."""
-    if key is not None and type(key) is not bytes:
-        key = serializers.encode(route.key, key, route.topic, "key")
-    if value is not None and type(value) is not bytes:
-        value = serializers.encode(route.value, value, route.topic, "value")
-    size = (0 if value is None else len(value)) + (0 if key is None else len(key))
-    if headers is None and partition is None and timestamp is None:
+    try:
+        if key is not None and type(key) is not bytes:
+            key = serializers.encode(route.key, key, route.topic, "key")
+        if value is not None and type(value) is not bytes:
+            value = serializers.encode(route.value, value, route.topic, "value")
+        size = (0 if value is None else len(value)) + (0 if key is None else len(key))
+        if headers is None and partition is None and timestamp is None:
+            if size > route.producer.max_bytes:
+                raise _too_large(route, size)
+            return value, key, -1, None, 0
+        pairs = None if headers is None else _headers(headers, route.topic)
+        if pairs:
+            size += sum(len(name) + len(content or b"") + _HEADER_OVERHEAD for name, content in pairs)
         if size > route.producer.max_bytes:
             raise _too_large(route, size)
-        return value, key, -1, None, 0
-    pairs = None if headers is None else _headers(headers, route.topic)
-    if pairs:
-        size += sum(len(name) + len(content or b"") + _HEADER_OVERHEAD for name, content in pairs)
-    if size > route.producer.max_bytes:
-        raise _too_large(route, size)
-    if partition is not None and (
-        isinstance(partition, bool) or not isinstance(partition, int) or not 0 <= partition < 2**31
-    ):
-        raise ConfigurationError(
-            f"The partition for {route.topic!r} is {partition!r}; it must be 0 to 2147483647, or None."
-        )
-    when = 0 if timestamp is None else _milliseconds(timestamp, route.topic)
-    return value, key, -1 if partition is None else partition, pairs, when
+        if partition is not None and (
+            isinstance(partition, bool) or not isinstance(partition, int) or not 0 <= partition < 2**31
+        ):
+            raise ConfigurationError(
+                f"The partition for {route.topic!r} is {partition!r}; it must be 0 to 2147483647, or None."
+            )
+        when = 0 if timestamp is None else _milliseconds(timestamp, route.topic)
+        return value, key, -1 if partition is None else partition, pairs, when
+    except KafkaError as error:
+        route.producer.counted(route.topic, error)
+        raise
 
 
 def _too_large(route: Route, size: int) -> RecordTooLarge:

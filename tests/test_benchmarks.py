@@ -78,6 +78,9 @@ def test_no_promise_is_weaker_than_it_was_made() -> None:
     assert promised["consume no-op, client's defaults"] >= 2.0
     assert promised["consume batch"] >= 0.9
     assert promised["consume by key, a key each"] >= 0.25
+    assert promised["watched, consume no-op against uncounted"] >= 0.95
+    assert promised["watched, produce against uncounted"] >= 0.97
+    assert promised["watched, a scrape of 200 partitions, p95"] <= 20
     assert promised["insert, transaction a batch"] >= 2.5
     assert promised["insert, bulk handler"] >= 0.9
     assert promised["waiting 5 ms, 64 threads, of the ideal"] >= 0.9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from confluent_kafka.admin import ResourceType
@@ -18,6 +19,7 @@ from tests.secured import PASSWORDS, SecuredKafka
 from tests.secured.logins import password
 from tests.sending import NOBODY, took_less_than
 from tests.servers.processes import wait_until
+from tests.test_metrics_of_groups import at_port
 
 
 def an_hour_ago() -> int:
@@ -28,6 +30,7 @@ def an_hour_ago() -> int:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lag, "_READ_EVERY", 0.0)
+    monkeypatch.setattr(lag, "heard", partial(lag.heard, max_age=0.0))
 
 
 def now(name: str = NAME) -> lag.GroupLag:
@@ -178,7 +181,9 @@ def test_where_claims_are_they_go_before_what_is_committed(workplace: Workplace)
     assert found.reason.startswith("Database 'default' does not say what is claimed (")
 
 
-def test_who_may_not_look_at_a_group_gets_a_reason_and_no_error(place: Workplace, secured: SecuredKafka) -> None:
+def test_who_may_not_look_at_a_group_gets_a_reason_and_no_error_and_metrics_tell_of_all_of_it(
+    place: Workplace, secured: SecuredKafka, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
     seen = Seen()
     alice = secured.settings("SAFE", password("SCRAM-SHA-512"))
     place.consume(seen, kafka=alice)
@@ -186,7 +191,12 @@ def test_who_may_not_look_at_a_group_gets_a_reason_and_no_error(place: Workplace
     with place.worker():
         seen.wait(3)
         wait_until(lambda: (now().state, now().members, now().messages) == ("stable", 1, 0))
+        alive = {"consumer_lag 0": 0, "group_lag 0": 0, "group_members": 1, "group_known": 1}
+        wait_until(lambda: at_port() == alive)
     wait_until(lambda: now().state == "empty")
+    place.send(range(2))
+    dead = {"consumer_lag 0": 2, "group_lag 0": 2, "group_members": 0, "group_known": 1}
+    wait_until(lambda: at_port() == dead, message="the documented name is right of the dead, too")
 
     secured.allow("bob", ResourceType.TOPIC, place.topic)
     bob = secured.settings("SAFE", password("SCRAM-SHA-512", user="bob"))
@@ -198,3 +208,6 @@ def test_who_may_not_look_at_a_group_gets_a_reason_and_no_error(place: Workplace
     assert found.reason.count("refuses") == 1
     assert PASSWORDS["bob"] not in found.reason
     assert lag.of_cluster().reason == ""
+    assert at_port() == {"group_known": 0}
+    assert len([one for one in caplog.messages if "lag is not known in full" in one and "bob" in one]) == 1
+    assert PASSWORDS["bob"] not in caplog.text

@@ -341,6 +341,50 @@ def test_what_all_processes_of_gunicorn_have_sent_is_told_by_any_of_them_and_aft
     assert served.finish(20) == 0
 
 
+WORKS_AND_ENDS = """
+import time
+from prometheus_client import CollectorRegistry, multiprocess
+from django_kafka.consuming.worker import Worker
+
+def told():
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return {
+        (one.name, *(one.labels.get(label, "") for label in ("state", "partition"))): one.value
+        for family in registry.collect() for one in family.samples if one.name.startswith("lynx_kafka_consumer")
+    }
+
+def wait_until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true(told()):
+        assert time.monotonic() < end, told()
+        time.sleep(0.05)
+
+partitions, closed = ("lynx_kafka_consumer_partitions", "", ""), ("lynx_kafka_consumer_circuit", "closed", "")
+received = ("lynx_kafka_consumer_messages_total", "", "")
+worker = Worker("ops")
+worker.start()
+wait_until(lambda told: (told.get(partitions), told.get(closed), told.get(received)) == (4, 1, 1))
+worker.stop()
+worker.join()
+worker.close()
+wait_until(lambda told: (told[partitions], told[closed], told[received]) == (0, 0, 1))
+print("it told that")
+"""
+
+
+def test_what_a_process_has_no_longer_is_not_told_on_where_processes_share_a_directory(
+    place: Field, tmp_path: Path
+) -> None:
+    (tmp_path / "shared").mkdir()
+    place.send(range(1))
+
+    program = place.start("shell", "-c", WORKS_AND_ENDS, env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")})
+
+    assert program.finish(60) == 0, program.output()
+    assert "it told that" in program.output()
+
+
 @pytest.mark.parametrize("broken", ["missing", "a-file"])
 def test_a_directory_that_cannot_be_written_is_said_and_everything_else_goes_on(
     place: Field, tmp_path: Path, broken: str

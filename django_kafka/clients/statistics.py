@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from . import librdkafka
+
+log = logging.getLogger(__name__)
+
+_Found = TypeVar("_Found")
 EVERY = 10_000
 """Milliseconds between two statistics of a client, unless its options say otherwise."""
 _BROKERS, _GROUP = '"brokers":', '"cgrp":'
@@ -31,6 +37,8 @@ class Connections:
         self._counts = counts
         self._seen: Mapping[str, int] = {}
         self._closed = False
+        self._unread: set[str] = set()
+        """What was said not to be readable."""
         self.unsteady_since: float | None = time.monotonic()
         """Since when a consumer has no settled place in its group, by the monotonic clock; None: it has one."""
         self.away = False
@@ -41,35 +49,55 @@ class Connections:
         self.unsteady_since = None
 
     def note(self, statistics: str) -> None:
-        """Take in a client's statistics. It runs inside `poll` and `consume`, where nothing may be raised."""
-        if not self._closed:
-            with suppress(Exception):
-                self._note(statistics)
+        """Take in a client's statistics. It runs inside `poll` and `consume`, where nothing may be raised.
 
-    def _note(self, statistics: str) -> None:
-        # Only this part: what follows, of every partition, is a hundred times as long.
-        brokers, _end = json.JSONDecoder().raw_decode(statistics, statistics.index("{", statistics.index(_BROKERS)))
-        counts, seen = self._counts, self._seen
-        counts.connections_active = sum(one["state"] == "UP" for one in brokers.values())
-        self.away = not counts.connections_active
-        if (at := statistics.rfind(_GROUP)) >= 0:
-            group, _end = json.JSONDecoder().raw_decode(statistics, statistics.index("{", at))
-            self._note_group(group["state"], group["join_state"])
+        They differ between versions of the library. What cannot be read is said once in the log, and is not known.
+        """
+        if self._closed:
+            return
+        with suppress(Exception):  # of what writes the log
+            brokers, group = statistics.find(_BROKERS), statistics.rfind(_GROUP)
+            standing = self._try("connections", lambda: self._note_brokers(_part(statistics, brokers)))
+            coordinated = group < 0 or self._try("groups", lambda: self._note_group(_part(statistics, group)))
+            # Not of what is not known: of a worker that waits for brokers nobody asks what else is wrong with it.
+            self.away = standing == 0 or coordinated is False
+
+    def _try(self, what: str, note: Callable[[], _Found]) -> _Found | None:
+        try:
+            return note()
+        except Exception as error:  # noqa: BLE001
+            if what not in self._unread:
+                self._unread.add(what)
+                log.warning(
+                    "the statistics of librdkafka %s do not tell of %s as others do (%s: %.100s): metrics and health "
+                    "do not know of them",
+                    librdkafka.version(), what, type(error).__name__, error,
+                )  # fmt: skip
+            return None
+
+    def _note_brokers(self, brokers: Mapping[str, Mapping[str, Any]]) -> int:
+        """Count connections; return how many stand."""
+        standing: int = sum(one["state"] == "UP" for one in brokers.values())
         told: Counter[str] = Counter()
         for name, one in brokers.items():
             told[_address(name, one)] += one["connects"]
+        counts, seen = self._counts, self._seen
+        counts.connections_active = standing
         for address, made in told.items():
             # A broker that was forgotten and found again counts from the beginning.
             before = seen.get(address, 0)
             counts.connections_total += made - before if made >= before else made
         self._seen = told
+        return standing
 
-    def _note_group(self, state: str, join_state: str) -> None:
-        self.away = self.away or state != "up"
+    def _note_group(self, group: Mapping[str, str]) -> bool:
+        """Note whether a consumer has its place; return whether it has a coordinator."""
+        state, join_state = group["state"], group["join_state"]
         if join_state == "steady":
             self.unsteady_since = None
         elif self.unsteady_since is None:
             self.unsteady_since = time.monotonic()
+        return state == "up"
 
     def failed(self, code: str) -> None:
         """Note an error of the client."""
@@ -80,6 +108,14 @@ class Connections:
         """Note that the client goes. What it still tells is of no interest: another one may be there."""
         self._closed = True
         self._counts.connections_active = 0
+
+
+def _part(statistics: str, at: int) -> Any:
+    """Return one part of statistics only: what else there is, of every partition, is a hundred times as long."""
+    if at < 0:
+        raise LookupError("nothing")
+    found, _end = json.JSONDecoder().raw_decode(statistics, statistics.index("{", at))
+    return found
 
 
 def _address(name: str, broker: Mapping[str, Any]) -> str:

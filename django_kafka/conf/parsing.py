@@ -12,7 +12,7 @@ from .clusters import Cluster, read_cluster
 from .consumers import read_consumer
 from .librdkafka import reason_against
 from .producers import read_producer
-from .schema import CATEGORIES, Consumer, DeadLetters, Health, Heartbeats, Kafka, Logging, Producer
+from .schema import CATEGORIES, Consumer, DeadLetters, Health, Heartbeats, Kafka, Logging, Metrics, Producer
 from .secrets import Options
 from .values import (
     Rule,
@@ -47,6 +47,7 @@ HEALTH: Mapping[str, Rule] = {
     "max_lag_age": optional(duration()),
     "max_dead_letters": optional(whole()),
 }
+METRICS: Mapping[str, Rule] = {"groups": choice("nowhere", "workers", "everywhere")}
 ERROR_CATEGORIES: Mapping[str, Rule] = dict.fromkeys(CATEGORIES, listed(dotted_path, "dotted paths"))
 LOGGING: Mapping[str, Rule] = {
     "level": choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True),
@@ -114,18 +115,19 @@ def _read_producers(block: Block, common: Mapping[str, Any]) -> dict[str, Produc
 
 
 def _read_the_rest(block: Block, prefix: str) -> dict[str, Any]:
-    letters, heartbeats, health, logging = (
-        block.block(key) for key in ("dead_letters", "heartbeats", "health", "logging")
+    letters, heartbeats, health, metrics, logging = (
+        block.block(key) for key in ("dead_letters", "heartbeats", "health", "metrics", "logging")
     )
     rest = {
         "dead_letters": DeadLetters(**letters.read({**DEAD_LETTERS, "topic": optional(topic_template(prefix))})),
         "heartbeats": Heartbeats(**heartbeats.read(HEARTBEATS)),
         "health": Health(**health.read(HEALTH)),
+        "metrics": Metrics(**metrics.read(METRICS)),
         "logging": Logging(**logging.read(LOGGING)),
         "bridges": _read_bridges(block),
         "error_categories": _read_error_categories(block.block("error_categories")),
     }
-    for inner in (letters, heartbeats, health, logging):
+    for inner in (letters, heartbeats, health, metrics, logging):
         inner.close()
     return rest
 

@@ -302,6 +302,14 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """What is told to Prometheus."""
+
+    groups: str = "workers"
+    """Which processes ask brokers for groups when they are scraped: nowhere, workers or everywhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Logging:
     """What is logged."""
 
@@ -335,6 +343,8 @@ class Kafka:
     """How workers tell that they live."""
     health: Health = field(default_factory=Health)
     """What still counts as healthy."""
+    metrics: Metrics = field(default_factory=Metrics)
+    """What is told to Prometheus."""
     bridges: tuple[Mapping[str, Any], ...] = ()
     """From which topic to which."""
     error_categories: Mapping[str, tuple[str, ...]] = field(default_factory=_nothing)

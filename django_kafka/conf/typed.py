@@ -261,6 +261,12 @@ class HealthSettings(TypedDict, total=False):
     max_dead_letters: int | None
 
 
+class MetricsSettings(TypedDict, total=False):
+    """KAFKA["metrics"]"""
+
+    groups: Literal["nowhere", "workers", "everywhere"]
+
+
 class ErrorCategoriesSettings(TypedDict, total=False):
     """KAFKA["error_categories"]"""
 
@@ -294,6 +300,7 @@ class KafkaSettings(ClusterSettings, total=False):
     dead_letters: DeadLettersSettings
     heartbeats: HeartbeatsSettings
     health: HealthSettings
+    metrics: MetricsSettings
     bridges: Sequence[Mapping[str, Any]]
     error_categories: ErrorCategoriesSettings
     logging: LoggingSettings

@@ -129,9 +129,11 @@ class Worker:
 
     def vitals(self) -> Vitals:
         """Return how it is. For any thread."""
-        polls = self._polling.is_alive() or self._polling.ident is None
+        lives = self._polling.is_alive() or self._polling.ident is None
+        # One that an error has ended is dead, however long its handlers still run, and though it is told to stop then.
+        polls = lives and self._poller.error is None
         # One that has done what it was to do, while others of its process go on, is not stuck.
-        over = self._poller.stopping.is_set() or (not polls and self._poller.error is None)
+        over = self._poller.error is None and (self._poller.stopping.is_set() or not lives)
         return vitals(
             self.consumer.name, self._poller, polls=polls, stopping=over, waits_for=self.waits_for,
             circuit=self.circuit.standing(),

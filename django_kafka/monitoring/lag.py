@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from django.core.signals import setting_changed
 from django.db import Error as DatabaseFailure
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 KEPT = 5.0
 """Seconds for which an answer is good enough."""
+_HEARD = 300.0
+"""Seconds after which what was heard is no news, as for Prometheus: nobody has asked for long, or nobody answers."""
 _TIMEOUT = 4.0
 """Seconds, at most, that brokers may take for one answer: a health page is waited for."""
 _READ_EVERY = 10.0
@@ -75,6 +77,16 @@ class GroupLag:
     """Why something of this is not known; "" when all is."""
 
     @property
+    def described(self) -> bool:
+        """Whether its brokers say how it stands."""
+        return self.state != "unknown"
+
+    @property
+    def deserted(self) -> bool:
+        """Whether they say that nobody is in it."""
+        return self.described and not self.members
+
+    @property
     def messages(self) -> int | None:
         """How many messages it has still to read in all partitions whose lag is known; None when none is."""
         known = [one.lag for one in self.partitions if one.lag is not None]
@@ -113,8 +125,7 @@ def of_consumer(name: str | None = None, *, max_age: float = KEPT) -> GroupLag:
     found = of_cluster(consumer.cluster, max_age=max_age)
     if (one := found.groups.get(consumer.name)) is not None:
         return one
-    reason = found.reason or "It is switched off, or has no group."
-    return GroupLag(consumer=consumer.name, group_id=consumer.group_id, state="unknown", reason=reason)
+    return _unknown(consumer, "It is switched off, or has no group.")
 
 
 def known(*, max_age: float = KEPT) -> list[ClusterLag]:
@@ -128,11 +139,25 @@ def known(*, max_age: float = KEPT) -> list[ClusterLag]:
     return [watch.last for watch in watches if watch.last is not None]
 
 
+def heard(*, max_age: float = KEPT) -> list[GroupLag]:
+    """Return what brokers said last of the groups of all consumers, without waiting, unless that is long ago.
+
+    It is asked anew as by `known`. Nothing is raised: of what settings do not say rightly nothing is known.
+    """
+    try:
+        clusters = known(max_age=max_age)
+    except ConfigurationError:
+        return []
+    oldest = datetime.now(UTC) - timedelta(seconds=_HEARD)
+    return [group for one in clusters if one.asked_at >= oldest for group in one.groups.values()]
+
+
 class _Watch:
     """What is known of one cluster in this process."""
 
     def __init__(self, cluster: str) -> None:
         self.last: ClusterLag | None = None
+        self._said: set[str] = set()
         self._cluster = cluster
         self._asked = 0.0
         self._asking = threading.Lock()
@@ -144,7 +169,15 @@ class _Watch:
             if self.last is None or time.monotonic() - self._asked > max_age:
                 self.last = self._ask()
                 self._asked = time.monotonic()
+                self._say(self.last)
             return self.last
+
+    def _say(self, found: ClusterLag) -> None:
+        """Log why something is not known, until it is once."""
+        reasons = {one.reason for one in found.groups.values() if one.reason}
+        for reason in sorted(reasons - self._said):
+            log.warning("cluster=%s lag is not known in full: %s", self._cluster, reason)
+        self._said = reasons
 
     def refresh(self, max_age: float) -> None:
         """Have it asked anew in a thread when it is older, unless it is being asked."""
@@ -161,13 +194,15 @@ class _Watch:
 
     def _ask(self) -> ClusterLag:
         at = datetime.now(UTC)
+        consumers = _consumers(self._cluster)
         try:
             cluster = conf.cluster(self._cluster)
             timeout = min(_TIMEOUT, cluster.connection.timeout)
             layouts = TopicAdmin(cluster, timeout).layouts()
-            groups = {one.name: self._ask_of(one, layouts, timeout) for one in _consumers(self._cluster)}
+            groups = {one.name: self._ask_of(one, layouts, timeout) for one in consumers}
         except ConfigurationError as error:
-            return ClusterLag(cluster=self._cluster, asked_at=at, reason=str(error))
+            unknown = {one.name: _unknown(one, str(error)) for one in consumers}
+            return ClusterLag(cluster=self._cluster, asked_at=at, groups=unknown, reason=str(error))
         return ClusterLag(cluster=self._cluster, asked_at=at, topics=len(layouts), groups=groups)
 
     def _ask_of(self, consumer: conf.Consumer, layouts: Mapping[str, Layout], timeout: float) -> GroupLag:
@@ -195,6 +230,11 @@ class _Watch:
             missing=tuple(name for name in topics if name not in layouts),
             reason=" ".join(reasons),
         )
+
+
+def _unknown(consumer: conf.Consumer, reason: str) -> GroupLag:
+    group_id = consumer.group_id and conf.kafka().prefixed(consumer.group_id)
+    return GroupLag(consumer=consumer.name, group_id=group_id, state="unknown", reason=reason)
 
 
 def _positions(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import accumulate
 from typing import Any
 
@@ -17,9 +19,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
+from .. import conf
+from ..exceptions import ConfigurationError
 from ..tallies import Histogram
 from . import mirror
-from .families import FAMILIES, Family, Scene
+from .families import FAMILIES, OF_GROUPS, Family, Scene
 from .server import Answer
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,11 @@ PROCESS = "process"
 """The label that tells processes of one supervisor apart."""
 PROCESS_UP = "lynx_kafka_process_up"
 """Whether a process below a supervisor has answered."""
+_WEB, _WORKER, _PART = "web", "worker", "part"
+"""Who is asked: a process by the project's own view, one with a port of ours, or one below a supervisor that has it."""
+_ASKS = {"nowhere": (), "workers": (_WORKER,), "everywhere": (_WEB, _WORKER)}
+"""Who of them asks brokers in its turn, by `KAFKA["metrics"]["groups"]`. A supervisor does so for its processes."""
+_asked: ContextVar[str] = ContextVar("django_kafka_metrics_asked", default=_WEB)
 
 
 class Collector:
@@ -42,12 +51,32 @@ class Collector:
 
     def collect(self) -> Iterator[Metric]:
         """Return them as they are now."""
-        scene = Scene()
-        for family in FAMILIES:
-            metric = _metric(family)
-            for labels, value in family.read(scene):
-                _add(metric, family, dict(zip(family.labels, labels, strict=True)), value)
-            yield metric
+        return _read(FAMILIES)
+
+
+def _read(families: Iterable[Family]) -> Iterator[Metric]:
+    scene = Scene(asks=_asks())
+    for family in families:
+        metric = _metric(family)
+        for labels, value in family.read(scene):
+            _add(metric, family, dict(zip(family.labels, labels, strict=True)), value)
+        yield metric
+
+
+def _asks() -> bool:
+    try:
+        return _asked.get() in _ASKS[conf.kafka().metrics.groups]
+    except ConfigurationError:
+        return False
+
+
+@contextmanager
+def _as(who: str) -> Iterator[None]:
+    token = _asked.set(who)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
 
 
 def _metric(family: Family) -> Metric:
@@ -80,7 +109,8 @@ def register() -> None:
 
 def exposition() -> Answer:
     """Return all metrics of this process, the project's own included, as Prometheus reads them."""
-    return _shown(prometheus_client.REGISTRY)
+    with _as(_WORKER):
+        return _shown(prometheus_client.REGISTRY)
 
 
 def _shown(registry: Any) -> Answer:
@@ -89,16 +119,19 @@ def _shown(registry: Any) -> Answer:
 
 def portable() -> Answer:
     """Return the same as JSON, for the supervisor."""
-    found = [
+    with _as(_PART):
+        found = list(prometheus_client.REGISTRY.collect())
+    told = [
         [metric.name, metric.documentation, metric.type, [[one.name, one.labels, one.value] for one in metric.samples]]
-        for metric in prometheus_client.REGISTRY.collect()
+        for metric in found
     ]
-    return Answer(200, JSON, json.dumps(found).encode())
+    return Answer(200, JSON, json.dumps(told).encode())
 
 
 def together(answers: Mapping[int, Answer | None]) -> Answer:
-    """Return the metrics of all processes of a supervisor; None is one that has not answered."""
-    metrics: dict[str, Metric] = {}
+    """Return the metrics of all processes of a supervisor, None is one that has not answered; and those of groups."""
+    with _as(_WORKER):
+        metrics = {metric.name: metric for metric in _read(OF_GROUPS)}
     up = Metric(PROCESS_UP, "1 for a process of this supervisor that answered, 0 for one that did not.", "gauge")
     for number, answer in sorted(answers.items()):
         read = answer is not None and answer.status == 200

@@ -56,6 +56,8 @@ class Mirror:
         self._pid = 0
         """The process in which it has begun."""
         self._values: dict[_Key, Any] = {}
+        self._gauges: dict[str, set[Labels]] = {}
+        """Which of each there have been."""
         self._reason = ""
 
     def begin(self) -> None:
@@ -63,7 +65,7 @@ class Mirror:
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        self._values = {}
+        self._values, self._gauges = {}, {}
         threading.Thread(target=self._run, name="kafka-metrics", daemon=True).start()
         # `atexit` does not run in the children of multiprocessing and of Celery. Below 100: producers flush before.
         multiprocessing.util.Finalize(None, self.finish, exitpriority=50)
@@ -83,8 +85,7 @@ class Mirror:
             with self.lock:
                 scene = Scene()
                 for family in FAMILIES:
-                    for labels, value in family.read(scene):
-                        self._write(family, labels, value)
+                    self._write_all(family, dict(family.read(scene)))
         except Exception as error:  # noqa: BLE001  # a process must not end for want of metrics
             self._say(f"{type(error).__name__}: {error}")
             return False
@@ -98,6 +99,15 @@ class Mirror:
                 "metrics of process %s are not in %s=%s (%s); that is tried again every %.0f s",
                 os.getpid(), _VARIABLES[0], directory(), reason, _AGAIN,
             )  # fmt: skip
+
+    def _write_all(self, family: Family, found: dict[Labels, float | Histogram]) -> None:
+        if family.kind == "gauge":
+            # A file forgets nothing: what is there no longer would stay as it was.
+            known = self._gauges.setdefault(family.name, set())
+            found |= dict.fromkeys(known - found.keys(), 0.0)
+            known.update(found)
+        for labels, value in found.items():
+            self._write(family, labels, value)
 
     def _write(self, family: Family, labels: Labels, value: float | Histogram) -> None:
         for name, names, more, number in _parts(family, value):
