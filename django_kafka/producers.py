@@ -22,7 +22,7 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from . import conf, serializers, tallies
+from . import conf, history, serializers, tallies
 from .alike import LARGEST, AlikeReports
 from .clients import properties
 from .clients.producer import ProducerClient, failure
@@ -193,6 +193,7 @@ class Producer:
         with suppress(Exception):  # the thread that serves delivery reports must live on
             if self.reachability.look(time.monotonic()):
                 self._turn()
+            history.look()
 
     def _turn(self) -> None:
         if self.reachability.open:
@@ -247,6 +248,8 @@ class Producer:
         if not self.connected:
             return 0
         left = self.client.close(self.connection_timeout if timeout is None else timeout)
+        # Its thread looked up to now: what came last would seem to have come later.
+        history.take()
         if left:
             log.error("producer=%s undelivered=%s records were not delivered before it was closed", self.name, left)
         return left

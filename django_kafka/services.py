@@ -11,7 +11,8 @@ from .batches import produce_batch
 from .deliveries import Delivery
 from .exceptions import Unhealthy
 from .handlers import HandlerFunction
-from .monitoring import health, heartbeats
+from .monitoring import analytics, health, heartbeats
+from .monitoring.figures import Metrics
 from .monitoring.health import HealthStatus
 from .producers import Producer, producers
 from .producing import aproduce, produce
@@ -26,6 +27,7 @@ __all__ = [
     "flush",
     "get_consumer",
     "get_health_status",
+    "get_metrics",
     "get_producer",
     "is_consumer_ready",
     "is_producer_ready",
@@ -100,6 +102,15 @@ def check_health() -> None:
 def get_health_status() -> HealthStatus:
     """Return how everything is: `healthy`, `last_error`, and `components` with details."""
     return health.status()
+
+
+def get_metrics() -> Metrics:
+    """Return throughput, percentiles of latency, errors and connections of the last 1, 5 and 15 minutes.
+
+    Of producers in this process, of consumers in all workers whose heartbeats were heard of lately. The database is
+    asked once; where it does not answer, `incomplete` says so. `get_metrics().as_dict()` is for JSON.
+    """
+    return analytics.metrics()
 
 
 def close(name: str) -> None:

@@ -137,6 +137,11 @@ class ProducerTally:
         """Bytes of the values of those."""
         return sum(one.bytes for one in list(self.topics.values()))
 
+    @property
+    def errors(self) -> Counter[str]:
+        """Records given up, by category."""
+        return _total(one.errors for one in list(self.topics.values()))
+
 
 @dataclass(slots=True, eq=False)
 class ConsumedTopic:

@@ -199,3 +199,6 @@ def _counts_begin_at_zero() -> None:
     if counts is not None:
         counts._producers.clear()
         counts._consumers.clear()
+    history = sys.modules.get("django_kafka.history")
+    if history is not None:
+        history.forget()

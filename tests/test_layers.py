@@ -20,7 +20,7 @@ PACKAGE = "django_kafka"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 LEVELS = (
-    ("exceptions", "legible", "signals", "tallies", "reports", "alike", "deliveries", "messages"),
+    ("exceptions", "legible", "signals", "tallies", "history", "reports", "alike", "deliveries", "messages"),
     ("conf",),
     ("clients", "serializers", "partitioning", "tracing", "models"),
     (

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils.html import format_html
@@ -16,7 +16,7 @@ from .. import conf
 from ..dead_letters import replaying
 from ..models import Replay, Worker
 from ..monitoring import heartbeats
-from . import claims, showing
+from . import charts, claims, showing
 from .closing import Closing
 from .letters import badge
 from .reading import ReadOnly
@@ -158,6 +158,19 @@ class WorkerAdmin(Closing):
         fields = super().get_fields(request, obj)
         shown = obj is not None and request.user.has_perm(claims.PERMISSION) and self.claims_shown(obj)
         return fields if shown else [one for one in fields if one != "claims_shown"]
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Worker | None = None,
+    ) -> HttpResponse:
+        """Show the page, with what the worker did in its last minutes."""
+        context["figures"] = None if obj is None else charts.of(obj)
+        return super().render_change_form(request, context, add, change, form_url, obj)
 
     @admin.display(description=_("claims"))
     def claims_shown(self, worker: Worker) -> str:

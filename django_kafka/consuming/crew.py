@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from .. import conf, handlers
+from .. import conf, handlers, history
 from ..exceptions import ConfigurationError
 from ..monitoring import metrics, probes
 from ..monitoring.heartbeats import Heartbeat
@@ -133,6 +133,7 @@ class Crew:
     def _await(self, worker: Worker) -> None:
         # In small pieces, because a wait without end keeps Python's signal handlers from running.
         while not worker.join(0.2):
+            history.look()
             if self._stopping.is_set() or self.error is not None:
                 for other in self.workers:
                     other.stop()

@@ -82,6 +82,7 @@ class Migration(migrations.Migration):
                 ('partitions', models.PositiveIntegerField(default=0, verbose_name='partitions')),
                 ('waiting', models.PositiveIntegerField(default=0, verbose_name='waiting partitions')),
                 ('waits_for', models.CharField(blank=True, max_length=300, verbose_name='waits for')),
+                ('figures', models.JSONField(default=dict, editable=False, verbose_name='figures')),
                 ('circuit', models.CharField(choices=[('closed', 'closed'), ('open', 'open'), ('probing', 'probing')], default='closed', max_length=10, verbose_name='circuit')),
                 ('circuit_writing', models.BooleanField(default=False, verbose_name='letters are written')),
                 ('circuit_reason', models.CharField(blank=True, max_length=500, verbose_name='reason')),

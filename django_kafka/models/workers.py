@@ -55,6 +55,9 @@ class Worker(models.Model):
     """How many of its partitions wait for an outage to end, or for a place behind a held key."""
     waits_for = models.CharField(_("waits for"), max_length=300, blank=True)
 
+    figures = models.JSONField(_("figures"), default=dict, editable=False)
+    """What it did in each of the last fifteen minutes, and its connections; `analytics.of_worker` reads it."""
+
     circuit = models.CharField(_("circuit"), max_length=10, choices=Circuit.choices, default=Circuit.CLOSED)
     circuit_writing = models.BooleanField(_("letters are written"), default=False)
     """Whether it is open but handling goes on, because `outage_patience` is over."""

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -17,6 +18,7 @@ from django.db.models.functions import Now
 
 from .. import __version__, conf, deadlines
 from ..models import Worker, WorkerPartition
+from . import figures, packing
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ STALE_AFTER = 3
 """Beats missed before a worker counts as gone."""
 _FORGOTTEN_AFTER = 720
 """Beats missed before its row is deleted: an hour at the default interval."""
+_FIGURES_BEATS, _FIGURES_EVERY = 3, 15.0
+"""Beats, or seconds where those are fewer, from one beat that writes figures to the next: they are most of a row."""
 
 
 def alive(consumer: str) -> bool:
@@ -69,6 +73,14 @@ def ask_to_close(workers: QuerySet[Worker]) -> int:
     not_closed = living(workers.exclude(circuit=Worker.Circuit.CLOSED))
     return not_closed.update(circuit_close_asked=F("circuit_episode"))
 
+
+def mine() -> list[str]:
+    """Return the ids of the rows that this process writes."""
+    return [name for beat in list(_beating) for name in beat.ids]
+
+
+_beating: list[Heartbeat] = []
+os.register_at_fork(after_in_child=_beating.clear)
 
 _REPORTED = (
     "state", "not_live", "not_ready", "memory", "in_flight", "lag", "last_error", "rebalance_age",
@@ -142,6 +154,7 @@ class Heartbeat(threading.Thread):
             for consumer, group_id in consumers
         ]
         self._failing = False
+        self._figures_due = 0.0
         self._written: dict[tuple[str, str, int], dict[str, Any]] = {}
         """What the rows of partitions say."""
 
@@ -152,6 +165,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Beat until the end. A database that is down is waited for."""
+        _beating.append(self)
         try:
             self._try(self._forget_the_dead)
             self._try(self._beat)
@@ -162,6 +176,7 @@ class Heartbeat(threading.Thread):
                     self._try(self._beat)
             self._try(self._remove_rows)
         finally:
+            _beating.remove(self)
             connections[self._database].close()
 
     def end(self) -> None:
@@ -184,15 +199,24 @@ class Heartbeat(threading.Thread):
             for name, value in subject.report().items():
                 setattr(row, name, value)
         rows = Worker.objects.using(self._database)
-        rows.bulk_create(
-            self._rows, update_conflicts=True, unique_fields=["id"], update_fields=["seen_at", "hangs", *_REPORTED]
-        )
+        written = ["seen_at", "hangs", *_REPORTED, *self._look_at_figures()]
+        rows.bulk_create(self._rows, update_conflicts=True, unique_fields=["id"], update_fields=written)
         self.beaten.set()
         self._write_partitions()
         self._close_circuits()
         self._ask_around()
         for ledger in self.ledgers:
             ledger.close_left()
+
+    def _look_at_figures(self) -> list[str]:
+        """Bring the figures of all rows up to date when that is due; return the names of the fields that are new."""
+        now = time.monotonic()
+        if now < self._figures_due:
+            return []
+        self._figures_due = now + min(_FIGURES_BEATS * self._settings.heartbeats.interval, _FIGURES_EVERY)
+        for row in self._rows:
+            row.figures = packing.packed(figures.of_this_process(row.consumer))
+        return ["figures"]
 
     def _write_partitions(self) -> None:
         """Write what is new of partitions in one statement, and take out those that left in another."""
