@@ -21,7 +21,7 @@ from django.db import connections
 
 from .. import conf
 from ..models import DeadLetter, Worker, WorkerPartition
-from . import heartbeats, lag
+from . import figures, heartbeats, lag, packing
 from .lag import ClusterLag
 from .overview import COUNTED_TO, Cluster, Consumer, Overview, Partition
 from .trends import Pace, Track
@@ -38,6 +38,10 @@ class Observer:
     def expected(self) -> Overview:
         """Return what settings say. Raises `ConfigurationError`."""
         return self._overview({}, _Rows())
+
+    def ask(self, max_age: float) -> None:
+        """Have brokers asked behind it when what is known is older than `max_age` seconds, for the next look."""
+        lag.known(max_age=max_age)
 
     def look(self, *, wait: bool = False, max_age: float = lag.KEPT) -> Overview:
         """Return what is known of brokers, asked anew when it is older than `max_age` seconds, and what rows say."""
@@ -153,10 +157,12 @@ class _Rows:
             return {"dead_letters": letters}
         alive = [one for one in self.workers if one.consumer == consumer and heartbeats.is_alive(one)]
         circuits = {one.circuit for one in alive}
+        reports = [report for one in alive if (report := packing.unpacked(one.figures)) is not None]
         return {
             "dead_letters": letters,
             "workers": len(alive),
             "waiting": sum(one.waiting for one in alive),
+            "figures": figures.of_consumer(reports) if reports else None,
             "circuit": next((str(one) for one in _CIRCUITS if one in circuits), None),
         }
 

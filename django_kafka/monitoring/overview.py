@@ -6,12 +6,13 @@ None stands for what is not known.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from ..models import Worker
 from . import heartbeats
+from .figures import ConsumerMetrics
 from .lag import GroupLag, PartitionLag
 from .trends import Trend
 
@@ -79,6 +80,8 @@ class Consumer:
     """How many of their partitions wait."""
     circuit: str | None = None
     """The worst of their circuits: open, probing or closed; None: there is none."""
+    figures: ConsumerMetrics | None = None
+    """What they did in the last minutes; None: none of them says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +143,7 @@ def _consumer(one: Consumer) -> dict[str, Any]:
         "workers": one.workers,
         "waiting": one.waiting,
         "circuit": one.circuit,
+        "windows": None if one.figures is None else {name: asdict(span) for name, span in one.figures.windows.items()},
         "missing_topics": [] if group is None else list(group.missing),
         "problem": "" if group is None else group.reason,
         "partitions": [_partition(each) for each in one.partitions],

@@ -35,13 +35,13 @@ except ImportError:  # Windows: without keys it ends with Ctrl-C
 _TICK = 0.25
 """Seconds after which a terminal that has another size is drawn anew."""
 _SOON = 0.2
-"""Seconds after which it is looked again while an answer is waited for."""
+"""Seconds in which brokers mostly answer, and after which it is looked again when they have not."""
 _PATIENCE = 10.0
 """Seconds after which it is said that the database does not answer."""
 _LINES = {b"\x1b[A": -1, b"k": -1, b"\x1b[B": 1, b"j": 1}
 _PAGES = {b"\x1b[5~": -1, b"\x1b[6~": 1, b" ": 1}
 _FEWEST = 3
-"""Partitions that are shown at least, however few lines the terminal has."""
+"""Partitions, workers and sentences that are shown at least, however few lines the terminal has."""
 _LOGGED = 4096
 """Bytes of what was logged meanwhile that are shown at the end."""
 
@@ -93,17 +93,22 @@ class _Looking(threading.Thread):
         """Look until the end."""
         try:
             while not self._ended.is_set():
-                self._since = time.monotonic()
-                close_old_connections()
-                self.seen = self._observer.look(max_age=self._interval)
-                self._since = None
-                self.looks += 1
+                self._observer.ask(self._interval / 2)
+                self._ended.wait(min(_SOON, self._interval / 2))
+                self._look()
                 asking = any(one.asked_at is None for one in self.seen.clusters)
-                self._ended.wait(min(self._interval, _SOON) if asking else self._interval)
+                self._ended.wait(_SOON if asking else self._interval - _SOON)
         except Exception as error:  # noqa: BLE001  # raised in the main thread
             self.error = error
         finally:
             connections.close_all()
+
+    def _look(self) -> None:
+        self._since = time.monotonic()
+        close_old_connections()
+        self.seen = self._observer.look(max_age=self._interval)
+        self._since = None
+        self.looks += 1
 
     def end(self) -> None:
         """Let it end; a database that does not answer is not waited for."""
@@ -147,7 +152,7 @@ class _Page:
         for line in (*shown, *([] for _ in range(self._room - len(shown)))):
             yield from line
             yield Segment.line()
-        keys = ["q: quit", "a: the worst partitions only" if self._whole else "a: all partitions"]
+        keys = ["q: quit", "a: the worst only" if self._whole else "a: all"]
         if len(lines) > self._room:
             last = self._top + len(shown)
             keys.append(f"up, down: lines {self._top + 1} to {last} of {len(lines)}")

@@ -26,8 +26,8 @@ _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 _LONGEST, _SHORTEST = 30, 8
 """Columns that history takes."""
 _UNBOUNDED = 10_000
-_GAP = 2
-"""Columns from one cell to the next."""
+_SPACIOUS = 140
+"""Columns from which on there are two, not one, from one cell to the next."""
 _HISTORY_FROM = 10.0
 """Seconds from which on there is history to draw."""
 _STALE = 15.0
@@ -46,7 +46,7 @@ class Picture:
     def __init__(self, overview: Overview, *, most: int | None, warning: str = "") -> None:
         self._overview = overview
         self._most = most
-        """How many partitions are shown; None: all."""
+        """How many partitions, workers and sentences are shown; None: all."""
         self._warning = warning
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -56,18 +56,23 @@ class Picture:
             yield pen.text(self._warning, "yellow")
         if overview.consumers:
             yield from ("", pen.consumers(overview))
-        partitions, others = _status.folded(overview, self._most)
+        partitions, others = _status.partitions(overview, self._most)
         if partitions:
             yield from ("", pen.table(_status.PARTITIONS, partitions))
         if others:
             yield pen.text(others, "dim")
-        if overview.workers:
-            yield from ("", pen.table(_status.worker_columns(overview.paces), overview.workers))
+        workers, others = _status.workers(overview, self._most)
+        if workers:
+            yield from ("", pen.table(_status.worker_columns(overview.paces), workers))
+        if others:
+            yield pen.text(others, "dim")
         sentences = [*_status.missing(overview), *(f"! {one}" for one in _status.sentences(overview))]
         if sentences:
             yield ""
-        for sentence in sentences:
+        for sentence in sentences[: self._most]:
             yield pen.text(sentence, "yellow" if sentence.startswith("!") else "")
+        if self._most is not None and len(sentences) > self._most:
+            yield pen.text(f"and {len(sentences) - self._most:,} more lines", "dim")
 
 
 class _Pen:
@@ -79,6 +84,7 @@ class _Pen:
         self._encoding = options.encoding
         self._ascii = options.ascii_only
         self._wide = options.max_width >= _WIDE
+        self._gap = 2 if options.max_width >= _SPACIOUS else 1
         self._signs = _ASCII if self._ascii else _ARROWS
 
     def text(self, text: str, style: str = "") -> Text:
@@ -98,9 +104,9 @@ class _Pen:
     def _standing(self, cluster: Cluster, overview: Overview) -> str:
         if cluster.asked_at is None:
             return f"asking{self._dots}"
-        said = "no answer" if cluster.topics is None else f"{cluster.topics:,} topics"
+        topics = f"{cluster.topics:,} topic{'s' * (cluster.topics != 1)}" if cluster.topics is not None else "no answer"
         age = (overview.at - cluster.asked_at).total_seconds()
-        return f"{said}, {span(age)} ago" if age > _STALE else said
+        return f"{topics}, {span(age)} ago" if age > _STALE else topics
 
     @property
     def _dots(self) -> str:
@@ -114,7 +120,7 @@ class _Pen:
         without = self.table(columns, overview.consumers)
         heading = f"last {span(until - since)}"
         needed = self._console.measure(without, options=self._options.update(width=_UNBOUNDED)).maximum
-        room = min(_LONGEST, self._options.max_width - needed - _GAP)
+        room = min(_LONGEST, self._options.max_width - needed - self._gap)
         if room < max(_SHORTEST, len(heading)) or until - since < _HISTORY_FROM:
             return without
         blocks = _ASCII_BLOCKS if self._ascii else _BLOCKS
@@ -127,7 +133,7 @@ class _Pen:
         """Return a table of those columns for which there is room."""
         shown = [one for one in columns if self._wide or not one.wide]
         # Rich draws lines between cells where it may only use ASCII.
-        lines, gap = (None, _GAP) if self._ascii else (box.SIMPLE_HEAD, _GAP - 1)
+        lines, gap = (None, self._gap) if self._ascii else (box.SIMPLE_HEAD, self._gap - 1)
         drawn = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
         for one in shown:
             # Where it is narrow, names are cut and numbers are not.

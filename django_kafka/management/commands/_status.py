@@ -10,13 +10,14 @@ from typing import Any, Generic, TypeVar
 from ...legible import printable
 from ...models import DeadLetter, Worker
 from ...monitoring import heartbeats
+from ...monitoring.figures import ConsumerWindow
 from ...monitoring.overview import COUNTED_TO, Consumer, Overview, Partition
 from ._moments import ago, span
 from ._table import table
 
 Row = TypeVar("Row")
 MOST = 10
-"""Partitions that are shown when there are more: the worst."""
+"""Partitions that are shown when there are more: the worst. On a screen also workers and sentences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,8 @@ def state(one: Consumer, asking: bool) -> str:
         return "waiting"
     if one.group is None:
         return "asking" if asking else "-"
-    return "-" if one.group.state == "unknown" else one.group.state
+    # The last word of "preparing rebalancing" and the like says enough.
+    return "-" if one.group.state == "unknown" else one.group.state.rpartition(" ")[2]
 
 
 def _trend(one: Consumer, signs: Signs) -> str:
@@ -104,6 +106,23 @@ def _letters(one: Consumer, state: DeadLetter.State) -> str:
         return "-"
     number = one.dead_letters[state]
     return f"{number:,}+" if number >= COUNTED_TO else f"{number:,}"
+
+
+def _last_minute(one: Consumer) -> ConsumerWindow | None:
+    return one.figures.windows["1m"] if one.figures is not None else None
+
+
+def _errors_a_minute(one: Consumer) -> float | None:
+    window = _last_minute(one)
+    return 60 * sum(window.errors.values()) / window.seconds if window is not None and window.seconds else None
+
+
+def _latency(window: ConsumerWindow | None) -> str:
+    if window is None or (seconds := window.duration.p95) is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else span(seconds)
 
 
 def _seconds(seconds: float | None) -> str:
@@ -138,6 +157,11 @@ def consumer_columns(asking: frozenset[str]) -> tuple[Column[Consumer], ...]:
         Column(heading="oldest", right=True, text=lambda one, _: _seconds(one.group.seconds if one.group else None)),
         Column(heading="in/s", right=True, text=lambda one, _: rate(one.trend.produced if one.trend else None)),
         Column(heading="out/s", right=True, text=lambda one, _: rate(one.trend.consumed if one.trend else None)),
+        Column(
+            heading="err/min", right=True, text=lambda one, _: rate(_errors_a_minute(one)),
+            wrong=lambda one: bool(_errors_a_minute(one)),
+        ),
+        Column(heading="p95", right=True, wide=True, text=lambda one, _: _latency(_last_minute(one))),
         Column(
             heading="letters", right=True, text=lambda one, _: _letters(one, DeadLetter.State.OPEN),
             wrong=lambda one: bool(one.dead_letters and one.dead_letters[DeadLetter.State.OPEN]),
@@ -208,17 +232,34 @@ def _memory(memory: int | None) -> str:
     return "-" if memory is None else f"{memory / 2**20:,.0f} MiB"
 
 
-def folded(overview: Overview, most: int | None) -> tuple[list[Partition], str]:
-    """Return the partitions to show, at most so many, None: all; and a sentence about the others."""
-    partitions = [each for one in overview.consumers for each in one.partitions]
-    if most is None or len(partitions) <= most:
-        return partitions, ""
-    return sorted(partitions, key=_badness, reverse=True)[:most], f"and {len(partitions) - most:,} more partitions"
+def partitions(overview: Overview, most: int | None) -> tuple[Sequence[Partition], str]:
+    """Return those to show, at most so many, None: all; and a sentence about the others."""
+    found = [each for one in overview.consumers for each in one.partitions]
+    return _folded(found, most, _badness, "partitions")
 
 
 def _badness(one: Partition) -> tuple[bool, float, float]:
     """Return what the worst has most of: it waits, it cannot be read, it is behind."""
     return bool(one.waits_for), math.inf if one.known.lag is None else one.known.lag, one.known.seconds or 0.0
+
+
+def workers(overview: Overview, most: int | None) -> tuple[Sequence[Any], str]:
+    """Return those to show, likewise."""
+    return _folded(overview.workers or (), most, _trouble, "workers")
+
+
+def _trouble(worker: Any) -> tuple[bool, bool, int]:
+    """Return likewise: it needs somebody, nothing is heard of it, it is behind."""
+    alive = heartbeats.is_alive(worker)
+    return alive and bool(worker.not_live or worker.not_ready), not alive, worker.lag or 0
+
+
+def _folded(
+    found: Sequence[Row], most: int | None, badness: Callable[[Row], tuple[float, ...]], name: str
+) -> tuple[Sequence[Row], str]:
+    if most is None or len(found) <= most:
+        return found, ""
+    return sorted(found, key=badness, reverse=True)[:most], f"and {len(found) - most:,} more {name}"
 
 
 def asking(overview: Overview) -> frozenset[str]:
@@ -249,6 +290,9 @@ def sentences(overview: Overview) -> Iterator[str]:
                 yield f"{one.name}: topics that are not there, or may not be seen: {', '.join(one.group.missing)}"
             if one.group.reason:
                 yield f"{one.name}: {one.group.reason}"
+        if (window := _last_minute(one)) is not None and window.errors:
+            said = ", ".join(f"{name} {number:,}" for name, number in sorted(window.errors.items()))
+            yield f"{one.name}: failed attempts in the last minute: {said}"
     for worker in overview.workers or ():
         for sentence in _of_worker(worker):
             yield f"{worker}: {sentence}"
@@ -276,12 +320,12 @@ def _of_worker(worker: Any) -> Iterator[str]:
 
 def write(out: Any, overview: Overview, most: int | None) -> None:
     """Write it as plain text on the command's `out`, with so many partitions."""
-    partitions, others = folded(overview, most)
+    some, others = partitions(overview, most)
     if overview.consumers:
         _table(out, consumer_columns(asking(overview)), overview.consumers)
         out.write("")
-    if partitions:
-        _table(out, PARTITIONS, partitions)
+    if some:
+        _table(out, PARTITIONS, some)
         if others:
             out.write(f"{others}: --all")
         out.write("")

@@ -44,7 +44,9 @@ class Command(BaseCommand):
         parser.add_argument("names", nargs="*", metavar="name", help="only these consumers and their workers")
         parser.add_argument("--once", action="store_true", help="show one picture and end, also in a terminal")
         parser.add_argument("--json", action="store_true", help="write one JSON object, for programs")
-        parser.add_argument("--all", action="store_true", help="show all partitions, not only the worst")
+        parser.add_argument(
+            "--all", action="store_true", help="show everything, not only the worst partitions and workers"
+        )
         parser.add_argument(
             "--interval", type=_seconds, metavar="TIME",
             help="how often the screen is drawn anew, as 500ms; default: 2s. With --once or --json: look twice, so far "
