@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -24,6 +25,7 @@ from tests.letters import dead_letter
 from tests.sending import NOBODY, took_less_than
 from tests.servers.processes import wait_until
 
+DOCS = (Path(__file__).resolve().parents[1] / "docs" / "status.md").read_text()
 BEAT = {"heartbeats": {"interval": "100ms"}}
 
 
@@ -45,6 +47,19 @@ def only(overview: Overview) -> Consumer:
 def has_come_so_far(one: Consumer, *, handled: int, behind: int) -> bool:
     known = one.figures is not None and one.group is not None
     return known and (one.figures.windows["1m"].handled, one.group.messages) == (handled, behind)  # type: ignore[union-attr]
+
+
+def undocumented(value: object, key: str = "") -> set[str]:
+    """Return the keys of JSON that its page does not name. What is in windows and hangs is told elsewhere."""
+    match value:
+        case dict() if key not in ("windows", "dead_letters"):
+            return {name for name in value if f"`{name}`" not in DOCS} | {
+                one for name, inner in value.items() for one in undocumented(inner, name)
+            }
+        case list() if key != "hangs":
+            return {one for inner in value for one in undocumented(inner)}
+        case _:
+            return set()
 
 
 def test_it_is_there_at_once_and_brokers_are_asked_behind_it(workplace: Workplace) -> None:
@@ -116,6 +131,7 @@ def test_what_workers_say_stands_beside_what_brokers_say(workplace: Workplace) -
         assert (shown["partitions"][0]["position"], shown["partitions"][1]["position"]) == (21, None)
         assert shown["partitions"][1]["worker"] == found.partitions[1].worker
         assert whole["workers"][0]["partitions"] == 2
+        assert not undocumented(whole)
         go_on.set()
         seen.wait(25)
         wait_until(lambda: look().group.messages == 0)  # type: ignore[union-attr]

@@ -29,13 +29,6 @@ def looks(produced: float, consumed: float, seconds: float = 60, backlog: int = 
         yield at, min(round(consumed * committed_at), backlog + round(produced * committed_at)), end
 
 
-def seen(every: Iterator[tuple[float, int, int]]) -> Track:
-    track = Track()
-    for at, committed, end in every:
-        track.take(at, [partition(committed, end)])
-    return track
-
-
 @pytest.mark.parametrize(
     ("produced", "consumed", "backlog", "direction"),
     [
@@ -63,14 +56,21 @@ def test_its_direction_is_not_that_of_the_waves_between_commits(
 
 
 def test_rates_are_those_of_messages_and_not_of_commits() -> None:
-    trend = seen(looks(300, 500, backlog=50_000)).trend(COMMITS)
-
-    assert trend is not None
-    assert trend.produced == pytest.approx(300, rel=0.02)
-    assert trend.consumed == pytest.approx(500, rel=0.2)
-    assert trend.change == pytest.approx(-200, rel=0.4)
+    track = Track()
+    found = []
+    for at, committed, end in looks(300, 500, backlog=50_000):
+        track.take(at, [partition(committed, end)])
+        if at > 30:
+            found.append(track.trend(COMMITS))
+    assert len(found) > 10
+    for trend in found:
+        assert trend is not None
+        assert trend.produced == pytest.approx(300, rel=0.02)
+        assert trend.consumed == pytest.approx(500, rel=0.25)
+        assert trend.change == pytest.approx(-200, rel=0.4)
     # 50,000 and 60 s of 300, without 60 s of 500, at 200 a second.
-    assert trend.until_empty == pytest.approx(38_000 / 200, rel=0.4)
+    assert found[-1] is not None
+    assert found[-1].until_empty == pytest.approx(38_000 / 200, rel=0.4)
 
 
 def test_what_was_not_looked_at_for_long_enough_is_not_known() -> None:
