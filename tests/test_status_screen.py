@@ -33,6 +33,7 @@ from tests.consuming import NAME, Seen, Workplace
 from tests.desk import ROOT, Desk
 from tests.letters import dead_letter
 from tests.sending import NOBODY
+from tests.servers import PostgreSQL
 from tests.servers.processes import wait_until
 
 HOSTILE = "e\x1b[2Jvil[red]\u202e\n"
@@ -72,7 +73,7 @@ def busy(workplace: Workplace) -> Overview:
         circuit_opened_at=timezone.now(), last_error=HOSTILE,
     )  # fmt: skip
     worker("beta", partitions=1, waiting=1, state="waiting", waits_for=HOSTILE, supervisor=9, number=2)
-    worker("gamma", seen_at=timezone.now() - timedelta(hours=1))
+    worker("gamma", host="gamma" + "-" * 60, seen_at=timezone.now() - timedelta(hours=1))
     WorkerPartition.objects.create(worker="alpha", topic=workplace.topic, partition=0, in_flight=17)
     WorkerPartition.objects.create(worker="beta", topic=workplace.topic, partition=2, waits_for=HOSTILE)
     observer = Observer()
@@ -94,6 +95,10 @@ def test_everything_is_there_at_every_width_and_nothing_is_wider(busy: Overview,
     assert re.search(r" 12 ", consumer)
     heads = next(line for line in lines if line.startswith("consumer") and "trend" in line).split()
     assert heads[-1] == "workers"
+    (heading,) = [line for line in lines if "last seen" in line]
+    assert "partitions" in heading, "Names are cut where it is narrow, and nothing else."
+    assert heading.split()[-2:] == (["letters", "circuit"] if width >= 120 else ["handled/s", "circuit"])
+    assert "1 (1 waiting)" in plain(drawn(busy, 62))
     assert ("p95" in heads) == ("members" in heads) == (width >= 120)
     for name, state in (("alpha", "running"), ("beta", "waiting"), ("gamma", "gone")):
         assert any(name in line and state in line for line in lines)
@@ -122,6 +127,7 @@ def test_a_terminal_without_unicode_gets_ascii(busy: Overview) -> None:
 
     assert plain(said).isascii()
     assert "circuit open" in said
+    assert "|" not in said
     assert max(map(len, plain(said).splitlines())) <= 120
 
 
@@ -326,10 +332,7 @@ def test_it_lives_in_a_terminal_and_leaves_it_as_it_was(
     assert terminal.ended() == 0
 
 
-@pytest.mark.parametrize("way", ["Ctrl-C", "SIGTERM"])
-def test_it_goes_on_while_brokers_and_database_are_away_and_ends_at_once(
-    tmp_path: Path, terminals: list[Terminal], way: str
-) -> None:
+def test_it_goes_on_while_brokers_and_database_are_away(tmp_path: Path, terminals: list[Terminal]) -> None:
     desk = Desk.on_sqlite(tmp_path, brokers=NOBODY, kafka={"connection": {"timeout": "1s"}})
     (tmp_path / "db").rename(tmp_path / "away")
     (tmp_path / "db").mkdir()
@@ -342,12 +345,40 @@ def test_it_goes_on_while_brokers_and_database_are_away_and_ends_at_once(
     (tmp_path / "away").rename(tmp_path / "db")
     terminal.wait(lambda frame: row(frame, "trend", "ops").get("letters") == "0")
     assert "No worker was heard of" in "\n".join(terminal.frame())
-    if way == "Ctrl-C":
-        terminal.wait(lambda frame: "default: no answer" in frame[0])
-        assert "! cluster default: Cluster 'default' does not say which topics it has" in "\n".join(terminal.frame())
-        terminal.press(b"\x03")
-    else:
-        os.kill(terminal.pid, signal.SIGTERM)  # while brokers are asked
+    terminal.wait(lambda frame: "default: no answer" in frame[0])
+    assert "! cluster default: Cluster 'default' does not say which topics it has" in "\n".join(terminal.frame())
+    terminal.press(b"\x03")
+    assert terminal.ended() == 0
+
+
+def test_a_terminal_of_another_size_is_drawn_anew_before_the_next_look_and_sigterm_ends_it(
+    tmp_path: Path, terminals: list[Terminal]
+) -> None:
+    desk = Desk.on_sqlite(tmp_path, brokers=NOBODY, kafka={"connection": {"timeout": "1s"}})
+    terminal = Terminal(desk, "--interval", "1m")
+    terminals.append(terminal)
+
+    terminal.wait(lambda frame: frame and "default: no answer" in frame[0])
+    assert len(terminal.frame()) == 30
+    terminal.resize(50, 120)
+    assert "members" in " ".join(terminal.wait(lambda frame: len(frame) == 50))
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.ended() == 0
+
+
+def test_a_connection_to_the_database_that_broke_is_opened_again(
+    postgresql: PostgreSQL, embedded: Cluster, tmp_path: Path, terminals: list[Terminal]
+) -> None:
+    desk = Desk.on_postgresql(tmp_path, postgresql)
+    terminal = Terminal(desk, "--interval", "200ms")
+    terminals.append(terminal)
+    terminal.wait(lambda frame: row(frame, "trend", "ops").get("letters") == "0")
+
+    postgresql.kill()
+    terminal.wait(lambda frame: "Database 'default' cannot be read" in "\n".join(frame))
+    postgresql.start()
+    terminal.wait(lambda frame: row(frame, "trend", "ops").get("letters") == "0")
+    terminal.press(b"q")
     assert terminal.ended() == 0
 
 
