@@ -111,7 +111,7 @@ class History:
         self._began = clock()
         self._moments: deque[Moment] = deque()
         self._due = self._began
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def look(self) -> None:
         """Keep what is counted by now, if that is due. Cheap, for any thread that comes round often."""
@@ -168,7 +168,7 @@ class History:
                 began, before = min(end, max(due, self._began)), NOTHING
             spans.append(Span(seconds=end - began, counts=counts - before))
             end, counts = began, before
-        while spans and not spans[-1].seconds:
+        while len(spans) > 1 and not spans[-1].seconds:
             spans.pop()
         return spans
 

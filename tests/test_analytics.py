@@ -150,11 +150,14 @@ def test_what_counts_nothing_any_more_falls_to_zero(clock: Clock) -> None:
 
 
 def test_what_is_counted_for_the_first_time_in_an_old_process_is_spread_over_the_window(clock: Clock) -> None:
-    clock.go(7200, step=history.STEP)
+    # Nobody looks in a process that has neither producer nor worker.
+    clock.now += 7200
+    receive(0, "new")()
+    clock.history.take()
     receive(120, "new")()
     clock.now += 2
 
-    assert clock.windows("new") == {"1m": (62.0, 120), "5m": (302.0, 120), "15m": (902.0, 120)}
+    assert clock.windows("new") == {"1m": (60.0, 120), "5m": (300.0, 120), "15m": (900.0, 120)}
 
 
 def test_a_young_process_has_short_windows(clock: Clock) -> None:
@@ -171,17 +174,19 @@ def test_where_nobody_looked_a_window_says_how_long_it_is(clock: Clock) -> None:
     assert clock.windows() == dict.fromkeys(("1m", "5m", "15m"), (1000.0, 500))
 
 
-def test_a_tally_that_begins_is_kept_at_once(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    monkeypatch.setattr(tallies, "when_begun", [clock.history.take])
-    clock.now += 1000
+def test_a_tally_that_begins_is_kept_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(history._history, "_clock", lambda: now)
+    history.forget()
+    now += 1000
     receive(500)()
-    clock.now += 50
+    now += 100
     receive(100)()
 
-    # All of it is of the last 50 seconds, whoever asks when.
-    assert clock.windows()["1m"] == (60.0, 600)
-    clock.now += 50
-    assert clock.windows()["1m"][0] == 100.0
+    # Nobody looked before, but it is known that all of it was counted since then.
+    (newest, *older) = history.of_consumer("ops")
+    assert (newest.seconds, newest.counts.messages) == (100.0, 600)
+    assert not any(one.counts.messages for one in older)
 
 
 def test_memory_is_bounded_and_what_stands_still_is_kept_once(clock: Clock) -> None:
@@ -209,17 +214,25 @@ def test_asking_every_second_leaves_the_moments_that_windows_begin_with(clock: C
     assert [messages // round(seconds) for seconds, messages in clock.windows().values()] == [10, 10, 10]
 
 
-def test_a_forked_child_begins_anew() -> None:
+def test_a_forked_child_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(history._history, "_clock", lambda: now)
+    history.forget()
+    now += 1
     receive(5)()
-    history.take()
+    now += 100
+
+    def counted() -> tuple[float, int]:
+        spans = history.of_consumer("ops")
+        return sum(one.seconds for one in spans), sum(one.counts.messages for one in spans)
+
     child = os.fork()
     if child == 0:
         receive(2)()
-        counted = sum(one.counts.messages for one in history.of_consumer("ops"))
-        seconds = sum(one.seconds for one in history.of_consumer("ops"))
-        os._exit(counted if seconds < 30 else 99)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
-    assert sum(one.counts.messages for one in history.of_consumer("ops")) == 5
+        now += 1
+        os._exit(0 if counted() == (1.0, 2) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert counted() == (101.0, 5)
 
 
 # What get_metrics returns
@@ -269,8 +282,8 @@ def test_its_serving_thread_keeps_moments_until_it_is_closed(
     moments = history._history._moments
     before = len(moments)
     wait_until(lambda: len(moments) > before + 3)
-    monkeypatch.setattr(history, "STEP", 3600.0)
-    wait_until(lambda: history._history._due > 100 + moments[-1].at)
+    # What comes after the last look is not lost either.
+    monkeypatch.setattr(history, "look", lambda: None)
     services.produce("flights", None, {}).result(10)
 
     services.close("default")

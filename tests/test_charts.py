@@ -105,7 +105,7 @@ def test_each_minute_is_drawn_and_told(client: Client) -> None:
         ("the last minute", "100"), ("1 minute before", "0"), ("2 minutes before", "200"), ("3 minutes before", "10"),
     ]  # fmt: skip
     assert "3 (handler 3)" in page
-    assert "3 stand, 5 were made, 1 broke or did not come about" in page
+    assert "active 3, made 5, failed 1" in page
 
 
 def test_the_strictest_policy_for_content_shows_it(client: Client) -> None:

@@ -119,7 +119,7 @@ def of(worker: Worker) -> Figures | None:
         charts=[_throughput(minutes), _failures(minutes), _durations(minutes)],
         windows=[Row(name=names[name], cells=_cells(one)) for name, one in metrics.windows.items()],
         minutes=[Row(name=_before(number), cells=_cells(one)) for number, one in enumerate(reversed(minutes))],
-        connections=_("%(active)s stand, %(total)s were made, %(errors)s broke or did not come about")
+        connections=_("active %(active)s, made %(total)s, failed %(errors)s")
         % {"active": made.active, "total": made.total, "errors": made.errors},
     )
 
