@@ -112,9 +112,8 @@ def _last_minute(one: Consumer) -> ConsumerWindow | None:
     return one.figures.windows["1m"] if one.figures is not None else None
 
 
-def _errors_a_minute(one: Consumer) -> float | None:
-    window = _last_minute(one)
-    return 60 * sum(window.errors.values()) / window.seconds if window is not None and window.seconds else None
+def _errors(one: Consumer) -> int | None:
+    return sum(window.errors.values()) if (window := _last_minute(one)) is not None else None
 
 
 def _latency(window: ConsumerWindow | None) -> str:
@@ -158,8 +157,8 @@ def consumer_columns(asking: frozenset[str]) -> tuple[Column[Consumer], ...]:
         Column(heading="in/s", right=True, text=lambda one, _: rate(one.trend.produced if one.trend else None)),
         Column(heading="out/s", right=True, text=lambda one, _: rate(one.trend.consumed if one.trend else None)),
         Column(
-            heading="err/min", right=True, text=lambda one, _: rate(_errors_a_minute(one)),
-            wrong=lambda one: bool(_errors_a_minute(one)),
+            heading="err/min", right=True, text=lambda one, _: count(_errors(one)),
+            wrong=lambda one: bool(_errors(one)),
         ),
         Column(heading="p95", right=True, wide=True, text=lambda one, _: _latency(_last_minute(one))),
         Column(
