@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.utils import timezone
@@ -366,20 +367,34 @@ def test_a_terminal_of_another_size_is_drawn_anew_before_the_next_look_and_sigte
     assert terminal.ended() == 0
 
 
-def test_a_connection_to_the_database_that_broke_is_opened_again(
-    postgresql: PostgreSQL, embedded: Cluster, tmp_path: Path, terminals: list[Terminal]
+def test_a_database_that_hangs_or_breaks_does_not_freeze_it(
+    postgresql: PostgreSQL, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
     desk = Desk.on_postgresql(tmp_path, postgresql)
     terminal = Terminal(desk, "--interval", "200ms")
     terminals.append(terminal)
-    terminal.wait(lambda frame: row(frame, "trend", "ops").get("letters") == "0")
 
+    def hangs() -> psycopg.Connection[Any]:
+        blocking = psycopg.connect(postgresql.dsn_of(desk.database["NAME"]))
+        blocking.execute("LOCK TABLE lynx_kafka_worker IN ACCESS EXCLUSIVE MODE")
+        return blocking
+
+    def works(frame: list[str]) -> bool:
+        return row(frame, "trend", "ops").get("letters") == "0" and "database" not in "".join(frame)
+
+    terminal.wait(works)
+    with hangs():
+        terminal.wait(lambda frame: "! The database has not answered for" in "\n".join(frame))
+        terminal.press(b"a")
+        terminal.wait(lambda frame: "a: the worst only" in frame[-1])
+    terminal.wait(works)
     postgresql.kill()
     terminal.wait(lambda frame: "Database 'default' cannot be read" in "\n".join(frame))
     postgresql.start()
-    terminal.wait(lambda frame: row(frame, "trend", "ops").get("letters") == "0")
-    terminal.press(b"q")
-    assert terminal.ended() == 0
+    terminal.wait(works)
+    with hangs():
+        terminal.press(b"q")
+        assert terminal.ended() == 0
 
 
 @pytest.mark.parametrize("rich", [True, False])

@@ -36,7 +36,7 @@ _TICK = 0.25
 """Seconds after which a terminal that has another size is drawn anew."""
 _SOON = 0.2
 """Seconds in which brokers mostly answer, and after which it is looked again when they have not."""
-_PATIENCE = 10.0
+_PATIENCE = 5.0
 """Seconds after which it is said that the database does not answer."""
 _LINES = {b"\x1b[A": -1, b"k": -1, b"\x1b[B": 1, b"j": 1}
 _PAGES = {b"\x1b[5~": -1, b"\x1b[6~": 1, b" ": 1}
@@ -130,9 +130,8 @@ class _Page:
         return self._looking.looks, self._whole, self._top, self._silence()
 
     def _silence(self) -> str:
-        return (
-            f"! The database has not answered for {span(takes)}." if (takes := self._looking.takes) > _PATIENCE else ""
-        )
+        waited = self._looking.takes
+        return f"! The database has not answered for {span(waited)}." if waited > _PATIENCE else ""
 
     def obey(self, pressed: bytes) -> None:
         """Do what keys say."""
