@@ -24,6 +24,7 @@ EXTRAS = {
     "celery": ["celery>=5.4"],
     "schema-registry": ["confluent-kafka[avro,json,protobuf,schemaregistry]"],
     "otel": ["opentelemetry-api>=1.20"],
+    "rich": ["rich>=13"],
 }
 
 setup(

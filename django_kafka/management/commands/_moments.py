@@ -34,8 +34,12 @@ def moment(option: str, text: str, *, end: bool = False) -> datetime:
 def ago(at: datetime, now: datetime | None = None) -> str:
     """Return how long ago something was, in one unit; what is to come was just now. `now`: by the clock of `at`."""
     now = now or (datetime.now(UTC) if timezone.is_aware(at) else timezone.now())
-    seconds = int(max(timedelta(), now - at).total_seconds())
+    return f"{span(max(timedelta(), now - at).total_seconds())} ago"
+
+
+def span(seconds: float) -> str:
+    """Return how long something takes, in one unit."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"

@@ -36,6 +36,10 @@ class StopSignals:
             select([self._heard], [], [], timeout)
         return self.is_set()
 
+    def fileno(self) -> int:
+        """Return what `select` waits for together with other things."""
+        return self._heard.fileno()
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,10 +1,11 @@
-"""What workers say of themselves: `python manage.py kafka_status`."""
+"""How everything is: `python manage.py kafka_status`."""
 
 from __future__ import annotations
 
 import json
 import socket
-from argparse import ArgumentParser
+import time
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -16,30 +17,44 @@ from ...exceptions import ConfigurationError
 from ...legible import printable
 from ...models import Worker
 from ...monitoring import heartbeats
-from ._moments import ago
-from ._table import table
+from ...monitoring.observer import Observer
+from . import _status
 
-_COLUMNS = (
-    "consumer", "group", "worker", "state", "last seen", "partitions", "handled", "dead letters", "circuit",
-)  # fmt: skip
+try:
+    from . import _live, _screen
+except ImportError:  # rich is optional
+    _live = _screen = None  # type: ignore[assignment]
+
+_INTERVAL = 2.0
+"""Seconds from one look to the next."""
+_SHORTEST, _LONGEST = 0.2, 3600.0
 
 
 class Command(BaseCommand):
-    """Show the workers and their circuits; close circuits on request."""
+    """Show consumers, partitions, workers and dead letters; close circuits on request."""
 
     help = (
-        "Show the workers that were heard of, from their heartbeats, and whether the circuit breaker of one is open. "
-        "The exit code is 0 whatever the state, but with --probe."
+        "Show consumers with their groups, lag, throughput and dead letters, their partitions, and the workers that "
+        "were heard of: in a terminal as a screen that is drawn anew until q is pressed, else once. The exit code is 0 "
+        "whatever the state, but with --probe."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the command's own arguments."""
-        parser.add_argument("names", nargs="*", metavar="name", help="only workers of these consumers")
+        parser.add_argument("names", nargs="*", metavar="name", help="only these consumers and their workers")
+        parser.add_argument("--once", action="store_true", help="show one picture and end, also in a terminal")
         parser.add_argument("--json", action="store_true", help="write one JSON object, for programs")
+        parser.add_argument(
+            "--all", action="store_true", help="show everything, not only the worst partitions and workers"
+        )
+        parser.add_argument(
+            "--interval", type=_seconds, metavar="TIME",
+            help="how often the screen is drawn anew, as 500ms; default: 2s. With --once or --json: look twice, so far "
+            "apart, for throughput and trends",
+        )  # fmt: skip
         parser.add_argument(
             "--close-breaker", metavar="CONSUMER", help="ask the workers of this consumer to close their open circuits"
         )
-
         parser.add_argument(
             "--probe", choices=("live", "ready"), help="only tell by the exit code how the workers of this host are"
         )
@@ -56,9 +71,7 @@ class Command(BaseCommand):
                 return
             for name in options["names"]:
                 _must_exist(workers, name)
-            if options["names"]:
-                workers = workers.filter(consumer__in=options["names"])
-            self._show(list(heartbeats.with_clock(workers)), options)
+            self._show(options)
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
 
@@ -90,81 +103,43 @@ class Command(BaseCommand):
         interval = conf.kafka().heartbeats.interval
         self.stdout.write(f"Asked {asked} of its workers; each closes its circuit within {interval:g} s.")
 
-    def _show(self, workers: list[Worker], options: dict[str, Any]) -> None:
+    def _show(self, options: dict[str, Any]) -> None:
+        observer, interval = Observer(options["names"]), options["interval"]
+        drawn = _screen is not None and not options["json"] and self.stdout.isatty()
+        console = _screen.console(self.stdout, no_color=options["no_color"]) if drawn else None
+        if console is not None and not options["once"] and not console.is_dumb_terminal:
+            _live.show(console, observer, _INTERVAL if interval is None else interval, whole=options["all"])
+            return
+        most = None if options["all"] else _status.MOST
+        overview = observer.look(wait=True, max_age=0)
+        if interval is not None:
+            time.sleep(interval)
+            most = None if options["all"] else _status.MOST
+        overview = observer.look(wait=True, max_age=0)
         if options["json"]:
-            self.stdout.write(json.dumps({"workers": [_as_dict(worker) for worker in workers]}, indent=2))
-            return
-        if not workers:
-            self.stdout.write("No worker was heard of. Start one: python manage.py kafka_consume")
-            return
-        table(self.stdout, _COLUMNS, [_row(worker) for worker in workers])
-        for worker in workers:
-            for sentence in _sentences(worker):
-                self.stdout.write(printable(f"{worker}: {sentence}"))
+            self.stdout.write(json.dumps(overview.as_dict(), indent=2))
+        elif console is not None:
+            console.print(_screen.Picture(overview, most=most))
+        else:
+            _status.write(self.stdout, overview, most)
+            if _screen is None and self.stdout.isatty():
+                self.stdout.write("A screen that is drawn anew: pip install 'django-lynx-kafka[rich]'")
+
+
+def _seconds(text: str) -> float:
+    try:
+        span = text if text.strip()[-1:].isalpha() else float(text)
+        return conf.parse_duration(span, "it", least=_SHORTEST, most=_LONGEST)
+    except ConfigurationError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def _must_exist(workers: QuerySet[Worker], name: str) -> None:
     known = conf.kafka().consumers
-    if name not in known and not workers.filter(consumer=name).exists():
-        there = f"it has: {', '.join(known)}" if known else "it is empty"
-        raise CommandError(f'KAFKA["consumers"] has no {name!r}; {there}.')
-
-
-def _row(worker: Any) -> tuple[str, ...]:
-    return (
-        worker.consumer,
-        worker.group_id,
-        worker.address,
-        "alive" if heartbeats.is_alive(worker) else "gone",
-        ago(worker.seen_at, worker.asked_at),
-        f"{worker.partitions} ({worker.waiting} waiting)" if worker.waiting else str(worker.partitions),
-        f"{worker.handled:,}",
-        f"{worker.dead_lettered:,}",
-        f"{worker.circuit}, writing letters" if worker.circuit_writing else worker.circuit,
-    )
-
-
-def _sentences(worker: Worker) -> list[str]:
-    """Return what does not fit into a table."""
-    said = []
-    if worker.circuit != Worker.Circuit.CLOSED:
-        since = f" {ago(worker.circuit_opened_at)}" if worker.circuit_opened_at else ""
-        said.append(f"its circuit opened{since}: {worker.circuit_reason}")
-        if worker.circuit_close_asked == worker.circuit_episode:
-            said.append("it was asked to close its circuit")
-    if worker.waiting:
-        said.append(f"waits for: {worker.waits_for}")
-    for one in worker.hangs:
-        place = f"{one['topic']}[{one['partition']}]@{one['offset']}"
-        said.append(f"past its time limit of {one['limit']:g} s: {one['handler']} on {place}, for {one['seconds']:g} s")
-    return said
-
-
-def _as_dict(worker: Any) -> dict[str, Any]:
-    return {
-        "consumer": worker.consumer,
-        "cluster": worker.cluster,
-        "group": worker.group_id,
-        "host": worker.host,
-        "pid": worker.pid,
-        "supervisor": worker.supervisor,
-        "number": worker.number,
-        "version": worker.version,
-        "alive": heartbeats.is_alive(worker),
-        "started_at": worker.started_at.isoformat(),
-        "seen_at": worker.seen_at.isoformat(),
-        "partitions": worker.partitions,
-        "waiting": worker.waiting,
-        "waits_for": worker.waits_for,
-        "hangs": worker.hangs,
-        "handled": worker.handled,
-        "dead_lettered": worker.dead_lettered,
-        "circuit": {
-            "state": worker.circuit,
-            "writing_letters": worker.circuit_writing,
-            "opened_at": worker.circuit_opened_at.isoformat() if worker.circuit_opened_at else None,
-            "reason": worker.circuit_reason,
-            "close_asked": worker.circuit != Worker.Circuit.CLOSED
-            and worker.circuit_close_asked == worker.circuit_episode,
-        },
-    }
+    try:
+        there = name in known or workers.filter(consumer=name).exists()
+    except DatabaseFailure:
+        there = False
+    if not there:
+        has = f"it has: {', '.join(known)}" if known else "it is empty"
+        raise CommandError(f'KAFKA["consumers"] has no {name!r}; {has}.')
