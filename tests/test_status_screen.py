@@ -37,6 +37,8 @@ from tests.sending import NOBODY
 from tests.servers import PostgreSQL
 from tests.servers.processes import wait_until
 
+PATIENCE = 60.0
+"""Seconds for a program to begin, draw or end: the machine may be busy with other tests."""
 HOSTILE = "e\x1b[2Jvil[red]\u202e\n"
 
 
@@ -227,7 +229,7 @@ class Terminal:
                 "TERM": "xterm", "PYTHONUTF8": "1", **env,
             },
         )  # fmt: skip
-        self.pid = int(wait_until(lambda: pid.exists() and pid.read_text()))
+        self.pid = int(wait_until(lambda: pid.exists() and pid.read_text(), PATIENCE))
 
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -243,7 +245,7 @@ class Terminal:
         whole = [one for one in pictures if b"q: quit" in one]
         return [line.rstrip() for line in plain(whole[-1].decode()).splitlines()] if whole else []
 
-    def wait(self, condition: Callable[[list[str]], object], seconds: float = 20) -> list[str]:
+    def wait(self, condition: Callable[[list[str]], object], seconds: float = PATIENCE) -> list[str]:
         """Return the first picture of which something is true."""
         deadline = time.monotonic() + seconds
         while not condition(frame := self.frame()):
@@ -254,7 +256,7 @@ class Terminal:
 
     def ended(self) -> int:
         """Wait for the end, and see that the terminal is as it was."""
-        code = wait_until(lambda: None if (code := self.process.poll()) is None else [code])[0]
+        code = wait_until(lambda: None if (code := self.process.poll()) is None else [code], PATIENCE)[0]
         self.frame()
         assert termios.tcgetattr(self.slave) == self.before
         assert self.received.count(b"\x1b[?1049h") == self.received.count(b"\x1b[?1049l") > 0
@@ -308,7 +310,7 @@ def test_it_lives_in_a_terminal_and_leaves_it_as_it_was(
     terminal.wait(lambda frame: row(frame, "trend", "ops").get("lag") == "5")
     workplace.send(range(300), partition=1)
     terminal.wait(lambda frame: row(frame, "trend", "ops").get("lag") == "305")
-    growing = terminal.wait(lambda frame: "↑" in "".join(frame), 15)
+    growing = terminal.wait(lambda frame: "↑" in "".join(frame))
     assert "and 30 more partitions" in "\n".join(growing)
 
     terminal.resize(12, 80)
@@ -356,7 +358,7 @@ def test_a_terminal_of_another_size_is_drawn_anew_before_the_next_look_and_sigte
     tmp_path: Path, terminals: list[Terminal]
 ) -> None:
     desk = Desk.on_sqlite(tmp_path, brokers=NOBODY, kafka={"connection": {"timeout": "1s"}})
-    terminal = Terminal(desk, "--interval", "1m")
+    terminal = Terminal(desk, "--interval", "1h")
     terminals.append(terminal)
 
     terminal.wait(lambda frame: frame and "default: no answer" in frame[0])
@@ -408,10 +410,22 @@ def test_once_and_without_rich_it_is_one_picture_in_a_terminal_too(
     terminal = Terminal(desk, *(["--once"] if rich else []))
     terminals.append(terminal)
 
-    assert wait_until(lambda: [code] if (code := terminal.process.poll()) is not None else None) == [0]
+    assert wait_until(lambda: [code] if (code := terminal.process.poll()) is not None else None, PATIENCE) == [0]
     terminal.frame()
     said = terminal.received.decode()
     assert "\x1b[?1049h" not in said
     assert ("─" in said) == rich
     assert "flights[1]" in said
     assert said.endswith("A screen that is drawn anew: pip install 'django-lynx-kafka[rich]'\r\n") != rich
+
+
+def test_a_check_that_fails_is_no_reason_to_show_nothing(embedded: Cluster, tmp_path: Path) -> None:
+    embedded.create_topic("flights", 2)
+    desk = Desk.on_sqlite(tmp_path, brokers=embedded.bootstrap_servers)
+    settings = tmp_path / "desk_settings.py"
+    settings.write_text(settings.read_text().replace("desk_handlers.handle", "desk_handlers.nowhere"))
+
+    assert "desk_handlers.nowhere" in desk.run("check", code=1)
+    said = desk.run("kafka_status")
+    assert "No worker was heard of" in said
+    assert "\nops " in f"\n{said}"
