@@ -35,13 +35,15 @@ def travel(place: Workplace, kafka: dict[str, Any]) -> None:
     assert (seen.values, letter.offset) == (["good"], 1)
 
     replaying.request([letter.pk], target="topic")
-    assert [one.state for one in _carried_out()] == ["succeeded"]
+    assert [one.state for one in carried_out()] == ["succeeded"]
     with place.worker():
         seen.wait(2)
     assert seen.values == ["good", "bad"]
 
 
-def _carried_out() -> list[Replay]:
+def carried_out() -> list[Replay]:
+    """Carry out the replays that were asked for."""
+
     def fail(error: Exception, _pause: float) -> None:
         raise AssertionError("the replay waits") from error
 
