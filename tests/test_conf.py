@@ -935,7 +935,7 @@ def test_no_secret_reaches_a_repr() -> None:
 
     assert SECRET not in repr(kafka) + str(kafka)
     assert "'linger.ms': 5" in repr(kafka)
-    assert kafka.producers["bulk"].options["ssl.key.password"] == SECRET
+    assert kafka.producers["bulk"].options["ssl.key.password"] == conf.Secret(SECRET)
     assert kafka.clusters["default"].schema_registry.url == "https://registry"
     assert kafka.clusters["default"].schema_registry.password.reveal() == SECRET
 
