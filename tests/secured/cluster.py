@@ -35,6 +35,7 @@ _WAYS = {
     "BOTH": "SASL_SSL",
     "ELSEWHERE": "SASL_SSL",
     "EXPIRED": "SASL_SSL",
+    "IPV6": "PLAINTEXT",
 }
 """Listener → protocol. The first is for the tests themselves; MUTUAL and BOTH want a certificate of the client."""
 
@@ -63,7 +64,7 @@ class SecuredKafka(Kafka):
 
     def way(self, name: str) -> str:
         """Return the address of a listener."""
-        return f"localhost:{self.ports[name]}"
+        return f"{'[::1]' if name == 'IPV6' else 'localhost'}:{self.ports[name]}"
 
     def settings(self, way: str, sasl: dict[str, Any] | None = None, **tls: Any) -> dict[str, Any]:
         """Return what of KAFKA leads through a listener: a login, and the authority to trust unless `tls` says more."""
@@ -103,7 +104,7 @@ class SecuredKafka(Kafka):
 
     def _secured(self, provider: Provider) -> dict[str, str]:
         certificates = self.certificates
-        listeners = ",".join(f"{name}://localhost:{port}" for name, port in self.ports.items())
+        listeners = ",".join(f"{name}://{self.way(name)}" for name in self.ports)
         protocols = ",".join(f"{name}:{protocol}" for name, protocol in _WAYS.items())
         found = {
             "listeners": f"{listeners},CONTROLLER://127.0.0.1:{self.nodes[0].controller_port}",
