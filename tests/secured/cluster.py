@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from confluent_kafka.admin import (
@@ -40,6 +41,15 @@ _WAYS = {
 """Listener → protocol. The first is for the tests themselves; MUTUAL and BOTH want a certificate of the client."""
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has a loopback of IPv6; without one there is no such way in."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 class SecuredKafka(Kafka):
     """One node. `address` is the way in for the tests themselves, to whom everything is allowed."""
 
@@ -49,6 +59,8 @@ class SecuredKafka(Kafka):
         super().__init__(heap="512m")
         self.certificates = certificates
         self.ports = {name: self.port if name == "PLAINTEXT" else free_port() for name in _WAYS}
+        if not has_ipv6():
+            del self.ports["IPV6"]
         self.properties = self._secured(provider)
         self.format_options = [
             option
