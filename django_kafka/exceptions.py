@@ -9,6 +9,7 @@
     ├── SerializationError              serialization
     │   ├── EncodeError                 serialization   a value that its serializer cannot turn into bytes
     │   └── DecodeError                 serialization   bytes that their serializer cannot read: poison
+    │       └── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
     ├── NoHandler                       serialization   a message that no handler of its consumer matches: poison
     ├── ProduceError                    network         a record that was not taken or not delivered
     │   ├── RecordTooLarge              serialization   larger than the producer may send
@@ -101,6 +102,10 @@ class DecodeError(SerializationError):
     def __init__(self, sentence: str, *, place: tuple[str, int, int] | None = None) -> None:
         super().__init__(sentence)
         self.place = place
+
+
+class PayloadTooLarge(DecodeError):
+    """A key or value of more bytes than `max_payload` of its consumer lets a serializer read."""
 
 
 class NoHandler(KafkaError):

@@ -139,7 +139,9 @@ def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
     """Return what reads `topic`, named with its prefix, for `consumer`; it needs no handler to be in order."""
     settings, own = _settings_of(consumer, topic)
     return serializers.TopicDecoder(
-        (own and own.key_serializer) or settings.key_serializer, (own and own.serializer) or settings.serializer
+        (own and own.key_serializer) or settings.key_serializer,
+        (own and own.serializer) or settings.serializer,
+        settings.max_payload,
     )
 
 

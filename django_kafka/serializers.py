@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -14,7 +15,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.functional import Promise
 from django.utils.module_loading import import_string
 
-from .exceptions import ConfigurationError, DecodeError, EncodeError
+from .exceptions import ConfigurationError, DecodeError, EncodeError, PayloadTooLarge
 from .messages import Message, RawMessage
 
 
@@ -129,24 +130,26 @@ def _bytes(encoded: Any) -> bytes | None:
 class TopicDecoder:
     """Reads keys and values of one topic of one consumer."""
 
-    __slots__ = ("_key", "_value")
+    __slots__ = ("_key", "_most", "_value")
 
-    def __init__(self, key_serializer: str, serializer: str) -> None:
+    def __init__(self, key_serializer: str, serializer: str, most: int | None = None) -> None:
+        """With `most`, a key or value of more bytes than that is not read."""
         self._key = get(key_serializer)
         self._value = get(serializer)
+        self._most = _ANY_SIZE if most is None else most
 
     def key(self, message: Message) -> Any:
         """Return the decoded key of `message`; raise `DecodeError`."""
-        return _decode(self._key, message.raw_key, message, "key")
+        return _decode(self._key, message.raw_key, message, "key", self._most)
 
     def value(self, message: Message) -> Any:
         """Return the decoded value of `message`; raise `DecodeError`."""
-        return _decode(self._value, message.raw_value, message, "value")
+        return _decode(self._value, message.raw_value, message, "value", self._most)
 
     def keys(self, raws: Sequence[RawMessage]) -> list[Any]:
         """Return the decoded keys of messages of one topic, without making those; raise `DecodeError`."""
         try:
-            return _decode_all(self._key, raws, [raw.key() for raw in raws])
+            return _decode_all(self._key, raws, [raw.key() for raw in raws], self._most)
         except _UNREADABLE:
             # Which one it is, and where it is from.
             return [self.key(Message(raw, self)) for raw in raws]
@@ -154,23 +157,34 @@ class TopicDecoder:
     def values(self, raws: Sequence[RawMessage]) -> list[Any]:
         """Return the decoded values of messages of one topic, without making those; raise `DecodeError`."""
         try:
-            return _decode_all(self._value, raws, [raw.value() for raw in raws])
+            return _decode_all(self._value, raws, [raw.value() for raw in raws], self._most)
         except _UNREADABLE:
             return [self.value(Message(raw, self)) for raw in raws]
 
 
 _UNREADABLE = (ValueError, TypeError, RecursionError)
 """What a serializer raises for bytes that it cannot read."""
+_ANY_SIZE = sys.maxsize
 
 
-def _decode_all(serializer: Serializer, raws: Sequence[RawMessage], parts: Sequence[bytes | None]) -> list[Any]:
+def _decode_all(
+    serializer: Serializer, raws: Sequence[RawMessage], parts: Sequence[bytes | None], most: int
+) -> list[Any]:
+    if max(map(len, filter(None, parts)), default=0) > most:
+        raise ValueError("one of them is too large")
     topic, decode = (raws[0].topic() or "") if raws else "", serializer.decode
     return [None if part is None else decode(part, topic) for part in parts]
 
 
-def _decode(serializer: Serializer, data: bytes | None, message: Message, part: str) -> Any:
+def _decode(serializer: Serializer, data: bytes | None, message: Message, part: str, most: int) -> Any:
     if data is None:
         return None
+    if len(data) > most:
+        raise PayloadTooLarge(
+            f"The {part} of {message.topic}[{message.partition}]@{message.offset} has {len(data)} bytes, and "
+            f"`max_payload` of its consumer is {most}: it is not read.",
+            place=(message.topic, message.partition, message.offset),
+        )
     try:
         return serializer.decode(data, message.topic)
     except _UNREADABLE as error:

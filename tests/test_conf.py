@@ -242,6 +242,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (sends.delivery_timeout, sends.batch_size, sends.batch_timeout) == (120.0, 1_000_000, 0.005)
     assert (sends.compression, sends.send, sends.routing, sends.is_idempotent) == ("zstd", "on_commit", "key", True)
     assert (reads.max_in_flight, reads.max_in_flight_bytes, reads.outage_patience) == (10_000, 64 * 1024**2, 900.0)
+    assert reads.max_payload == 64 * 1024**2
     assert (reads.session_timeout, reads.fetch_max_wait, reads.auto_commit_interval) == (None, None, 5.0)
     assert (reads.retry.backoff, reads.retry.max_backoff, reads.circuit_breaker.cooldown) == (1.0, 60.0, 30.0)
     assert (letters.retention, letters.max_shown) == (30 * 86400.0, 512 * 1024)
@@ -451,6 +452,7 @@ WRONG_VALUES: list[tuple[dict[str, Any], str]] = [
     (consumer(topics="flights"), 'KAFKA["consumers"]["flights"]["topics"] is of type str; allowed: a dict by name'),
     (consumer(concurrency=0), 'KAFKA["consumers"]["flights"]["concurrency"] is 0; allowed: a whole number from 1'),
     (consumer(on_dead_letter="hold_key", hold_key_limit=0), '["hold_key_limit"] is 0; allowed: a whole number from 1'),
+    (consumer(max_payload=0), '["max_payload"] is 0; allowed: a number of bytes from 1'),
     (consumer(on_dead_letter="hold"), '["on_dead_letter"] is \'hold\'; allowed: "continue", "hold_key".'),
     (consumer(handler="handle"), "is 'handle'; allowed: a dotted path such as \"flights.handlers.flight_landed\"."),
     (consumer(retry={"jitter": 2}), '["retry"]["jitter"] is 2; allowed: a number from 0, up to 1.'),
@@ -933,7 +935,7 @@ def test_no_secret_reaches_a_repr() -> None:
 
     assert SECRET not in repr(kafka) + str(kafka)
     assert "'linger.ms': 5" in repr(kafka)
-    assert kafka.producers["bulk"].options["ssl.key.password"] == SECRET
+    assert kafka.producers["bulk"].options["ssl.key.password"] == conf.Secret(SECRET)
     assert kafka.clusters["default"].schema_registry.url == "https://registry"
     assert kafka.clusters["default"].schema_registry.password.reveal() == SECRET
 

@@ -34,6 +34,8 @@ SEED = 20261126
 COUNT = 10_000
 PARTITIONS = 4
 PIECE = 2_000
+MAX_PAYLOAD = 19_000
+"""Bytes; some of the oversize ones have more."""
 LIST = "admin:lynx_kafka_deadletter_changelist"
 Place = tuple[int, int]
 
@@ -104,7 +106,7 @@ def test_ten_thousand_mutated_messages_are_handled_or_stored_whole_and_the_desk_
 ) -> None:
     print(f"seed {SEED}")
     ledger = Ledger()
-    workplace.consume(ledger.handle, partitions=PARTITIONS)
+    workplace.consume(ledger.handle, partitions=PARTITIONS, max_payload=MAX_PAYLOAD)
     messages = list(mutated(SEED, COUNT))
     with workplace.worker() as worker:
         # In pieces: the embedded cluster forgets what is more than a few MiB behind.
@@ -119,6 +121,9 @@ def test_ten_thousand_mutated_messages_are_handled_or_stored_whole_and_the_desk_
     assert not ledger.handled.keys() & stored.keys()
     assert ledger.handled | stored == {place: what for place, (_kind, what) in ledger.sent.items()}
     assert {one.category for one in letters} == {"serialization"}
+    too_large = [one for one in letters if one.error_type == "django_kafka.exceptions.PayloadTooLarge"]
+    assert too_large
+    assert all(len(_raw(one.value) or b"") > MAX_PAYLOAD for one in too_large)
     assert workplace.committed() == dict.fromkeys(range(PARTITIONS), COUNT // PARTITIONS)
     assert all(record.getMessage().isprintable() for record in caplog.records)
 

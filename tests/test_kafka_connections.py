@@ -15,6 +15,7 @@ from pytest_django import Settings
 
 from django_kafka import conf, services, tallies
 from django_kafka.clients.consumer import ConsumerClient, Events
+from django_kafka.clients.embedded import Cluster
 from django_kafka.clients.properties import for_consumer
 from django_kafka.exceptions import BrokersUnreachable
 from django_kafka.producers import producers
@@ -46,29 +47,52 @@ def connections(port: int) -> set[str]:
     return standing & mine
 
 
-def test_a_thousand_threads_share_one_client_and_its_one_connection_to_a_broker(
-    kafka: Kafka, settings: Settings, name: str
-) -> None:
-    use(settings, kafka.address, {"default": {"options": SOON}})
-    before = connections(kafka.port)
+def send_from_a_thousand_threads(topic: str) -> None:
+    """Send a record from each, all at once, and wait until all are acknowledged."""
     begin = threading.Barrier(1000)
     deliveries: list[Any] = []
 
     def send(number: int) -> None:
         begin.wait(30)
-        deliveries.append(services.produce(name, "k", number))
+        deliveries.append(services.produce(topic, str(number), number))
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(1000)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
+    assert len(deliveries) == 1000
     for delivery in deliveries:
         delivery.result(20)
+
+
+def test_a_thousand_threads_have_one_connection_to_each_of_three_brokers(
+    settings: Settings, topic: Callable[..., str]
+) -> None:
+    # It gives each partition to some broker; of so many each has one.
+    with Cluster(brokers=3, partitions=60) as cluster:
+        name = topic()
+        cluster.create_topic(name)
+        use(settings, cluster.bootstrap_servers, {"default": {"options": SOON}})
+        ports = [int(address.rpartition(":")[2]) for address in cluster.bootstrap_servers.split(",")]
+        before = {port: connections(port) for port in ports}
+        send_from_a_thousand_threads(name)
+        tally = tallies.of_producer("default")
+        wait_until(lambda: tally.connections_active == 3, 20)
+        assert [len(connections(port) - before[port]) for port in ports] == [1, 1, 1]
+        assert tally.connections_total == 3
+        producers.close_all()
+
+
+def test_a_thousand_threads_share_one_client_and_its_one_connection_to_a_broker(
+    kafka: Kafka, settings: Settings, name: str
+) -> None:
+    use(settings, kafka.address, {"default": {"options": SOON}})
+    before = connections(kafka.port)
+    send_from_a_thousand_threads(name)
     tally = tallies.of_producer("default")
     wait_until(lambda: tally.connections_active, 20)
 
-    assert len(deliveries) == 1000
     assert len(connections(kafka.port) - before) == 1
     assert (tally.connections_active, tally.connections_total, tally.connection_errors) == (1, 1, 0)
     producers.close_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -12,10 +13,12 @@ import pytest
 from confluent_kafka.admin import ResourceType
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import connection
 from pytest_django import Settings
 
 from django_kafka import conf, services
 from django_kafka.clients.groups import GroupAdmin
+from django_kafka.dead_letters import replaying
 from django_kafka.exceptions import (
     AuthenticationFailed,
     AuthorizationFailed,
@@ -24,11 +27,15 @@ from django_kafka.exceptions import (
     DeliveryForbidden,
     LoginRefused,
 )
+from django_kafka.models import Replay
+from django_kafka.monitoring import health, lag
 from django_kafka.producers import producers
 from tests.consuming import NAME, Seen, Workplace
+from tests.letters import dead_letter
 from tests.secured import PASSWORDS, Provider, SecuredKafka
 from tests.secured.certificates import KEY_PASSWORD
 from tests.secured.counting import counted
+from tests.secured.journey import carried_out
 from tests.secured.logins import REFUSED, WAYS, function, password
 from tests.secured.provider import CLIENTS
 from tests.sending import took_less_than
@@ -48,10 +55,16 @@ def test_a_producer_says_soon_what_is_refused_and_does_not_storm_with(
         with took_less_than(10), pytest.raises(LoginRefused) as raised:
             delivery.result()
         time.sleep(0.5)
-        seconds = time.monotonic() - began
+        seconds, tries = time.monotonic() - began, len(came)
+        assert who in " ".join(health.producer().problems)
         producers.close_all(0)
+        lag.forget()
+        with took_less_than(10):
+            (problem,) = health.broker().problems
 
     said = str(raised.value)
+    assert who in problem
+    assert setting in problem
     assert raised.value.category == "authentication"
     assert isinstance(raised.value, AuthenticationFailed)
     assert isinstance(raised.value, BrokersUnreachable)
@@ -61,21 +74,25 @@ def test_a_producer_says_soon_what_is_refused_and_does_not_storm_with(
     assert "cluster 'default'" in said
     assert "hunter2" not in said
     # The library alone would make twenty a second where a certificate of the client is refused.
-    assert len(came) <= 2 + 3 * seconds
+    assert tries <= 2 + 3 * seconds
 
 
-@pytest.mark.parametrize(
-    "what", ["a wrong SCRAM password", "a broker of another name", "a certificate of another authority"]
-)
+@pytest.mark.parametrize("what", REFUSED)
 def test_a_worker_that_is_refused_before_it_got_anything_ends_with(
     place: Workplace, secured: SecuredKafka, provider: Provider, what: str
 ) -> None:
     make, who, setting = REFUSED[what]
-    place.consume(Seen(), kafka=make(secured, provider))
-    worker = place.start()
-    wait_until(lambda: worker.error is not None)
-    place.ended(worker)
+    kafka = make(secured, provider)
+    with counted(kafka["brokers"][0]) as (address, came):
+        place.consume(Seen(), kafka={**kafka, "brokers": [address]})
+        began = time.monotonic()
+        with took_less_than(10):
+            worker = place.start()
+            wait_until(lambda: worker.error is not None)
+            place.ended(worker)
+        seconds = time.monotonic() - began
 
+    assert len(came) <= 3 + 3 * seconds
     assert isinstance(worker.error, AuthenticationFailed)
     assert who in str(worker.error)
     assert setting in str(worker.error)
@@ -123,6 +140,63 @@ def test_a_worker_without_permission_ends_with_what_it_lacks(
     words = [repr(place.group), "READ"] if lacking == "group" else [repr(place.topic), "READ"]
     for word in (*words, "'bob' (SCRAM-SHA-512)", 'KAFKA["security"]["sasl"]'):
         assert word in str(worker.error)
+
+
+def test_a_replay_says_soon_what_is_refused_and_goes_on_when_that_is_mended(
+    place: Workplace, secured: SecuredKafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("hunter2")
+    place.consume(Seen(), kafka=secured.settings("SAFE", password("SCRAM-SHA-512", word={"file": str(file)})))
+    letter = dead_letter({"n": 1}, topic=place.topic, consumer=NAME, group_id=place.group)
+    replaying.request([letter.pk], target="topic")
+    done: list[Replay] = []
+
+    def carry_out() -> None:
+        done.extend(carried_out())
+        connection.close()
+
+    thread = threading.Thread(target=carry_out)
+    thread.start()
+    wait_until(lambda: "waiting for what is sent in a replay" in caplog.text, 10)
+    refused = next(record.getMessage() for record in caplog.records if "in a replay" in record.getMessage())
+    for word in (f"'{place.topic}'", "refuse the login of 'alice' (SCRAM-SHA-512)", 'KAFKA["security"]["sasl"]'):
+        assert word in refused
+    file.write_text(PASSWORDS["alice"])
+    thread.join(30)
+    assert [one.state for one in done] == ["succeeded"]
+
+
+def test_a_replay_to_a_topic_without_permission_fails_and_its_letter_stays_open(
+    place: Workplace, secured: SecuredKafka
+) -> None:
+    place.consume(Seen(), kafka=secured.settings("SAFE", password("PLAIN", "bob")))
+    letter = dead_letter({"n": 1}, topic=place.topic, consumer=NAME, group_id=place.group)
+    replaying.request([letter.pk], target="topic")
+    with took_less_than(10):
+        (replay,) = carried_out()
+    letter.refresh_from_db()
+    assert (replay.state, letter.state, letter.category) == ("failed", "open", "authorization")
+    for word in ("DeliveryForbidden", repr(place.topic), "'bob' (PLAIN)", "WRITE", 'KAFKA["security"]["sasl"]'):
+        assert word in replay.result
+
+
+def test_a_dead_letter_whose_topic_takes_none_of_this_login_is_stored_and_waited_for(
+    place: Workplace, secured: SecuredKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen(lambda _message: 1 / 0)
+    way = secured.settings("SAFE", password("SCRAM-SHA-256", "bob"))
+    place.consume(seen, kafka={**way, "dead_letters": {"topic": "{topic}.dead"}})
+    secured.create_topic(f"{place.topic}.dead")
+    secured.allow("bob", ResourceType.TOPIC, place.topic)
+    secured.allow("bob", ResourceType.GROUP, place.group)
+    place.send([1])
+    with place.worker():
+        wait_until(lambda: f"{place.topic}.dead does not take its dead letter" in caplog.text)
+        assert len(place.letters()) == 1
+        assert place.committed() == {0: 0}
+        secured.allow("bob", ResourceType.TOPIC, f"{place.topic}.dead")
+        wait_until(lambda: place.committed() == {0: 1})
 
 
 def test_a_worker_that_has_worked_waits_for_what_is_refused_later(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +12,18 @@ import pytest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import Client
 from django.urls import path
+from health_check.views import HealthCheckView
 from pytest_django import Settings
 
 from django_kafka import services
+from django_kafka.consuming.crew import Crew
+from django_kafka.exceptions import ConfigurationError
+from django_kafka.monitoring import probes
 from tests.doctoring import consumers, doctor
 from tests.secured import PASSWORDS, Provider, SecuredKafka
 from tests.secured.certificates import KEY_PASSWORD
 from tests.secured.logins import REFUSED, password
+from tests.servers.processes import wait_until
 from tests.urls import urlpatterns as others
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -37,11 +43,40 @@ def health(_request: HttpRequest) -> HttpResponse:
     return JsonResponse(asdict(services.get_health_status()), json_dumps_params={"default": str})
 
 
-urlpatterns = [*others, path("send/", send), path("health/", health)]
+urlpatterns = [
+    *others,
+    path("send/", send),
+    path("health/", health),
+    path("checks/", HealthCheckView.as_view(checks=["django_kafka.health.Kafka", "django_kafka.health.Consumer"])),
+]
 
 
-def with_locals(error: BaseException) -> str:
+def of_a_worker() -> list[str]:
+    """Return what a worker process answers to those who watch it, and how it ends."""
+    try:
+        crew = Crew(["ops"])
+        thread = threading.Thread(target=crew.run)
+        thread.start()
+        try:
+            wait_until(lambda: crew.routes[probes.READY]().status == 503 or not thread.is_alive())
+            said = [crew.routes[path]().body.decode() for path in (probes.READY, probes.LIVE, "/metrics")]
+            assert said[0] != "ok\n"
+        finally:
+            crew.stop()
+            thread.join(30)
+    except ConfigurationError as error:
+        return [with_locals(error)]
+    return [
+        *said,
+        *(crew.routes[path]().body.decode() for path in (probes.READY, probes.LIVE)),
+        with_locals(crew.error),
+    ]
+
+
+def with_locals(error: BaseException | None) -> str:
     """Return what pytest and rich print of it: the locals of every frame but those of tests."""
+    if error is None:
+        return ""
     told = traceback.TracebackException.from_exception(error, capture_locals=True)
     for frame in told.stack:
         if "/tests/" in frame.filename:
@@ -92,6 +127,12 @@ def test_nothing_that_is_printed_has_a_secret_in_it_with(
     for name in ("deadletter", "worker", "replay"):
         said.append(admin_client.get(f"/admin/lynx_kafka/{name}/").content.decode())
     said.append(admin_client.get("/health/").content.decode())
+    for kind in ("text/html", "application/json", "text/plain", "application/rss+xml"):
+        answer = admin_client.get("/checks/", headers={"accept": kind})
+        assert answer.headers["content-type"].startswith(kind)
+        assert (answer.status_code == 500) == (not kind.endswith("xml"))
+        said.append(answer.content.decode())
+    said += of_a_worker()
     try:
         services.produce("flights", "k", 1).result()
     except Exception as error:  # noqa: BLE001  # whatever it is

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import pickle
+import pprint
 import re
 import time
 import traceback
@@ -120,7 +123,8 @@ def test_kerberos_becomes_its_properties(settings: Settings) -> None:
         "sasl.kerberos.keytab": "/etc/airline.keytab",
     }
     found = chosen(settings, {"sasl": {"enabled": True, "mechanism": "GSSAPI", "kerberos": {"service_name": "broker"}}})
-    assert (found["sasl.kerberos.service.name"], found["sasl.kerberos.kinit.cmd"]) == ("broker", "")
+    assert found["sasl.kerberos.service.name"] == "broker"
+    assert found["sasl.kerberos.min.time.before.relogin"] == 0
 
 
 def test_openid_connect_becomes_its_properties(settings: Settings) -> None:
@@ -284,6 +288,40 @@ def test_no_page_about_wrong_settings_shows_a_secret(settings: Settings) -> None
     with pytest.raises(ConfigurationError) as raised:
         conf.kafka()
     assert HIDDEN not in pages(settings, raised.value)
+
+
+WAYS_TO_SHOW: dict[str, Callable[[Any], object]] = {
+    "repr": repr, "str": str, "format": "{}".format, "pprint": pprint.pformat, "copy": copy.copy,
+    "deepcopy": copy.deepcopy, "asdict": dataclasses.asdict, "astuple": dataclasses.astuple, "vars": vars, "dict": dict,
+    "fields": lambda one: [getattr(one, name) for name in type(one).__slots__],
+    "values": lambda one: [*one.values()], "pickle": pickle.dumps, "json": lambda one: json.dumps(one, default=str),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS_TO_SHOW)
+def test_what_was_read_of_settings_shows_no_secret_by(settings: Settings, way: str) -> None:
+    more = {"options": {"ssl.keystore.password": HIDDEN, "ssl.key.pem": HIDDEN}}
+    settings.KAFKA = {
+        **sasl(password=HIDDEN, oauth={"client_secret": HIDDEN}), "connection": more,
+        "schema_registry": {"url": f"https://u:{HIDDEN}@registry"},
+        "producers": {"default": more}, "consumers": {"ops": {"group_id": "g", **more}},
+    }  # fmt: skip
+    whole = conf.kafka()
+    cluster, producer, consumer = conf.cluster(), conf.producer(), conf.consumer()
+    shown = 0
+    for one in (
+        whole, cluster, cluster.security, cluster.security.sasl, cluster.security.sasl.oauth, cluster.connection,
+        cluster.connection.options, cluster.schema_registry, producer, producer.options, consumer, consumer.options,
+        properties.for_consumer(consumer, cluster, "g"), properties.for_producer(producer, cluster), conf.reading(),
+    ):  # fmt: skip
+        try:
+            found = WAYS_TO_SHOW[way](one)
+        except (TypeError, AttributeError) as refused:
+            found = str(refused)
+        shown += HIDDEN in (found.decode("latin-1") if isinstance(found, bytes) else f"{found!s} {found!r}")
+    assert shown == 0
+    # Who asks gets it.
+    assert (producer.options["ssl.key.pem"].reveal(), cluster.security.sasl.password.reveal()) == (HIDDEN, HIDDEN)
 
 
 def test_properties_show_no_secret_whatever_shows_them() -> None:

@@ -135,7 +135,7 @@ class ConsumerClient:
             elif is_fatal(failed := confluent_kafka.KafkaException(error)):
                 raise failed
             else:
-                self._on_error(error, message.topic())
+                self._on_error(error, message.topic(), message.partition())
         return good
 
     def _log_in(self, username: str, password: str) -> None:
@@ -359,9 +359,12 @@ class ConsumerClient:
         taken = {(one.topic, one.partition): one.offset for one in known}
         self._guarded(lambda: self._events.committed(taken, code, sentence))
 
-    def _on_error(self, error: confluent_kafka.KafkaError, topic: str | None = None) -> None:
+    def _on_error(
+        self, error: confluent_kafka.KafkaError, topic: str | None = None, partition: int | None = None
+    ) -> None:
         self._connections.failed(error.name())
-        self._guarded(lambda: self._events.trouble(error.name(), self._refused.note(error, topic), topic))
+        where = f"partition {partition}: " if error.name() == "_BAD_COMPRESSION" else ""
+        self._guarded(lambda: self._events.trouble(error.name(), where + self._refused.note(error, topic), topic))
 
     def _guarded(self, tell: Callable[[], None]) -> None:
         try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..conf.secrets import Secret, is_secret, masked, revealed
+from ..conf.secrets import Secret, hidden, masked, revealed
 from ..exceptions import ConfigurationError
 from .scrubbing import Scrubber
 from .tokens import TokenFunction
@@ -24,7 +24,7 @@ class Properties(dict[str, Any]):
 
     def __init__(self, values: Mapping[str, Any], cluster: str = "default") -> None:
         """`cluster` is the name of the one that they lead to."""
-        super().__init__({name: _hidden(name, value) for name, value in values.items()})
+        super().__init__({name: hidden(name, value) for name, value in values.items()})
         self.cluster = cluster
 
     @classmethod
@@ -49,10 +49,6 @@ class Properties(dict[str, Any]):
         if isinstance(function, TokenFunction):
             function.learn = scrub.learn
             function.prepare()
-
-
-def _hidden(name: str, value: Any) -> Any:
-    return Secret(value) if isinstance(value, str) and value and is_secret(name) else value
 
 
 class Rotation:

@@ -14,7 +14,7 @@ from itertools import chain
 
 from .. import conf
 from ..conf.librdkafka import CLUSTER_SAME, CONSUMER_SAME, PRODUCER_SAME
-from ..conf.secrets import without_login
+from ..conf.secrets import revealed, without_login
 from . import embedded, librdkafka, security
 from .credentials import Properties
 
@@ -128,7 +128,7 @@ def problems(kind: str, options: Mapping[str, object]) -> list[tuple[str, str]]:
     configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
     try:
         for name, value in options.items():
-            text = str(value).lower() if isinstance(value, bool) else str(value)
+            text = str(value).lower() if isinstance(value, bool) else str(revealed(value))
             error = ctypes.create_string_buffer(512)
             answer = library.rd_kafka_conf_set(configuration, name.encode(), text.encode(), error, len(error))
             if answer == _UNKNOWN:

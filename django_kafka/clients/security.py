@@ -54,8 +54,8 @@ def _kerberos(kerberos: conf.Kerberos) -> dict[str, object]:
     if kerberos.keytab:
         chosen["sasl.kerberos.keytab"] = kerberos.keytab
     else:
-        # The ticket is somebody else's to renew; without this the library would run kinit for it.
-        chosen["sasl.kerberos.kinit.cmd"] = ""
+        # The ticket is somebody else's to renew; without this the library would run kinit for it, which needs a keytab.
+        chosen["sasl.kerberos.min.time.before.relogin"] = 0
     return chosen | _given({"sasl.kerberos.principal": kerberos.principal})
 
 

@@ -65,6 +65,7 @@ CONSUMER: Mapping[str, Rule] = {
     "processes": whole(1, 1_000),
     "max_in_flight": whole(1),
     "max_in_flight_bytes": size(),
+    "max_payload": optional(size()),
     "transaction": choice("message", "batch", "none"),
     "guarantee": choice("at_most_once", "at_least_once", "effect_once"),
     "timeout": optional(duration(0.001)),

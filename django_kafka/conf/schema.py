@@ -227,6 +227,8 @@ class Consumer:
     """Messages that are in memory at most."""
     max_in_flight_bytes: int = 67_108_864
     """Their size at most."""
+    max_payload: int | None = 67_108_864
+    """Bytes of a key or value that is decoded at most; what is larger is poison. None: without a bound."""
     transaction: str = "message"
     """What a transaction is opened for: message, batch, or none."""
     guarantee: str = "at_least_once"

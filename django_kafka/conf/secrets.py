@@ -116,13 +116,18 @@ def revealed(value: Any) -> Any:
     return value.reveal() if isinstance(value, Secret) else value
 
 
+def hidden(name: str, value: Any) -> Any:
+    """Return a text as a secret when what is called so must not be shown; anything else as it is."""
+    return Secret(value) if isinstance(value, str) and value and is_secret(name) else value
+
+
 class Options(Mapping[str, Any]):
-    """A mapping that cannot be changed, and that masks its secrets when it is shown."""
+    """A mapping that cannot be changed, whose texts under the names of secrets are secrets."""
 
     __slots__ = ("_values",)
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
-        self._values = dict(values or {})
+        self._values = {name: hidden(name, value) for name, value in (values or {}).items()}
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]

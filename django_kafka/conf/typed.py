@@ -217,6 +217,7 @@ class ConsumerSettings(TypedDict, total=False):
     processes: int
     max_in_flight: int
     max_in_flight_bytes: Size
+    max_payload: Size | None
     transaction: Literal["message", "batch", "none"]
     guarantee: Literal["at_most_once", "at_least_once", "effect_once"]
     timeout: Duration | None

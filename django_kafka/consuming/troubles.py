@@ -12,6 +12,10 @@ _AGAIN = 30.0
 _ADVICE = {
     "_ALL_BROKERS_DOWN": "; trying again until one answers",
     "UNKNOWN_TOPIC_OR_PART": "; create it, as `kafka_topics --create` does: it is looked for again every few seconds",
+    "_BAD_COMPRESSION": (
+        "; its partition waits there, and nothing of it is lost: a batch that inflates to more than "
+        "receive.message.max.bytes in `options` needs that raised, or `kafka_offsets` to go on behind it"
+    ),
     "_MAX_POLL_EXCEEDED": "; the partitions are lost and asked for again",
 }
 

@@ -367,8 +367,11 @@ def _acknowledged(delivery: Delivery) -> Delivery:
 
     Giving up earlier would leave the record in the queue, and send it again beside it.
     """
+    said = False
     while True:
         try:
             return delivery.result()
-        except DeliveryTimeout:
-            continue
+        except DeliveryTimeout as error:
+            if not said:
+                log.warning("waiting for what is sent in a replay: %s", error)
+            said = True

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from confluent_kafka import Producer
+
 from tests.journeys.project import Project
 from tests.journeys.steps import numbered, wait_committed, wait_effects
 from tests.servers.processes import Program, wait_until
@@ -51,6 +53,36 @@ def test_messages_in_flight_are_bounded_by_their_bytes(project: Project, topic: 
 
     assert worker.finish() == 0
     project.assert_ledger(name, settled=True, once=True)
+
+
+BOMBS = {"gzip": 16 * MIB, "lz4": 16 * MIB, "zstd": 16 * MIB, "snappy": 6 * MIB}
+"""What comes out by codec: several hundred times of what is sent, with snappy 20 times."""
+
+
+def test_batches_that_inflate_become_letters_and_take_a_few_times_the_memory_of_what_comes_out(
+    project: Project, topic: Callable[..., str]
+) -> None:
+    name = project.create_topic(topic())
+    project.consumer("journey", name, max_payload="1MiB")
+    # JSON of which Python would make twenty times as much.
+    values = {codec: b"[%s[]]" % (b"[]," * (size // 3)) for codec, size in BOMBS.items()}
+    for codec, value in values.items():
+        # The broker takes a batch of 1 MiB, whatever comes out of it.
+        options = {"compression.type": codec, "message.max.bytes": 1_000_000_000}
+        producer = Producer({"bootstrap.servers": project.cluster.address, **options})
+        producer.produce(name, value)
+        assert producer.flush(30) == 0
+        project.produce([{"value": {"after": codec}}], name)
+    worker = project.manage("kafka_consume")
+    wait_committed(project, name)
+    assert peak(worker) < 100 * MIB + 5 * sum(BOMBS.values()), f"{peak(worker) / MIB:.0f} MiB"
+    worker.send_signal(signal.SIGTERM)
+    assert worker.finish() == 0
+
+    assert [effect.payload for effect in project.effects(name)] == [{"after": codec} for codec in BOMBS]
+    letters = project.letters()
+    assert all(bytes(letter["value"]) == value for letter, value in zip(letters, values.values(), strict=True))
+    assert {letter["error_type"].rpartition(".")[2] for letter in letters} == {"PayloadTooLarge"}
 
 
 def test_a_partition_that_is_stuck_leaves_room_for_the_others(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from confluent_kafka.admin import (
@@ -35,8 +36,18 @@ _WAYS = {
     "BOTH": "SASL_SSL",
     "ELSEWHERE": "SASL_SSL",
     "EXPIRED": "SASL_SSL",
+    "IPV6": "PLAINTEXT",
 }
 """Listener → protocol. The first is for the tests themselves; MUTUAL and BOTH want a certificate of the client."""
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has a loopback of IPv6; without one there is no such way in."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 class SecuredKafka(Kafka):
@@ -48,6 +59,8 @@ class SecuredKafka(Kafka):
         super().__init__(heap="512m")
         self.certificates = certificates
         self.ports = {name: self.port if name == "PLAINTEXT" else free_port() for name in _WAYS}
+        if not has_ipv6():
+            del self.ports["IPV6"]
         self.properties = self._secured(provider)
         self.format_options = [
             option
@@ -63,7 +76,7 @@ class SecuredKafka(Kafka):
 
     def way(self, name: str) -> str:
         """Return the address of a listener."""
-        return f"localhost:{self.ports[name]}"
+        return f"{'[::1]' if name == 'IPV6' else 'localhost'}:{self.ports[name]}"
 
     def settings(self, way: str, sasl: dict[str, Any] | None = None, **tls: Any) -> dict[str, Any]:
         """Return what of KAFKA leads through a listener: a login, and the authority to trust unless `tls` says more."""
@@ -103,7 +116,7 @@ class SecuredKafka(Kafka):
 
     def _secured(self, provider: Provider) -> dict[str, str]:
         certificates = self.certificates
-        listeners = ",".join(f"{name}://localhost:{port}" for name, port in self.ports.items())
+        listeners = ",".join(f"{name}://{self.way(name)}" for name in self.ports)
         protocols = ",".join(f"{name}:{protocol}" for name, protocol in _WAYS.items())
         found = {
             "listeners": f"{listeners},CONTROLLER://127.0.0.1:{self.nodes[0].controller_port}",

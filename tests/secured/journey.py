@@ -11,12 +11,13 @@ from django_kafka.dead_letters.carrying import carry_out
 from django_kafka.dead_letters.executing import Executor
 from django_kafka.messages import Message
 from django_kafka.models import Replay
+from django_kafka.monitoring import lag
 from tests.consuming import Seen, Workplace
 from tests.servers.processes import wait_until
 
 
 def travel(place: Workplace, kafka: dict[str, Any]) -> None:
-    """Send two records, handle one, dead-letter the other, replay it through its topic, and handle it."""
+    """Send two records, handle one, dead-letter the other, be healthy, replay it through its topic, and handle it."""
     mended = threading.Event()
 
     def handle(message: Message) -> None:
@@ -24,24 +25,32 @@ def travel(place: Workplace, kafka: dict[str, Any]) -> None:
             raise ValueError("still bad")
 
     seen = Seen(handle)
-    place.consume(seen, kafka=kafka)
+    place.consume(seen, kafka={"heartbeats": {"enabled": False}, **kafka})
     for value in ("good", "bad"):
         assert services.produce(place.topic, "k", value).result(10).offset is not None
     with place.worker():
         seen.wait(1)
         wait_until(place.letters)
+        wait_until(lambda: place.committed() == {0: 2})
+        lag.forget()
+        found = services.get_health_status()
+        assert found.healthy, found.last_error
+        details = {one.kind: one.detail for one in found.components}
+        assert (details["producer"]["used"], details["consumer"]["lag"]) == (True, 0)
     mended.set()
     (letter,) = place.letters()
     assert (seen.values, letter.offset) == (["good"], 1)
 
     replaying.request([letter.pk], target="topic")
-    assert [one.state for one in _carried_out()] == ["succeeded"]
+    assert [one.state for one in carried_out()] == ["succeeded"]
     with place.worker():
         seen.wait(2)
     assert seen.values == ["good", "bad"]
 
 
-def _carried_out() -> list[Replay]:
+def carried_out() -> list[Replay]:
+    """Carry out the replays that were asked for."""
+
     def fail(error: Exception, _pause: float) -> None:
         raise AssertionError("the replay waits") from error
 
