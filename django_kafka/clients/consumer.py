@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 import confluent_kafka
-from confluent_kafka import OFFSET_STORED, TopicPartition
+from confluent_kafka import OFFSET_INVALID, TopicPartition
 
 from .. import tallies
 from ..exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
@@ -270,7 +270,7 @@ class ConsumerClient:
             return
         known = {place: offset for place, offset in others.items() if place not in places}
         mine = [(one.topic, one.partition) for one in self._client.assignment()]
-        self._client.assign([TopicPartition(*one, known.get(one, OFFSET_STORED)) for one in mine])
+        self._client.assign([TopicPartition(*one, known.get(one, OFFSET_INVALID)) for one in mine])
 
     def unsubscribe(self) -> None:
         """Begin to leave the group; the partitions are revoked while `fetch` is called."""
