@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from . import conf
 from .clients.admin import Unreachable
-from .clients.consumer import Place
+from .clients.events import Place
 from .clients.groups import Log
 from .exceptions import ConfigurationError, PartitionLost
 from .execution import leave_foreign_transaction

@@ -192,12 +192,12 @@ def test_memory_is_bounded(workplace: Workplace) -> None:
     workplace.send(range(200))
     with workplace.worker() as worker:
         poller: Any = worker._poller
-        wait_until(lambda: poller._queued >= 30)
-        most = [poller._queued + worker.lanes.in_flight for _ in range(50) if not go_on.wait(0.01)]
+        wait_until(lambda: poller.queued >= 30)
+        most = [poller.queued + worker.lanes.in_flight for _ in range(50) if not go_on.wait(0.01)]
         assert max(most) <= 50
         go_on.set()
         seen.wait(200)
-    assert poller._queued == poller._queued_bytes == 0
+    assert poller.queued == poller.queued_bytes == 0
     assert seen.of(0) == list(range(200))
 
 

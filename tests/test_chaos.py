@@ -18,7 +18,7 @@ import pytest
 
 from tests import run
 from tests.chaos import forwarded, guarded, held, records, sending, settled, verdict
-from tests.chaos.books import Begun, Books, Effect, End, Leave, Letter, Queue, Sample, deaths
+from tests.chaos.books import Begun, Books, Effect, End, Leave, Letter, Move, Queue, Sample, deaths
 from tests.chaos.plan import PROTOCOLS, Kind, Plan, Subject
 from tests.chaos.records import GUARDED, Mixture, Sort
 from tests.chaos.sending import Sent
@@ -627,7 +627,17 @@ def test_a_run_that_had_little_to_judge_does_not_pass(thin: Callable[[Books], Bo
 
 
 def of_guarded(books: Books) -> Books:
-    """The same books with the runs of handlers: each message began when it was committed and before it was settled."""
+    """The same books with the runs of handlers, and with the steps of claims.
+
+    Each message began when it was committed and before it was settled, in a transaction of its own.
+    """
+    effects = tuple(replace(one, transaction=one.id, pid=1) for one in books.effects)
+    letters = tuple(replace(one, transaction=one.id) for one in books.letters)
+    moves = (
+        Move(partition=one.partition, low=one.offset, high=one.offset + 1, pid=1, transaction=one.id)
+        for one in (*effects, *letters)
+    )
+    books = replace(books, effects=effects, letters=letters, moves=tuple(moves))
     settled = {one.place: one.committed_at for one in books.effects} | {
         one.place: one.stored_at for one in books.letters
     }
@@ -666,6 +676,25 @@ def test_effects_of_what_is_a_dead_letter_are_noticed() -> None:
     done = replace(effect_of(books, the(books, Sort.PLAIN)), **place_of(one), committed_at=START + 100)
 
     assert "what is a dead letter left no effect" in broken_of_once(with_effects(books, done))
+
+
+def test_an_effect_or_a_letter_apart_from_its_offset_is_noticed() -> None:
+    books = of_guarded(sound())
+    with_its_offset = "effects and letters are committed with their offsets"
+    effect, letter = books.effects[7], books.letters[2]
+
+    for one in (effect, letter):
+        moves = tuple(replace(move, transaction=-1) if move.transaction == one.id else move for move in books.moves)
+        assert broken_of_once(replace(books, moves=moves)) == [with_its_offset]
+    elsewhere = (replace(move, partition=7) if move.transaction == effect.id else move for move in books.moves)
+    assert broken_of_once(replace(books, moves=tuple(elsewhere))) == [with_its_offset]
+
+
+def test_an_effect_under_the_claim_of_another_process_is_noticed() -> None:
+    books = of_guarded(sound())
+    moves = (replace(books.moves[0], pid=2), *books.moves[1:])
+
+    assert broken_of_once(replace(books, moves=moves)) == ["nobody writes under the claim of another"]
 
 
 def place_of(one: Sent) -> dict[str, Any]:

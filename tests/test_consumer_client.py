@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from django_kafka.clients.consumer import ConsumerClient, Events, is_fatal
+from django_kafka.clients.consumer import ConsumerClient, is_fatal
 from django_kafka.clients.embedded import Cluster
+from django_kafka.clients.events import Events
 from django_kafka.clients.sizes import size_of
 from django_kafka.exceptions import ConfigurationError
 from tests.servers.processes import wait_until
@@ -153,7 +154,7 @@ def test_starting_over_begins_at_the_committed_offsets(bench: Bench) -> None:
     messages = dict(client.by_partition(bench.fetch(client, 20)))
     client.store({(bench.topic, 0): messages[bench.topic, 0][7]})
     client.commit(wait=True)
-    client.start_over([(bench.topic, 0)])
+    client.start_over([(bench.topic, 0)], {})
     assert [message.offset() for message in bench.fetch(client, 2)] == [8, 9]
 
 

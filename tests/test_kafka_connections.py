@@ -14,8 +14,9 @@ import pytest
 from pytest_django import Settings
 
 from django_kafka import conf, services, tallies
-from django_kafka.clients.consumer import ConsumerClient, Events
+from django_kafka.clients.consumer import ConsumerClient
 from django_kafka.clients.embedded import Cluster
+from django_kafka.clients.events import Events
 from django_kafka.clients.properties import for_consumer
 from django_kafka.exceptions import BrokersUnreachable
 from django_kafka.producers import producers

@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import sys
+import textwrap
 import threading
 import time
 import uuid
@@ -88,8 +89,8 @@ class Project:
         migrate = self.start("migrate", "--verbosity=0")
         assert migrate.finish(60) == 0, migrate.output()
 
-    def write_handlers(self, more: str = "") -> None:
-        code = HANDLERS.format(topic=self.topic, started=str(self.started), more=more)
+    def write_handlers(self, more: str = "", top: str = "") -> None:
+        code = HANDLERS.format(topic=self.topic, started=str(self.started), more=more) + textwrap.dedent(top)
         (self.directory / "planes" / "kafka_handlers.py").write_text(code)
 
     def start(self, *arguments: str) -> Program:
@@ -160,6 +161,35 @@ def test_the_second_signal_ends_it_at_once_and_the_message_is_read_again(project
     assert again.finish(40) == 0, again.output()
     # Its end was no leaving, so that even what was settled may come once more.
     assert project.effects() in ([0, 1], [0, 0, 1])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_second_signal_ends_it_at_once_when_all_is_done_and_only_the_end_takes_long(
+    project: Project, processes: int
+) -> None:
+    # A database that is asked for its limits and does not answer is what the command waits for last of all.
+    ended = project.started.with_name("ended")
+    slow = f"""
+    from django_kafka.consuming import connections
+    def join(self, timeout):
+        import pathlib
+        pathlib.Path({str(ended)!r}).touch()
+        time.sleep(60)
+    connections.LimitCheck.join = join
+    """
+    project.write_handlers(top=slow)
+    project.send({}, {})
+    worker = project.start("kafka_consume", "ops", "--processes", str(processes))
+    wait_until(lambda: project.effects() == [0, 1])
+    worker.send_signal(signal.SIGTERM)
+    wait_until(ended.exists)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.finish() == 128 + signal.SIGTERM, worker.output()
+    if processes == 1:
+        project.write_handlers()
+        again = project.start("kafka_consume", "ops", "--until-empty")
+        assert again.finish(40) == 0, again.output()
+    assert project.effects() == [0, 1], "what was done is committed"
 
 
 def test_a_signal_works_when_nobody_reads_what_is_said(project: Project) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from django_kafka.clients import logs
-from django_kafka.clients.consumer import ConsumerClient, Events
+from django_kafka.clients.consumer import ConsumerClient
+from django_kafka.clients.events import Events
 from django_kafka.clients.logs import ClientLog
 from django_kafka.clients.producer import ProducerClient
 from django_kafka.exceptions import ConfigurationError

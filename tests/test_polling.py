@@ -252,6 +252,41 @@ def test_a_fetch_that_raises_after_it_took_messages_loses_none(workplace: Workpl
     assert workplace.committed() == dict.fromkeys(range(3), 100)
 
 
+@pytest.mark.parametrize("strategy", ["range", "cooperative-sticky"])
+def test_a_fetch_that_raises_repeats_nothing_that_is_settled_and_not_committed_yet(
+    workplace: Workplace, strategy: str
+) -> None:
+    seen = Seen()
+    # Of the last partition nothing is known yet: it is to begin at what the group has committed, the others are not.
+    options = {"partition.assignment.strategy": strategy}
+    workplace.consume(seen, partitions=3, auto_commit_interval="1h", options=options)
+    for partition in range(2):
+        workplace.send(range(50), partition=partition)
+    with workplace.worker() as worker:
+        seen.wait(100)
+        wait_until(lambda: not worker.lanes.in_flight)
+        wait_until(lambda: all(one.stored == 49 for one in worker.lanes if one.place[1] < 2))
+        client, raised = worker._poller._client, threading.Event()
+        real = client.fetch
+
+        def fetch(most: int, timeout: float) -> list[Any]:
+            client.fetch = real  # type: ignore[method-assign]
+            raised.set()
+            raise RuntimeError("a callback raised")
+
+        client.fetch = fetch  # type: ignore[method-assign]
+        assert raised.wait(20)
+        # Nothing more comes to partition 1: it has to be committed all the same.
+        for partition in (0, 2):
+            workplace.send([0], partition=partition)
+        seen.wait(102)
+        assert workplace.committed() == {0: 0, 1: 0, 2: 0}
+    assert sorted(seen.places) == sorted(
+        [*((number, one) for number in range(2) for one in range(50)), (0, 50), (2, 0)]
+    )
+    assert workplace.committed() == {0: 51, 1: 50, 2: 1}
+
+
 def test_a_log_that_raises_in_callbacks_loses_nothing(workplace: Workplace) -> None:
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

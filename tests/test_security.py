@@ -23,8 +23,9 @@ from pytest_django import Settings
 
 from django_kafka import conf
 from django_kafka.clients import properties
-from django_kafka.clients.consumer import ConsumerClient, Events
+from django_kafka.clients.consumer import ConsumerClient
 from django_kafka.clients.credentials import Properties, Rotation
+from django_kafka.clients.events import Events
 from django_kafka.clients.producer import ProducerClient
 from django_kafka.clients.refusals import Refused
 from django_kafka.clients.scrubbing import Scrubber

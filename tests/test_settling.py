@@ -86,6 +86,32 @@ def test_the_last_attempt_makes_a_letter_that_knows_them_all(workplace: Workplac
     assert seen.of(0) == [0, 2]
 
 
+@pytest.mark.parametrize("transaction", ["message", "batch"])
+def test_what_a_handler_does_to_its_message_is_gone_at_the_next_attempt_and_not_in_the_letter(
+    workplace: Workplace, transaction: str
+) -> None:
+    given: list[Any] = []
+
+    def spoil(message: Message) -> None:
+        given.append((message.attempt, dict(message.value), list(message.headers)))
+        with pytest.raises(AttributeError):
+            message.offset = 7  # type: ignore[misc]
+        message.attempt = 99
+        message.value.clear()
+        assert isinstance(message.headers, tuple), "nothing can be added to it"
+        raise ValueError("bad")
+
+    retry = {"max_retries": 1, "backoff": "10ms"}
+    workplace.consume(spoil, retry=retry, transaction=transaction)
+    workplace.send([{"id": 1}], headers=[("h", b"1")])
+    with workplace.worker():
+        wait_until(lambda: workplace.letters())
+    assert given == [(attempt, {"id": 1}, [("h", b"1")]) for attempt in (1, 2)]
+    (letter,) = workplace.letters()
+    assert (letter.offset, letter.attempts, letter.error_message) == (0, 2, "bad")
+    assert (bytes(letter.value or b""), [tuple(one) for one in letter.headers]) == (b'{"id": 1}', [("h", b"1")])
+
+
 def test_of_many_attempts_the_last_ones_are_stored(workplace: Workplace) -> None:
     failing = Failing(*(ValueError(f"attempt {number}") for number in range(1, 99)), offset=0)
     workplace.consume(Seen(failing), retry={"max_retries": 30, "backoff": "1ms", "multiplier": 1})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from django_kafka import signals
+from django_kafka.consuming.crew import Crew
 from django_kafka.consuming.worker import Worker
 from django_kafka.exceptions import ConfigurationError, NotAvailable, UnknownName
 from django_kafka.messages import Message
@@ -63,6 +64,19 @@ def test_partitions_are_handled_in_parallel_and_each_in_its_order(workplace: Wor
         assert seen.of(partition) == list(range(40))
     assert len(seen.threads) == 4
     assert workplace.committed() == dict.fromkeys(range(8), 40)
+
+
+def test_a_crew_that_is_told_to_stop_tells_its_workers_at_once_unless_one_has_failed(workplace: Workplace) -> None:
+    # The main thread is inside of the same calls once one has failed, and a signal handler runs in the main thread.
+    workplace.consume(Seen())
+    crew, failed = Crew([NAME]), Crew([NAME])
+    crew.stop()
+    assert crew.workers[0]._poller.stopping.is_set()
+    failed.workers[0].error = SystemExit(1)
+    failed.stop()
+    assert not failed.workers[0]._poller.stopping.is_set()
+    for made in (crew, failed):
+        made.workers[0]._poller._client.close()
 
 
 def test_the_main_thread_runs_no_handler(workplace: Workplace) -> None:

@@ -10,12 +10,13 @@ from contextlib import suppress
 from typing import Any, cast
 
 import confluent_kafka
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_INVALID, TopicPartition
 
 from .. import tallies
 from ..exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
 from . import errors, statistics
 from .credentials import Properties, Rotation
+from .events import Events, Place
 from .logs import ClientLog
 from .making import counting, make
 from .refusals import Refused
@@ -28,33 +29,10 @@ _CLOSE_AT_MOST = 8.0
 _UNANSWERED = 30.0
 """Seconds after which a commit without an answer is waited for no longer."""
 
-Place = tuple[str, int]
 # Mapped over whole batches in C; every message that was fetched has a topic and a partition.
 _error_of = confluent_kafka.Message.error
 _partition_of: Callable[[Any], int] = cast("Any", confluent_kafka.Message.partition)
 _topic_of: Callable[[Any], str] = cast("Any", confluent_kafka.Message.topic)
-
-
-class Events:
-    """What the client tells while it polls. None of these may raise: that would discard fetched messages."""
-
-    def assigned(self, places: list[Place]) -> None:
-        """Partitions came."""
-
-    def revoked(self, places: list[Place], lost: bool) -> None:
-        """Partitions leave (`lost`: have left without notice)."""
-
-    def at_end(self, place: Place) -> None:
-        """A partition has nothing more for now."""
-
-    def out_of_log(self, place: Place, sentence: str) -> None:
-        """The next message of a partition is not there, and nothing says where to go on."""
-
-    def committed(self, offsets: Mapping[Place, int], refused: str | None, sentence: str) -> None:
-        """The group has these offsets; or it has refused a commit, with this code and for this reason."""
-
-    def trouble(self, code: str, sentence: str, topic: str | None) -> None:
-        """Something went wrong that the client itself goes on from."""
 
 
 def is_fatal(error: BaseException) -> bool:
@@ -226,7 +204,7 @@ class ConsumerClient:
     def begin(self, place: Place, offset: int, others: Mapping[Place, int]) -> None:
         """Fetch a partition from an offset, and have that committed.
 
-        `others` are the partitions that are fetched already, and how far they are.
+        `others` are as for `start_over`.
         """
         partition = TopicPartition(*place, offset)
         try:
@@ -277,16 +255,22 @@ class ConsumerClient:
         """Fetch for these partitions again."""
         self._client.resume([TopicPartition(*place) for place in places])
 
-    def start_over(self, places: Collection[Place]) -> None:
-        """Fetch these partitions again from their committed offsets; what is idle waits for its `begin`."""
+    def start_over(self, places: Collection[Place], others: Mapping[Place, int]) -> None:
+        """Fetch these partitions again from their committed offsets; what is idle waits for its `begin`.
+
+        `others` are the partitions that are fetched already, and how far they are. What was stored of them and is not
+        committed has to be stored again, unless the client is `incremental`.
+        """
         if self._idle:
             return
-        partitions = [TopicPartition(*place) for place in places]
         if self.incremental:
+            partitions = [TopicPartition(*place) for place in places]
             self._client.incremental_unassign(partitions)
             self._client.incremental_assign(partitions)
-        else:
-            self._client.assign([TopicPartition(one.topic, one.partition) for one in self._client.assignment()])
+            return
+        known = {place: offset for place, offset in others.items() if place not in places}
+        mine = [(one.topic, one.partition) for one in self._client.assignment()]
+        self._client.assign([TopicPartition(*one, known.get(one, OFFSET_INVALID)) for one in mine])
 
     def unsubscribe(self) -> None:
         """Begin to leave the group; the partitions are revoked while `fetch` is called."""

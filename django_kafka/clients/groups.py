@@ -17,7 +17,7 @@ from .. import conf
 from ..exceptions import ConfigurationError
 from . import errors
 from .admin import TopicAdmin, Unreachable
-from .consumer import Place
+from .events import Place
 
 _LOGIN = ("sasl.", "ssl.", "security.", "enable.ssl.", "enable.sasl.", "https.", "socket.", "broker.", "client.")
 """What the options of a consumer begin with that its way to the brokers depends on."""

@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition
 from .. import conf
 from . import properties
 from .admin import Unreachable
-from .consumer import Place
+from .events import Place
 from .groups import Ends, GroupInUse
 from .logs import ClientLog
 from .making import make

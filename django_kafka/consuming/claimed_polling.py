@@ -63,9 +63,8 @@ class ClaimingPoller(Poller):
         place = partition.place
         if self.lanes.get(place) is not partition:
             return
-        others = {one.place: one.expected for one in self.lanes if one.expected is not None}
         try:
-            self._client.begin(place, claimed.offset, others)
+            self._client.begin(place, claimed.offset, self._next_offsets())
         except Exception as error:
             if is_fatal(error):
                 raise
@@ -75,6 +74,7 @@ class ClaimingPoller(Poller):
             )  # fmt: skip
             self._await_claims([partition], _SOON)
             return
+        self._store_again()
         self._commits.expect()
         partition.claim, partition.finish = claimed, claimed.settle
         partition.done_before = set(claimed.settled)

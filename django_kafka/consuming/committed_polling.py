@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from .bounds import Bounds
 from .commits import Commits
 from .lane import Place
 from .partition import Partition
@@ -20,7 +21,7 @@ _MOMENT = 0.005
 """Seconds for which fetching is left off to see whether a partition is done with what it has."""
 _AGAIN = 0.5
 """Seconds after which a commit that was refused is made again."""
-_POLL, _SKIP = 0.1, 1.0
+_POLL, _LEAVING = 0.1, 0.01
 """As in `polling`."""
 
 _Group = tuple[list[Any], int]
@@ -36,18 +37,19 @@ class CommittingPoller(Poller):
     def __init__(self, *about: Any, **bounds: Any) -> None:
         super().__init__(*about, **bounds)
         self._commits = _Nothing(self._client, self.lanes)
-        self._queues: dict[Partition, deque[_Group]] = {}
+        self._bounds = _Bounds(self)
+        self.queues: dict[Partition, deque[_Group]] = {}
         """What was fetched, and is not committed."""
         self._asked: dict[Partition, _Group] = {}
         """What the group was asked to commit."""
-        self._queued = self._queued_bytes = 0
+        self.queued = self.queued_bytes = 0
         """Messages in both, and their bytes."""
         self._again = math.inf
         self._certain = False
         """Whether a commit that finds nothing to do tells that the one before was taken."""
 
     def _turn(self) -> None:
-        waits = bool(self._queued)
+        waits = bool(self.queued)
         if waits:
             self.lanes.wait_for_room(self._some_free, _MOMENT)
         self._patience = 0.0 if waits else _POLL
@@ -55,12 +57,12 @@ class CommittingPoller(Poller):
         self._release()
 
     def _give(self, partition: Partition, messages: list[Any], size: int) -> None:
-        self._queues.setdefault(partition, deque()).append((messages, size))
-        self._queued += len(messages)
-        self._queued_bytes += size
+        self.queues.setdefault(partition, deque()).append((messages, size))
+        self.queued += len(messages)
+        self.queued_bytes += size
 
     def _free(self) -> list[Partition]:
-        return [one for one in self._queues if one not in self._asked and not one.in_flight]
+        return [one for one in self.queues if one not in self._asked and not one.in_flight]
 
     def _some_free(self) -> bool:
         return not self._client.committing and bool(self._free())
@@ -75,10 +77,10 @@ class CommittingPoller(Poller):
             return
         moved: dict[Place, Any] = {}
         for partition in self._free():
-            queue = self._queues[partition]
+            queue = self.queues[partition]
             self._asked[partition] = queue.popleft()
             if not queue:
-                del self._queues[partition]
+                del self.queues[partition]
             moved[partition.place] = self._asked[partition][0][-1]
         if time.monotonic() >= self._again:
             moved |= {one.place: messages[-1] for one, (messages, _size) in self._asked.items()}
@@ -97,25 +99,25 @@ class CommittingPoller(Poller):
         for partition, (messages, size) in list(self._asked.items()):
             if all_taken or offsets.get(partition.place, -1) > (messages[-1].offset() or 0):
                 del self._asked[partition]
-                self._queued -= len(messages)
-                self._queued_bytes -= size
+                self.queued -= len(messages)
+                self.queued_bytes -= size
                 self.lanes.take(partition, messages, size)
         if refused is not None:
             self._again = time.monotonic() + _AGAIN
 
     def _forget(self, partition: Partition) -> None:
         """Drop what is not committed: whoever has the partition next reads it."""
-        groups = [*self._queues.pop(partition, ()), *filter(None, [self._asked.pop(partition, None)])]
-        self._queued -= sum(len(messages) for messages, _size in groups)
-        self._queued_bytes -= sum(size for _messages, size in groups)
+        groups = [*self.queues.pop(partition, ()), *filter(None, [self._asked.pop(partition, None)])]
+        self.queued -= sum(len(messages) for messages, _size in groups)
+        self.queued_bytes -= sum(size for _messages, size in groups)
 
     def revoked(self, places: list[Place], lost: bool) -> None:
         """Handle what is committed of partitions that leave, as long as there is time, and forget the rest."""
         leaving = [one for place in places if (one := self.lanes.get(place)) is not None]
         for partition in leaving:
-            if (queue := self._queues.pop(partition, None)) is not None:
-                self._queued -= sum(len(messages) for messages, _size in queue)
-                self._queued_bytes -= sum(size for _messages, size in queue)
+            if (queue := self.queues.pop(partition, None)) is not None:
+                self.queued -= sum(len(messages) for messages, _size in queue)
+                self.queued_bytes -= sum(size for _messages, size in queue)
         try:
             if not lost:
                 self._see_through(leaving)
@@ -152,13 +154,13 @@ class CommittingPoller(Poller):
                 if partition not in self._asked:
                     self._forget(partition)
             while time.monotonic() < deadline and not all(map(self._has_ended, partitions)):
-                self._client.fetch(1, _POLL)
+                self._client.fetch(1, _LEAVING)
                 self._commits.settle(partitions)
             self._tell_losses([one for one in partitions if not one.lost])
         except Exception:
             log.exception("consumer=%s what is committed could not be handled", self.consumer.name)
         finally:
-            self._queues.clear()
+            self.queues.clear()
             self._asked.clear()
             super()._leave()
 
@@ -176,37 +178,33 @@ class CommittingPoller(Poller):
         return all(one.held or one.halted or not one.slices for one in partition.lanes)
 
     def _finished(self) -> bool:
-        return not self._queued and super()._finished()
-
-    def _room(self) -> int:
-        if self.lanes.bytes + self._queued_bytes >= self.consumer.max_in_flight_bytes:
-            return 0
-        return min(super()._room(), max(0, self.consumer.max_in_flight - self.lanes.in_flight - self._queued))
+        return not self.queued and super()._finished()
 
     def _wait_for_room(self) -> None:
         """Leave off fetching until a partition may have its next messages, but not for long."""
-        if self._full_since is None:
-            self._full_since = time.monotonic()
+        self._bounds.left_off()
         self.lanes.wait_for_room(self._some_free, _MOMENT)
-        if time.monotonic() - self._full_since >= _SKIP:
-            self._full = True
-
-    def _below_low_mark(self) -> bool:
-        few = self.lanes.in_flight + self._queued <= self.consumer.max_in_flight / 2
-        return few and self.lanes.bytes + self._queued_bytes <= self.consumer.max_in_flight_bytes / 2
-
-    def _fills(self, partition: Partition) -> bool:
-        groups = [*self._queues.get(partition, ())]
-        queued, size = sum(len(messages) for messages, _size in groups), sum(size for _messages, size in groups)
-        share = 2 * len(self.lanes) * (2 if partition.paused else 1)
-        return (
-            partition.in_flight + queued > self.consumer.max_in_flight // share
-            or partition.bytes + size > self.consumer.max_in_flight_bytes // share
-        )
 
 
 def _left(partition: Partition) -> int:
     return sum(len(piece.messages) - piece.done for lane in partition.lanes for piece in lane.slices)
+
+
+class _Bounds(Bounds):
+    """Counts what is fetched and not handed out as well."""
+
+    def __init__(self, poller: CommittingPoller) -> None:
+        super().__init__(poller.consumer, poller.lanes)
+        self._poller = poller
+
+    def held(self) -> tuple[int, int]:
+        count, size = super().held()
+        return count + self._poller.queued, size + self._poller.queued_bytes
+
+    def held_of(self, partition: Partition) -> tuple[int, int]:
+        count, size = super().held_of(partition)
+        queue = self._poller.queues.get(partition, ())
+        return count + sum(len(messages) for messages, _size in queue), size + sum(size for _messages, size in queue)
 
 
 class _Nothing(Commits):

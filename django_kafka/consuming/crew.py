@@ -139,5 +139,11 @@ class Crew:
                     other.stop()
 
     def stop(self) -> None:
-        """Ask all workers to finish. Safe in a signal handler: it only sets a flag."""
+        """Ask all workers to finish. Safe in a signal handler."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
+        # The main thread may be setting the very same flags once one has failed, and would wait for itself.
+        if self.error is None:
+            for worker in self.workers:
+                worker.stop()

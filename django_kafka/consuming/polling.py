@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -14,10 +13,12 @@ from django.dispatch import Signal
 
 from .. import conf, signals
 from ..clients import properties
-from ..clients.consumer import ConsumerClient, Events, is_fatal
+from ..clients.consumer import ConsumerClient, is_fatal
+from ..clients.events import Events
 from ..clients.sizes import size_of
 from ..gathering import close_broken_connections
 from ..tallies import ConsumerTally
+from .bounds import Bounds
 from .commits import Commits
 from .lane import Place
 from .lanes import Lanes
@@ -28,15 +29,14 @@ log = logging.getLogger(__name__)
 
 _POLL = 0.1
 """Seconds the client waits for a first message, and so the longest a stop or a commit waits for the poller."""
+_LEAVING = 0.01
+"""The same while a worker leaves: a poll takes all of it, also when what is waited for has come meanwhile."""
 _TEND = 0.02
 """Seconds between two looks at watermarks and pauses, which cost a step per partition."""
 _MOMENT = 0.002
 """Seconds between two looks at whether there is room, where messages are dealt to lanes."""
-_SKIP = 1.0
-"""Seconds for which a full worker only leaves off fetching. A pause would throw prefetched messages away."""
 _LEAVE_AT_MOST = 10.0
 """Seconds for partitions to be given back at the end, which takes no answer of a broker."""
-_WAITS_BEFORE_PAUSE = 3
 _ENDS = 1.0
 """Seconds between two looks at where the logs of partitions end, as the client knows it."""
 _NEAR_THE_END = 0.005
@@ -84,10 +84,7 @@ class Poller(Events):
         self._assigned_once = False
         self._quiet_from = 0.0
         """When the group will have had the time to tell of another rebalance: it does so at heartbeats."""
-        self._full = False
-        self._full_since: float | None = None
-        self._usual_size = math.inf
-        """Bytes of a message, as in the last fetch; unknown at first, so that the first fetch takes one message."""
+        self._bounds = Bounds(consumer, lanes)
         self._patience = _POLL
         """Seconds that the next fetch waits for a first message."""
         self._tended = 0.0
@@ -148,11 +145,11 @@ class Poller(Events):
     def _turn(self) -> None:
         if self._has_enough():
             # Its last messages may take longer than a client may go unpolled.
-            self._full = True
+            self._bounds.full = True
             self.lanes.wait_for_room(lambda: not self.lanes.in_flight, _TEND)
         most = self._room()
-        if most > 0 or self._full:
-            self._full_since = None
+        if most > 0 or self._bounds.full:
+            self._bounds.found_room()
             messages = self._fetch(max(most, 1))
             if messages and not self._has_enough():
                 self._hand_out(messages)
@@ -162,7 +159,7 @@ class Poller(Events):
         now = time.monotonic()
         if now - self._tended >= _TEND or most <= 0:
             self._tended = now
-            partitions = list(self.lanes) if self._full or self._has_enough() else self.lanes.stirred()
+            partitions = list(self.lanes) if self._bounds.full or self._has_enough() else self.lanes.stirred()
             self._throttle(partitions)
             self._commits.settle(partitions)
             self.lanes.spread(partitions)
@@ -176,29 +173,17 @@ class Poller(Events):
 
     def _room(self) -> int:
         """Return how many messages may be fetched now."""
-        left = self.consumer.max_in_flight_bytes - self.lanes.bytes
-        if left <= 0:
-            return 0
-        room = min(self.consumer.max_in_flight - self.lanes.in_flight, self.consumer.max_poll_records)
-        room = min(room, max(1, int(left / self._usual_size)))
+        room = self._bounds.room()
         return room if self._limit is None else min(room, self._limit - self._taken)
-
-    def _below_low_mark(self) -> bool:
-        settings = self.consumer
-        few = self.lanes.in_flight <= settings.max_in_flight / 2
-        return few and self.lanes.bytes <= settings.max_in_flight_bytes / 2
 
     def _wait_for_room(self) -> None:
         """Leave off fetching for a moment; when that is not enough, pause, so that polling can go on."""
-        if self._full_since is None:
-            self._full_since = time.monotonic()
+        self._bounds.left_off()
         if self.lanes.splits:
             # Only the poller moves a watermark that has gaps behind it, and with that makes room.
             self.stopping.wait(_MOMENT)
         else:
-            self.lanes.wait_for_room(self._below_low_mark, _POLL)
-        if time.monotonic() - self._full_since >= _SKIP:
-            self._full = True
+            self.lanes.wait_for_room(self._bounds.below_low_mark, _POLL)
 
     def _fetch(self, most: int) -> list[Any]:
         self._revoked_now.clear()
@@ -220,16 +205,28 @@ class Poller(Events):
         self._client.resume([place for place in self._assigned_now if self.lanes.get(place)])
         if self._replaced_now:
             # Left and come back within one call: what it returned may be from before.
-            self._client.start_over(self._replaced_now)
+            self._start_over(self._replaced_now)
 
     def _fetch_again(self, error: Exception) -> None:
         if is_fatal(error):
             raise error
         log.warning("consumer=%s fetching failed: %s; it is done again", self.consumer.name, type(error).__name__)
-        known = {partition.place: partition.expected for partition in self.lanes if partition.expected is not None}
-        self._client.seek(known)
+        self._client.seek(self._next_offsets())
         if unknown := [partition.place for partition in self.lanes if partition.expected is None]:
-            self._client.start_over(unknown)
+            self._start_over(unknown)
+
+    def _start_over(self, places: Collection[Place]) -> None:
+        self._client.start_over(places, self._next_offsets())
+        self._store_again()
+
+    def _next_offsets(self) -> dict[Place, int]:
+        return {one.place: one.expected for one in self.lanes if one.expected is not None}
+
+    def _store_again(self) -> None:
+        """Have watermarks stored once more after an assignment, which has the client forget what was stored."""
+        if not self._client.incremental:
+            for partition in self.lanes:
+                partition.stored = -1
 
     def _hand_out(self, messages: list[Any]) -> None:
         tally = self.tally
@@ -248,7 +245,7 @@ class Poller(Events):
             topic.received += len(group)
             topic.bytes += values
             fetched += size
-        self._usual_size = max(1.0, fetched / len(messages))
+        self._bounds.fetched(len(messages), fetched)
         tally.fetched.add(len(messages))
 
     def _give(self, partition: Partition, messages: list[Any], size: int) -> None:
@@ -272,50 +269,29 @@ class Poller(Events):
                 partition.at_end = True
         self._ended_now.clear()
 
-    def _throttle(self, lanes: Collection[Partition]) -> None:
-        """Pause lanes that wait and, when the worker is full, those that fill it; resume them at the low mark."""
-        if self._full and self._below_low_mark() and not self._has_enough():
-            self._full = False
-        pause: list[Place] = []
-        resume: list[Place] = []
-        for partition in lanes:
-            waits = partition.resting or partition.waits >= _WAITS_BEFORE_PAUSE
-            wanted = waits or self._has_enough() or (self._full and self._fills(partition))
-            if wanted != partition.paused:
-                partition.paused = wanted
-                (pause if wanted else resume).append(partition.place)
+    def _throttle(self, partitions: Collection[Partition]) -> None:
+        """Pause partitions that wait and, when the worker is full, those that fill it; resume them at the low mark."""
+        pause, resume = self._bounds.changes(partitions, enough=self._has_enough())
         if pause:
             self._client.pause(pause)
         if resume:
             self._client.resume(resume)
-
-    def _fills(self, partition: Partition) -> bool:
-        """Tell whether a partition holds its share of a full worker.
-
-        The others go on: one that is stuck must not stop them.
-        What they fetch may go beyond `max_in_flight`, by half of it at the most.
-        """
-        share = 2 * len(self.lanes) * (2 if partition.paused else 1)
-        return (
-            partition.in_flight > self.consumer.max_in_flight // share
-            or partition.bytes > self.consumer.max_in_flight_bytes // share
-        )
 
     def _leave(self) -> None:
         """Finish what runs, polling all the while, then commit and leave the group."""
         lanes = self.lanes.halt()
         try:
             self._client.pause([partition.place for partition in lanes])
-            while not self.lanes.drain(lanes, 0):
-                self._client.fetch(1, _POLL)
+            while not self.lanes.drain(lanes, _POLL):
+                self._client.fetch(1, 0)
             self._commits.settle(lanes)
-            self._commits.conclude(lanes, poll=lambda: self._client.fetch(1, _POLL))
+            self._commits.conclude(lanes, poll=lambda: self._client.fetch(1, _LEAVING))
             # Polled until the partitions are revoked, which commits them. In the midst of a rebalance a close() or a
             # commit that is waited for here would hang until the session has timed out.
             self._client.unsubscribe()
             deadline = time.monotonic() + _LEAVE_AT_MOST
             while len(self.lanes) and time.monotonic() < deadline:
-                self._client.fetch(1, _POLL)
+                self._client.fetch(1, _LEAVING)
         except Exception:
             log.exception("consumer=%s leaving the group was not clean", self.consumer.name)
         finally:

@@ -17,19 +17,41 @@ from .sending import Sent
 EFFECTS = """
     CREATE TABLE chaos_effect (
         id bigserial PRIMARY KEY, topic text, partition int, "offset" bigint, key text, sequence bigint, worker text,
-        pid int, tenure int, whole boolean DEFAULT false, ran float DEFAULT 0, at timestamptz DEFAULT clock_timestamp()
+        pid int, tenure int, whole boolean DEFAULT false, ran float DEFAULT 0, at timestamptz DEFAULT clock_timestamp(),
+        transaction bigint DEFAULT txid_current()
     );
     CREATE TABLE chaos_mended (partition int, "offset" bigint, PRIMARY KEY (partition, "offset"));
-    CREATE TABLE chaos_letter (id bigserial PRIMARY KEY, letter bigint, state text)
+    CREATE TABLE chaos_letter (
+        id bigserial PRIMARY KEY, letter bigint, state text, transaction bigint DEFAULT txid_current()
+    );
+    CREATE TABLE chaos_move (
+        group_id text, topic text, partition int, low bigint, high bigint, worker text,
+        transaction bigint DEFAULT txid_current()
+    )
 """
 DIARY = """
     CREATE FUNCTION note_letter() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         INSERT INTO chaos_letter (letter, state) VALUES (NEW.id, NEW.state); RETURN NULL;
     END $$;
     CREATE TRIGGER note_letter AFTER INSERT OR UPDATE OF state ON lynx_kafka_deadletter
-    FOR EACH ROW EXECUTE FUNCTION note_letter()
+    FOR EACH ROW EXECUTE FUNCTION note_letter();
+
+    CREATE FUNCTION note_move() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO chaos_move (group_id, topic, partition, low, high, worker)
+        VALUES (NEW.group_id, NEW.topic, NEW.partition, OLD."offset", NEW."offset", NEW.worker); RETURN NULL;
+    END $$;
+    CREATE TRIGGER note_move AFTER UPDATE OF "offset" ON lynx_kafka_claim
+    FOR EACH ROW WHEN (NEW."offset" > OLD."offset") EXECUTE FUNCTION note_move();
+
+    CREATE FUNCTION note_settled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO chaos_move (group_id, topic, partition, low, high, worker)
+        SELECT group_id, topic, partition, NEW."offset", NEW."offset" + 1, worker FROM lynx_kafka_claim
+        WHERE id = NEW.claim_id; RETURN NULL;
+    END $$;
+    CREATE TRIGGER note_settled AFTER INSERT ON lynx_kafka_settledmessage
+    FOR EACH ROW EXECUTE FUNCTION note_settled()
 """
-"""Has the database note when a letter came into which state."""
+"""Has the database note when a letter came into which state, and which transaction moved a claim past what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +78,10 @@ class Effect:
     """Seconds from the beginning of the handler to its second statement."""
     committed_at: float
     """When the database committed it, in seconds since the epoch."""
+    pid: int = 0
+    """The process."""
+    transaction: int = 0
+    """The transaction."""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -98,6 +124,8 @@ class Letter:
     """Whether it was ever parked."""
     discarded_at: float | None = None
     """When it was first discarded, if it was."""
+    transaction: int = 0
+    """The transaction that stored it."""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -117,6 +145,22 @@ class Letter:
             f"letter {self.id}, partition {self.partition} offset {self.offset}, {self.category} {self.error_type}: "
             f"{self.error_message[:200]}"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One step of a claim."""
+
+    partition: int
+    """Of which partition."""
+    low: int
+    """The first offset that it covers."""
+    high: int
+    """One past the last."""
+    pid: int
+    """The process that had the claim."""
+    transaction: int
+    """The transaction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +266,8 @@ class Books:
     """Every run of a handler."""
     steps: tuple[tuple[float, float], ...] = ()
     """When the clock was stepped, in seconds since the epoch, and how far it was off from then on."""
+    moves: tuple[Move, ...] = ()
+    """Every step of a claim."""
     by_partition: bool = True
     """Whether the consumer promises the order of partitions, and not only that of keys."""
 
@@ -256,7 +302,7 @@ class Books:
 def effects(dsn: str, topic: str) -> tuple[Effect, ...]:
     """Read all effects."""
     query = """
-        SELECT id, partition, "offset", key, sequence, worker, tenure, whole, ran,
+        SELECT id, partition, "offset", key, sequence, worker, tenure, whole, ran, pid, transaction,
                extract(epoch FROM pg_xact_commit_timestamp(xmin))::float AS committed_at
         FROM chaos_effect WHERE topic = %s ORDER BY committed_at, id
     """
@@ -269,7 +315,7 @@ def letters(dsn: str, group: str) -> tuple[Letter, ...]:
     query = """
         SELECT letter.id, letter.partition, letter."offset", letter.key, letter.value, letter.category,
                letter.error_type, letter.error_message, letter.topic, letter.state,
-               bool_or(said.state = 'parked') AS parked,
+               bool_or(said.state = 'parked') AS parked, min(said.transaction) AS transaction,
                extract(epoch FROM min(pg_xact_commit_timestamp(said.xmin)))::float AS stored_at,
                extract(epoch FROM min(pg_xact_commit_timestamp(said.xmin))
                        FILTER (WHERE said.state = 'discarded'))::float AS discarded_at
@@ -278,6 +324,16 @@ def letters(dsn: str, group: str) -> tuple[Letter, ...]:
     """
     with psycopg.connect(dsn) as connection, connection.cursor(row_factory=class_row(Letter)) as cursor:
         return tuple(cursor.execute(query, [group]).fetchall())
+
+
+def moves(dsn: str, group: str, topic: str) -> tuple[Move, ...]:
+    """Read every step of the claims of a group in a topic."""
+    query = """
+        SELECT partition, low, high, split_part(worker, ':', 2)::int AS pid, transaction
+        FROM chaos_move WHERE group_id = %s AND topic = %s
+    """
+    with psycopg.connect(dsn) as connection, connection.cursor(row_factory=class_row(Move)) as cursor:
+        return tuple(cursor.execute(query, [group, topic]).fetchall())
 
 
 def standing(dsn: str, group: str) -> tuple[int, int]:

@@ -23,6 +23,8 @@ REFUSE = """
 """
 ACCEPT = "DROP TRIGGER IF EXISTS full_disk ON lynx_kafka_deadletter"
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'chaos' AND pid <> pg_backend_pid()"
+TAKE = "UPDATE lynx_kafka_claim SET epoch = epoch + 1, worker = 'stranger:0' WHERE partition %% 2 = %s"
+"""As another worker does that believes to own partitions: from then on those who had them can write nothing."""
 
 Say = Callable[[str], None]
 
@@ -60,6 +62,7 @@ class Faults:
             Kind.FULL_DISK: self._fill_disk,
             Kind.SLOW_HANDLER: self._be_slow,
             Kind.STEP_CLOCK: self._step_clock,
+            Kind.TAKE_CLAIMS: lambda fault: world.execute(TAKE % (fault.number % 2)),
         }
 
     def start(self) -> None:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from . import settled, verdict
-from .books import Books, Letter
+from .books import Books, Letter, Move
 from .sending import Sent
 from .verdict import Promise, each
 from .world import FETCH, PARTITIONS
@@ -27,6 +27,33 @@ def handled_and_given_up(books: Books) -> Iterator[str]:
     """Name messages that have both an effect and a letter."""
     done = {effect.place: effect for effect in books.effects}
     yield from (f"{letter}: {done[letter.place]}" for letter in books.letters if letter.place in done)
+
+
+def apart_from_its_offset(books: Books) -> Iterator[str]:
+    """Name effects and letters whose transaction did not move the claim past their message.
+
+    A crash between the two would lose the message or repeat it, but hardly one comes at that very moment.
+    """
+    steps = _steps(books)
+    for one in (*books.effects, *books.letters):
+        if not any(step.low <= one.offset < step.high for step in steps[one.transaction, one.partition]):
+            yield str(one)
+
+
+def not_its_claim(books: Books) -> Iterator[str]:
+    """Name effects of processes whose partition another one had claimed."""
+    steps = _steps(books)
+    for effect in books.effects:
+        for step in steps[effect.transaction, effect.partition]:
+            if step.pid != effect.pid:
+                yield f"{effect}: process {effect.pid}, and {step.pid} had the claim"
+
+
+def _steps(books: Books) -> dict[tuple[int, int], list[Move]]:
+    found: dict[tuple[int, int], list[Move]] = defaultdict(list)
+    for move in books.moves:
+        found[move.transaction, move.partition].append(move)
+    return found
 
 
 def handed_on(books: Books) -> Iterator[str]:
@@ -97,6 +124,8 @@ def few_handled(books: Books) -> Iterator[str]:
 ONCE_PROMISES: tuple[Promise, ...] = (
     ("every effect is there once", each("effects"), repeated),
     ("what is a dead letter left no effect", each("letters"), handled_and_given_up),
+    ("effects and letters are committed with their offsets", each("moves"), apart_from_its_offset),
+    ("nobody writes under the claim of another", each("moves"), not_its_claim),
     *verdict.PROMISES,
 )
 _NOT_OF_MOST = {

@@ -19,6 +19,7 @@ class Subject(StrEnum):
     LETTERS = "letters"
     HANDLERS = "handlers"
     CLOCK = "clock"
+    CLAIMS = "claims"
 
 
 class Kind(StrEnum):
@@ -39,6 +40,7 @@ class Kind(StrEnum):
     FULL_DISK = "no room for dead letters"
     SLOW_HANDLER = "handler slower than max.poll.interval.ms"
     STEP_CLOCK = "clock stepped"
+    TAKE_CLAIMS = "claims taken by a stranger"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ SUITS = {
         sorts=(Sort(kind=Kind.SLOW_HANDLER, lasts=(MAX_POLL_SECONDS * 1.1, MAX_POLL_SECONDS * 1.6)),), gap=(3.0, 12.0)
     ),
     Subject.CLOCK: Suit(sorts=(STEPPED,), gap=(5.0, 15.0)),
+    Subject.CLAIMS: Suit(sorts=(Sort(kind=Kind.TAKE_CLAIMS),), gap=(4.0, 12.0)),
 }
 
 

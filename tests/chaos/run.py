@@ -104,6 +104,7 @@ def _books(plan: Plan, world: World, watcher: Watcher, ends: list[End], faults: 
         },
         begun=books.begun(world.control / BEGUN_FILE, course.topic),
         steps=tuple(faults.steps),
+        moves=books.moves(dsn, course.name, course.topic),
         by_partition=course not in (ONCE, MOST) or plan.scenario.ordering == "partition",
     )
 

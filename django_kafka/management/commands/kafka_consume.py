@@ -165,6 +165,7 @@ class Command(BaseCommand):
         self.stdout.flush()
         with _StopAll() as stop, _limits_checked(layout), serving(options["metrics_address"], port, routes):
             chief.run(stop)
+            stop.over = True
         if stop.at_once:
             sys.exit(128 + (stop.number or 0))
         if chief.reason is not None:
@@ -189,11 +190,13 @@ class Command(BaseCommand):
         except ConfigurationError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Consuming with {_names(consumers)}. Stop with Ctrl-C.")
-        with _limits_checked([consumers]), serving(options["metrics_address"], options["metrics_port"], crew.routes):
-            if threading.current_thread() is threading.main_thread():
-                with _Stop(crew):
-                    crew.run()
-            else:
+        server = serving(options["metrics_address"], options["metrics_port"], crew.routes)
+        if threading.current_thread() is threading.main_thread():
+            # Around what comes after the crew, too: a database that does not answer is waited for there.
+            with _Stop(crew), _limits_checked([consumers]), server:
+                crew.run()
+        else:
+            with _limits_checked([consumers]), server:
                 _run_below_reloader(crew)
         _tell(crew)
 
@@ -247,6 +250,8 @@ class _StopAll(StopSignals):
     """What signals tell a supervisor."""
 
     at_once = False
+    over = False
+    """Whether all processes have ended."""
 
     def first(self, number: int) -> None:
         say(b"Finishing what runs; once more to stop at once.\n")
@@ -255,6 +260,8 @@ class _StopAll(StopSignals):
         if not self.at_once:
             self.at_once = True
             say(b"Stopped at once; what was not finished is read again.\n")
+        if self.over:
+            os._exit(128 + number)
 
 
 def _run_below_reloader(crew: Crew) -> None:
