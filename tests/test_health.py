@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -298,7 +299,7 @@ def test_letters_and_lag_over_their_bounds_are_told(workplace: Workplace, settin
     assert "It is 5 messages behind; allowed are 4." in problems("consumer")
     assert "s old" not in problems("consumer")
     settings.KAFKA = {**settings.KAFKA, "health": {"max_lag_age": "1m"}}
-    assert "The next message that it reads is 3600 s old; allowed are 60 s." in problems("consumer")
+    assert re.search(r"The next message that it reads is 36\d\d s old; allowed are 60 s\.", problems("consumer"))
     settings.KAFKA = {**settings.KAFKA, "health": {"max_dead_letters": 1, "max_lag": 4}}
     assert asked(health.DeadLetters(NAME, most=2)) == ""
     assert "2 open dead letters" in asked(health.DeadLetters(NAME))

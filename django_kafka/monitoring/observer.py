@@ -53,7 +53,7 @@ class Observer:
         if rows.workers is not None:
             self._paces = {one.pk: self._paces[one.pk] for one in rows.workers}
         for cluster in found.values():
-            for name, group in cluster.groups.items():
+            for name, group in () if cluster.reason else cluster.groups.items():
                 self._tracks.setdefault(name, Track()).take(cluster.asked_at.timestamp(), group.partitions)
         return self._overview(found, rows)
 
@@ -116,7 +116,8 @@ class Observer:
         )  # fmt: skip
 
     def _consumer(self, settings: conf.Consumer, cluster: ClusterLag | None, rows: _Rows) -> Consumer:
-        group = cluster.groups.get(settings.name) if cluster is not None else None
+        # What a cluster that does not answer has to say is said of it once, and not of each of its groups.
+        group = None if cluster is None or cluster.reason else cluster.groups.get(settings.name)
         track = self._tracks.get(settings.name)
         return Consumer(
             name=settings.name,
