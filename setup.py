@@ -52,6 +52,7 @@ setup(
         "test": [
             "celery>=5.4",
             "gunicorn>=27",
+            "opentelemetry-sdk>=1.20",
             "psycopg[binary,pool]>=3.2",
             "pytest>=8.3",
             "pytest-django>=4.11",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -12,16 +11,16 @@ from typing import Any, Protocol
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
 
-from . import conf
+from . import conf, logs, tracing
 from .categories import UnknownCommit
 from .exceptions import PartitionLost, Skip
 from .gathering import Gathered
-from .handlers import TopicHandlers
+from .handlers import Handler, TopicHandlers
 from .messages import Message
 from .signals import handler_failed, message_handled, message_handling
 from .tallies import ConsumerTally
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 class _Gathering(Protocol):
@@ -58,6 +57,8 @@ class Execution:
     """Whether what failed may run again where its effects may have stayed."""
     ending: Ending | None = None
     """What ends each transaction; None: nothing but its COMMIT."""
+    replayed: str | None = None
+    """The traceback of the dead letter that is replayed; None: messages come from their topic."""
 
     def __init__(self, consumer: conf.Consumer, tally: ConsumerTally, gathered: Gathered) -> None:
         self.consumer = consumer
@@ -66,14 +67,17 @@ class Execution:
         self.database = consumer.database
         self.in_transaction = consumer.transaction != "none"
         """Whether handlers run in a transaction."""
+        self.traced = tracing.on()
+        """Whether attempts have spans."""
 
     def callable_for(self, handlers: TopicHandlers) -> Callable[[Message], Any]:
         """Return what runs messages of one topic, as short as settings and listeners allow.
 
         It is asked once per slice, so that what nobody listens to costs nothing per message.
         """
+        self.traced = tracing.on()
         observed = message_handling.receivers or message_handled.receivers or handler_failed.receivers
-        if not (self.in_transaction or observed or handlers.conditional or handlers.default is None):
+        if not (self.in_transaction or observed or self.traced or handlers.conditional or handlers.default is None):
             return handlers.default.call
 
         def run(message: Message) -> None:
@@ -87,6 +91,13 @@ class Execution:
         `finish` runs inside the same transaction, after the handler.
         """
         handler = handlers.match(message)
+        if not self.traced:
+            self._run(message, handler, finish)
+            return
+        with tracing.handling(self.consumer, message, handler.path, self.replayed):
+            self._run(message, handler, finish)
+
+    def _run(self, message: Message, handler: Handler, finish: Callable[[], None] | None) -> None:
         name = self.consumer.name
         if message_handling.receivers:
             message_handling.send_robust(name, message=message)

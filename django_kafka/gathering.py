@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,9 +12,10 @@ from typing import Any, ClassVar
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from . import logs
 from .deliveries import Delivery
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,6 @@ producers["default"]
 from __future__ import annotations
 
 import atexit
-import logging
 import multiprocessing.util
 import os
 import sys
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 from django.core.signals import setting_changed
 
-from . import conf, history, serializers, tallies
+from . import conf, history, logs, serializers, tallies, tracing
 from .alike import LARGEST, AlikeReports
 from .clients import properties
 from .clients.producer import ProducerClient, failure
@@ -33,7 +32,7 @@ from .reachability import Reachability
 from .reports import PAGE, Reports
 from .signals import circuit_closed, circuit_opened, delivery_failed, record_delivered
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 RECORD_OVERHEAD = 100
 """Bytes that Kafka adds to a record, at the most (librdkafka counts them too)."""
@@ -111,8 +110,11 @@ class Producer:
         # The library's own defaults, where options do not say otherwise.
         self.max_bytes = int(str(settings.options.get("message.max.bytes", 1_000_000))) - RECORD_OVERHEAD
         """Bytes that key, value and headers of a record may have together."""
-        self.largest_alike = min(self.max_bytes, LARGEST)
-        """Bytes of key and value up to which records are told apart by these."""
+        self.traced = False
+        """Whether each of its records has a span, and its context in headers."""
+        self.largest_alike = 0
+        """Bytes of key and value up to which records are told apart by these; -1: none is, because all are traced."""
+        self._look_at_tracing()
         self.queue_limit = int(str(settings.options.get("queue.buffering.max.messages", 100_000)))
         self.routes: dict[str | None, Route] = {}
         """What `route` found, by the topic as callers name it."""
@@ -191,9 +193,15 @@ class Producer:
             f"are asked every {self.settings.circuit_breaker.cooldown:g} s. {self.unreachable() or ''}".rstrip()
         )
 
+    def _look_at_tracing(self) -> None:
+        # So that a record which is not traced pays for no look: producing compares its size anyway.
+        self.traced = tracing.on()
+        self.largest_alike = -1 if self.traced else min(self.max_bytes, LARGEST)
+
     def _look(self) -> None:
         self.tally.take_times()
         with suppress(Exception):  # the thread that serves delivery reports must live on
+            self._look_at_tracing()
             if self.reachability.look(time.monotonic()):
                 self._turn()
             history.look()

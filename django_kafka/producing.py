@@ -14,13 +14,14 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.dispatch import receiver
 
+from . import correlation, tracing
 from .alike import LARGEST
 from .clients.producer import refusal
 from .deliveries import Delivery, delivery_of
 from .exceptions import CircuitOpen, DeliveryDiscarded, QueueFull
 from .gathering import Gathered, Sent, gathered_by_context, here
 from .producers import Route, producers
-from .records import Headers, Wire, prepare
+from .records import Headers, Wire, prepare, with_headers
 from .reports import Report
 from .signals import produce_requested
 
@@ -85,15 +86,19 @@ def route_to(producer: str | None, topic: str | None) -> Route:
     return producers[producer].route(topic)
 
 
-def hand_over(route: Route, wire: Wire) -> Delivery:
+def hand_over(route: Route, wire: Wire, *, in_span: bool = False) -> Delivery:
     """Send a prepared record when its transaction commits, or at once when there is none."""
     if outlet.current is not None:
-        return outlet.current(route, wire)
+        return outlet.current(route, _carrying_on(route, wire))
+    if route.producer.traced and not in_span:
+        return _traced(route, wire, lambda whole: hand_over(route, whole, in_span=True))
     try:
         now = _local.now
     except AttributeError:
         now = here.now
     gathered = now.gathered or gathered_by_context.get()
+    if gathered is not None:
+        wire = _carrying_on(route, wire)
     if route.producer.on_commit:
         # As open_transaction() does, but without its second look at the thread.
         for connection in now.connections:
@@ -107,7 +112,28 @@ def hand_over(route: Route, wire: Wire) -> Delivery:
 
 def send_now(route: Route, wire: Wire) -> Delivery:
     """Send a prepared record at once, whatever transaction is open and whichever handler runs."""
-    return send(route, wire) if outlet.current is None else outlet.current(route, wire, True)
+    if outlet.current is not None:
+        return outlet.current(route, wire, True)
+    return _traced(route, wire, partial(send, route)) if route.producer.traced else send(route, wire)
+
+
+def _carrying_on(route: Route, wire: Wire) -> Wire:
+    """Return a record with the correlation id of the message whose handler produces it."""
+    more = correlation.to_carry(wire[3])
+    return with_headers(route, wire, more) if more else wire
+
+
+def _traced(route: Route, wire: Wire, do: Callable[[Wire], Delivery]) -> Delivery:
+    """Send a record in a span, which ends with its delivery."""
+    value, key, _partition, headers, _timestamp = wire
+    sending = tracing.Sending(route.producer.settings, route.topic, value, key, headers or ())
+    try:
+        delivery = do(with_headers(route, wire, sending.headers))
+    except BaseException as error:
+        sending.failed(error)
+        raise
+    sending.follow(delivery)
+    return delivery
 
 
 def _send_on_commit(route: Route, wire: Wire, connection: BaseDatabaseWrapper, gathered: Gathered | None) -> Delivery:
@@ -124,7 +150,7 @@ def _send_on_commit(route: Route, wire: Wire, connection: BaseDatabaseWrapper, g
 
 
 def _send_again(route: Route, wire: Wire) -> Delivery:
-    return send(route.living(), wire)
+    return send_now(route.living(), wire)
 
 
 def send(route: Route, wire: Wire, delivery: Delivery | None = None) -> Delivery:

@@ -97,6 +97,16 @@ def prepare(
         raise
 
 
+def with_headers(route: Route, wire: Wire, more: Sequence[tuple[str, bytes | None]]) -> Wire:
+    """Return a record with headers that nobody asked for: without them when it would be too large with them."""
+    value, key, partition, headers, when = wire
+    pairs = [*(headers or ()), *more]
+    size = sum(len(name) + len(content or b"") + _HEADER_OVERHEAD for name, content in pairs)
+    if not more or size + len(value or b"") + len(key or b"") > route.producer.max_bytes:
+        return wire
+    return value, key, partition, pairs, when
+
+
 def _too_large(route: Route, size: int) -> RecordTooLarge:
     return RecordTooLarge(
         f"The record for {route.topic!r} has {size} bytes; producer {route.producer.name!r} sends up to "

@@ -10,7 +10,6 @@ match decide(error, attempt, policy):
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,13 +18,13 @@ from typing import Any, NoReturn
 
 from django.utils.module_loading import import_string
 
-from . import categories, conf, exceptions
+from . import categories, conf, exceptions, logs
 from .categories import Kind, Nature, UnknownCommit
 from .conf.schema import CATEGORIES
 from .exceptions import ConfigurationError, shown
 from .messages import Message
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 from django.db import transaction
 
-from . import conf
+from . import conf, logs
 from .conf.secrets import without_login
 from .dead_letters import replaying
 from .dead_letters.carrying import carry_out
@@ -25,7 +24,7 @@ try:
 except ImportError:
     current_app = shared_task = None
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 CARRY_OUT_REPLAYS: Final = "django_kafka.carry_out_replays"
 """The name by which the task is sent; it never changes."""

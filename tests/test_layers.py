@@ -20,9 +20,9 @@ PACKAGE = "django_kafka"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 LEVELS = (
-    ("exceptions", "legible", "signals", "tallies", "history", "reports", "alike", "deliveries", "messages"),
+    ("exceptions", "legible", "logs", "signals", "tallies", "history", "reports", "alike", "deliveries", "messages"),
     ("conf",),
-    ("clients", "serializers", "partitioning", "tracing", "models"),
+    ("clients", "serializers", "partitioning", "correlation", "tracing", "models"),
     (
         "gathering",
         "reachability",

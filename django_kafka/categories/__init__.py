@@ -5,12 +5,11 @@ docs/retries.md has the same as tables.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from django.utils.module_loading import import_string
 
-from .. import conf
+from .. import conf, logs
 from ..exceptions import (
     ConfigurationError,
     DecodeError,
@@ -27,7 +26,7 @@ from .natures import Kind, Nature, UnknownCommit
 
 __all__ = ["Kind", "Nature", "Own", "UnknownCommit", "exception_at", "of", "own"]
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 Own = Mapping[type[BaseException], str]
 """Exceptions of the project, and the category that settings put them in."""

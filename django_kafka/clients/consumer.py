@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Any, cast
 import confluent_kafka
 from confluent_kafka import OFFSET_INVALID, TopicPartition
 
-from .. import tallies
+from .. import logs, tallies
 from ..exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
 from . import errors, statistics
 from .credentials import Properties, Rotation
@@ -22,7 +21,7 @@ from .making import counting, make
 from .refusals import Refused
 from .scrubbing import Scrubber
 
-log = logging.getLogger("django_kafka.client")
+log = logs.of("django_kafka.client")
 
 _CLOSE_AT_MOST = 8.0
 """Seconds that closing may take; with brokers it takes about one."""

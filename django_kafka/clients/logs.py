@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
-_log = logging.getLogger("django_kafka.client")
+from .. import logs
+
+_log = logs.of("django_kafka.client")
 
 _QUIET = 10.0
 """Seconds for which a client says the same kind of trouble once: a broker that is down is met many times a second."""
@@ -21,7 +23,8 @@ class ClientLog:
 
     def __init__(self, kind: str, name: str, scrub: Callable[[str], str]) -> None:
         self._scrub = scrub
-        self._where = f"{kind}={name}"
+        self._kind = kind
+        self._name = name
         self._said: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
 
@@ -35,7 +38,8 @@ class ClientLog:
                 self._unsaid[kind] = self._unsaid.get(kind, 0) + 1
                 return
             unsaid = self._unsaid.pop(kind, 0)
-            _log.log(level, "%s %s%s", self._where, text, f" (and {unsaid} more like it before)" if unsaid else "")
+            more = f" (and {unsaid} more like it before)" if unsaid else ""
+            _log.log(level, "%s=%s %s%s", self._kind, self._name, text, more, extra={self._kind: self._name})
         except Exception:  # noqa: BLE001  # see above: nothing may leave a callback of the client
             return
 

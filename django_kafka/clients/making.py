@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import confluent_kafka
 
+from .. import conf, logs
 from ..exceptions import ConfigurationError
 from . import errors, forks, statistics
 from .credentials import Properties
@@ -25,13 +26,23 @@ def make(
     Raises `ConfigurationError`, whose sentence begins with `what`, and `AuthenticationFailed`.
     """
     try:
+        logs.obey(conf.kafka().logging.level)
         properties.prepare(scrub)
         forks.note_client()
-        return kind({**properties.revealed(), **own}, logger=log)
+        return _bare(kind)({**properties.revealed(), **own}, logger=log)
     except confluent_kafka.KafkaException as error:
         # Not chained: the library's own exception quotes the value that it refuses.
         reason = scrub(errors.sentence(error))
         raise ConfigurationError(f"{what} cannot be made: {reason}") from None
+
+
+def _bare(kind: Callable[..., Client]) -> Callable[..., Client]:
+    """Return the library's class where OpenTelemetry's instrumentation has put one of its own in its place.
+
+    That would send each record in a second span, with a second context in its headers, and look into what is fetched.
+    """
+    lines: tuple[type, ...] = getattr(kind, "__mro__", ())
+    return next((one for one in lines if not one.__module__.startswith("opentelemetry.")), kind)
 
 
 def counting(properties: Properties) -> Properties:

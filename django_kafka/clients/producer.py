@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import logging
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import confluent_kafka
 
-from .. import tallies
+from .. import logs, tallies
 from ..exceptions import ConfigurationError, DeliveryFailed, ProduceError
 from . import errors, statistics
 from .credentials import Properties, Rotation
@@ -24,7 +23,7 @@ from .making import counting, make
 from .refusals import Refusals
 from .scrubbing import Scrubber
 
-log = logging.getLogger("django_kafka.client")
+log = logs.of("django_kafka.client")
 
 _GATHER = 0.05
 _LOOK = 0.1

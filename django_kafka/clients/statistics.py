@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+from .. import logs
 from . import librdkafka
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _Found = TypeVar("_Found")
 EVERY = 10_000

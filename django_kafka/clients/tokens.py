@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,9 +11,10 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
+from .. import logs
 from ..exceptions import AuthenticationFailed, ConfigurationError
 
-log = logging.getLogger("django_kafka.client")
+log = logs.of("django_kafka.client")
 
 _REFUSED = ("", 1.0)
 """What the client takes for no token. It must not see an exception, which would discard messages it has fetched."""

@@ -29,6 +29,7 @@ from .schema import (
     ProducerCircuit,
     ProducerTopic,
     Retry,
+    Tracing,
 )
 from .secrets import Options, Secret
 from .security import Kerberos, OAuth, Sasl, Security, Tls
@@ -62,6 +63,7 @@ __all__ = [
     "Secret",
     "Security",
     "Tls",
+    "Tracing",
     "cluster",
     "consumer",
     "kafka",

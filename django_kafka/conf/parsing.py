@@ -12,7 +12,7 @@ from .clusters import Cluster, read_cluster
 from .consumers import read_consumer
 from .librdkafka import reason_against
 from .producers import read_producer
-from .schema import CATEGORIES, Consumer, DeadLetters, Health, Heartbeats, Kafka, Logging, Metrics, Producer
+from .schema import CATEGORIES, Consumer, DeadLetters, Health, Heartbeats, Kafka, Logging, Metrics, Producer, Tracing
 from .secrets import Options
 from .values import (
     Rule,
@@ -50,9 +50,12 @@ HEALTH: Mapping[str, Rule] = {
 METRICS: Mapping[str, Rule] = {"groups": choice("nowhere", "workers", "everywhere")}
 ERROR_CATEGORIES: Mapping[str, Rule] = dict.fromkeys(CATEGORIES, listed(dotted_path, "dotted paths"))
 LOGGING: Mapping[str, Rule] = {
-    "level": choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True),
+    "level": optional(choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", upper=True)),
     "enable_sarama_logger": flag,
+    "correlation_headers": listed(label, "names of headers"),
+    "propagate_correlation": flag,
 }
+TRACING: Mapping[str, Rule] = {"enabled": flag}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +118,8 @@ def _read_producers(block: Block, common: Mapping[str, Any]) -> dict[str, Produc
 
 
 def _read_the_rest(block: Block, prefix: str) -> dict[str, Any]:
-    letters, heartbeats, health, metrics, logging = (
-        block.block(key) for key in ("dead_letters", "heartbeats", "health", "metrics", "logging")
+    letters, heartbeats, health, metrics, logging, tracing = (
+        block.block(key) for key in ("dead_letters", "heartbeats", "health", "metrics", "logging", "tracing")
     )
     rest = {
         "dead_letters": DeadLetters(**letters.read({**DEAD_LETTERS, "topic": optional(topic_template(prefix))})),
@@ -124,10 +127,11 @@ def _read_the_rest(block: Block, prefix: str) -> dict[str, Any]:
         "health": Health(**health.read(HEALTH)),
         "metrics": Metrics(**metrics.read(METRICS)),
         "logging": Logging(**logging.read(LOGGING)),
+        "tracing": Tracing(**tracing.read(TRACING)),
         "bridges": _read_bridges(block),
         "error_categories": _read_error_categories(block.block("error_categories")),
     }
-    for inner in (letters, heartbeats, health, metrics, logging):
+    for inner in (letters, heartbeats, health, metrics, logging, tracing):
         inner.close()
     return rest
 

@@ -315,10 +315,24 @@ class Metrics:
 class Logging:
     """What is logged."""
 
-    level: str = "INFO"
-    """Of the logger django_kafka."""
+    level: str | None = None
+    """Of the logger django_kafka, where LOGGING gives it none; None: as LOGGING has it."""
     enable_sarama_logger: bool = False
     """True turns on librdkafka's own debug log."""
+    correlation_headers: tuple[str, ...] = (
+        "correlation-id", "correlation_id", "x-correlation-id", "x-request-id", "request-id",
+    )  # fmt: skip
+    """The headers in which a message may have its correlation id; the first that it has counts."""
+    propagate_correlation: bool = True
+    """Whether records that a handler produces carry the correlation id of its message on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """What is traced."""
+
+    enabled: bool = True
+    """False: nothing is, also where OpenTelemetry is set up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +367,8 @@ class Kafka:
     """Dotted paths of exceptions of the project, by the category they belong to."""
     logging: Logging = field(default_factory=Logging)
     """What is logged."""
+    tracing: Tracing = field(default_factory=Tracing)
+    """What is traced."""
     default_producer: str | None = None
     """The one called "default", else the first enabled one; None without any."""
     default_consumer: str | None = None

@@ -284,8 +284,16 @@ class ErrorCategoriesSettings(TypedDict, total=False):
 class LoggingSettings(TypedDict, total=False):
     """KAFKA["logging"]"""
 
-    level: str
+    level: str | None
     enable_sarama_logger: bool
+    correlation_headers: Sequence[str]
+    propagate_correlation: bool
+
+
+class TracingSettings(TypedDict, total=False):
+    """KAFKA["tracing"]"""
+
+    enabled: bool
 
 
 class KafkaSettings(ClusterSettings, total=False):
@@ -305,3 +313,4 @@ class KafkaSettings(ClusterSettings, total=False):
     bridges: Sequence[Mapping[str, Any]]
     error_categories: ErrorCategoriesSettings
     logging: LoggingSettings
+    tracing: TracingSettings

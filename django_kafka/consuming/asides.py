@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from .. import conf, handlers, retries
+from .. import conf, handlers, logs, retries
 from ..execution import Execution
 from ..gathering import Gathered, here
 from ..handlers import TopicHandlers
@@ -21,7 +20,7 @@ from .lanes import Lanes
 from .parking import thread_of
 from .slices import Slice
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at the circuit, while nothing comes."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..exceptions import NoHandler, PartitionLost, Skip
 from ..execution import Execution
 from ..gathering import here
 from ..handlers import Handler, TopicHandlers
-from ..messages import Message
+from ..messages import Message, RawMessage
 from ..signals import handler_failed, message_handled
 from .attempts import Undivided
 from .lane import Lane
@@ -40,6 +41,13 @@ class Batching:
         """Whether messages share transactions."""
         self._care = Care()
         self._lists = Lists(execution)
+        self._now: Callable[[], RawMessage | None] | None = None
+
+    def message_now(self, piece: Slice) -> RawMessage | None:
+        """Return the message of a slice that runs; None while a list does."""
+        if self._now is not None:
+            return self._now()
+        return piece.messages[piece.done] if piece.done < len(piece.messages) else None
 
     def next(self, lane: Lane, piece: Slice, found: TopicHandlers, end: int | None) -> Portion:
         """Return what may be run in one go of a slice, before index `end`."""
@@ -88,12 +96,20 @@ class Batching:
 
         Raises what the next message of the slice failed with, or `Undivided`.
         """
+        try:
+            self._run(lane, piece, found, portion)
+        finally:
+            self._now = None
+
+    def _run(self, lane: Lane, piece: Slice, found: TopicHandlers, portion: Portion) -> None:
         tally = self._execution.tally
         if portion.handler is not None:
             tally.together.add(portion.until - piece.done)
+            self._now = _several
             self._lists.run(lane, piece, found, portion.handler, portion.until)
             return
         joint = Joint(self._execution, lane, piece, found, self._care)
+        self._now = joint.message_now
         try:
             outcome = joint.run(portion.until)
         finally:
@@ -135,3 +151,7 @@ class Batching:
         if handler_failed.receivers and not isinstance(error, Skip | PartitionLost):
             message = Message(piece.messages[piece.done], found.decoder)
             handler_failed.send_robust(self._consumer, message=message, error=error)
+
+
+def _several() -> None:
+    """Return no message, because a handler has many."""

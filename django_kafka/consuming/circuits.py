@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -12,10 +11,10 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from .. import conf, signals, tallies
+from .. import conf, logs, signals, tallies
 from .breaker import Breaker, Permit, State
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

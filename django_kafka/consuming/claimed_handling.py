@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from django.db import transaction
 
-from .. import conf
+from .. import conf, logs, tracing
 from ..categories import UnknownCommit
 from ..claims import Claimed
 from ..dead_letters.recording import find
@@ -29,7 +28,7 @@ from .parking import HoldingThread
 from .settling import Settler
 from .slices import Slice
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 class ClaimedEnding:
@@ -76,6 +75,7 @@ class ClaimedExecution(Execution):
     def callable_for(self, handlers: TopicHandlers) -> Callable[[Message], Any]:
         """Return what runs messages of one topic."""
         ending, gathered = self.ending, self.gathered
+        self.traced = tracing.on()
 
         def run(message: Message) -> None:
             self.run(message, handlers, lambda: ending.finish([message.offset], gathered))

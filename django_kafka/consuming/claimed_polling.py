@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from typing import Any
 
+from .. import logs
 from ..claims import Claimed
 from ..clients.consumer import ConsumerClient, is_fatal
 from .claiming import Claimant
@@ -13,7 +13,7 @@ from .lane import Place
 from .partition import Partition
 from .polling import Poller
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _SOON = 1.0
 """Seconds until what the client could not do is tried again."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from django.db import connections
 
-from .. import claims, conf, retries
+from .. import claims, conf, logs, retries
 from ..claims import Claimed, ClaimRefused
 from ..clients.admin import Unreachable
 from ..clients.groups import GroupAdmin, Log
@@ -20,7 +20,7 @@ from ..exceptions import ConfigurationError
 from ..execution import Connections
 from .partition import Partition
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks at watermarks, where messages are noted apart."""

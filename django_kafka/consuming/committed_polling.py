@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from .. import logs
 from .bounds import Bounds
 from .commits import Commits
 from .lane import Place
 from .partition import Partition
 from .polling import Poller
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _MOMENT = 0.005
 """Seconds for which fetching is left off to see whether a partition is done with what it has."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .. import conf
+from .. import conf, logs
 from .crew import database_connections
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _ROOM = """
 SELECT current_setting('max_connections')::int,

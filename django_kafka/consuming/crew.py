@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from .. import conf, handlers, history
+from .. import conf, handlers, history, logs
 from ..exceptions import ConfigurationError
 from ..monitoring import metrics, probes
 from ..monitoring.heartbeats import Heartbeat
@@ -20,7 +19,7 @@ from .replays import ReplayThread
 from .watchdog import Watchdog
 from .worker import Worker
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 def database_connections(consumers: Sequence[conf.Consumer]) -> Counter[str]:

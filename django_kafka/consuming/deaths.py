@@ -13,7 +13,6 @@ its process when that died is ever given up.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -24,7 +23,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F, Q
 
-from .. import conf
+from .. import conf, logs
 from ..exceptions import WorkerKilled
 from ..execution import leave_foreign_transaction
 from ..models import Tenure
@@ -34,7 +33,7 @@ from .partition import Partition
 from .slices import Slice
 from .suspicion import Suspicion
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 CAREFUL_FOR = 60.0
 """Seconds for which a worker that follows a dead one is careful, or ten times the interval of commits.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 
-from .. import categories, conf
+from .. import categories, conf, correlation, logs
 from ..dead_letters import holds, recording
 from ..dead_letters.failures import Failure
 from ..dead_letters.publishing import Published, Publisher, is_hopeless
@@ -21,7 +20,7 @@ from .lane import Lane
 from .slices import Slice
 from .waiting import Waits, code_of
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _IN_A_ROW = 3
 """So many messages of a lane become dead letters one after another before the next ones are stored together."""
@@ -115,11 +114,12 @@ class Letters:
     def _tell(self, stored: list[tuple[Message, Failure]]) -> None:
         if len(stored) == 1:
             ((message, failure),) = stored
-            log.warning(
-                "consumer=%s topic=%s partition=%s offset=%s dead letter error=%s handler=%s attempts=%s",
-                self.consumer.name, message.topic, message.partition, message.offset,
-                failure.error_type, failure.handler, failure.attempt,
-            )  # fmt: skip
+            with correlation.about(message):
+                log.warning(
+                    "consumer=%s topic=%s partition=%s offset=%s dead letter error=%s handler=%s attempts=%s",
+                    self.consumer.name, message.topic, message.partition, message.offset,
+                    failure.error_type, failure.handler, failure.attempt,
+                )  # fmt: skip
             return
         # Of a retry topic they may have come from several partitions.
         kinds: dict[tuple[str, int, str, str], list[int]] = {}

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from .. import handlers, retries
+from .. import correlation, handlers, retries
 from ..dead_letters.publishing import Published
 from ..exceptions import DeliveryTimeout
 from ..execution import Connections, Execution, refuse_coroutine
 from ..gathering import here
 from ..handlers import TopicHandlers
-from ..messages import Message, RawMessage
+from ..messages import Message, RawMessage, header_pairs
 from ..retry_topics import RetryTopic
 from .attempts import Undivided
 from .batching import Batching, Portion
@@ -56,11 +56,20 @@ class HandlerThread(LaneThread):
             self._work_on(lane)
         finally:
             here.end()
+            correlation.follow(None)
 
     def _begin(self) -> None:
         self.gathered = here.begin()
         self.execution = self.execution_kind(self.consumer, self.tally, self.gathered)
         self.batching = Batching(self.execution)
+        correlation.follow(self)
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """The headers of the message whose handler runs, for who asks for its correlation id."""
+        now = self._slice
+        raw = None if now is None else self.batching.message_now(now[0])
+        return [] if raw is None else header_pairs(raw)
 
     def run(self) -> None:
         """Work until the lanes are closed."""

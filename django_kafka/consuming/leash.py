@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .. import logs
 from ..exceptions import ConfigurationError
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 NUMBER = "DJANGO_KAFKA_PROCESS"
 """The environment variable in which a supervisor tells each process its number."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import retries
+from .. import retries, tracing
 from ..exceptions import BatchFailed, DecodeError, PartitionLost
 from ..execution import Execution, refuse_coroutine
 from ..gathering import Gathered, Sent
 from ..handlers import Handler, TopicHandlers, named
-from ..messages import Message, Messages
+from ..messages import Message, Messages, RawMessage
 from ..signals import message_handled, message_handling
 from .attempts import Undivided
 from .lane import Lane
@@ -28,12 +28,13 @@ class Lists:
 
         Raises `Undivided` when nobody says which one it was.
         """
-        messages = Messages(piece.messages[piece.done : until], found.decoder)
+        raws = piece.messages[piece.done : until]
+        messages = Messages(raws, found.decoder)
         if message_handling.receivers:
             for message in messages:
                 message_handling.send_robust(self._consumer, message=message)
         try:
-            self._call(lane, handler, messages)
+            self._attempt(lane, handler, messages, raws)
         except Exception as error:
             if retries.stops_worker(error):
                 raise
@@ -44,6 +45,13 @@ class Lists:
         self._keep_records(piece, piece.done, messages)
         self._tell(piece, messages, range(len(messages)))
         piece.done = until
+
+    def _attempt(self, lane: Lane, handler: Handler, messages: Messages, raws: Sequence[RawMessage]) -> None:
+        if not self._execution.traced:
+            self._call(lane, handler, messages)
+            return
+        with tracing.handling_together(self._execution.consumer, raws, handler.path):
+            self._call(lane, handler, messages)
 
     def _call(self, lane: Lane, handler: Handler, messages: Messages) -> None:
         call = handler.call_all

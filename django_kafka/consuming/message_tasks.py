@@ -7,11 +7,11 @@ import sys
 from contextvars import Context
 from typing import Any
 
-from .. import coroutines
+from .. import conf, coroutines, correlation, tracing
 from ..coroutines import Coroutine
 from ..exceptions import Skip
 from ..gathering import Gathered, gathered_by_context
-from ..handlers import TopicHandlers
+from ..handlers import Handler, TopicHandlers
 from ..messages import Message
 from ..signals import handler_failed, message_handled, message_handling
 from .slices import Slice
@@ -34,13 +34,21 @@ def message_of(piece: Slice, found: TopicHandlers) -> Message:
 
 def callable_for(consumer: str, found: TopicHandlers) -> Coroutine:
     """Return what runs messages of one topic, as short as listeners allow; as `Execution.callable_for` does."""
+    traced = tracing.on()
     observed = message_handling.receivers or message_handled.receivers or handler_failed.receivers
-    if not (observed or found.conditional or found.default is None):
+    if not (observed or traced or found.conditional or found.default is None):
         assert found.default.coroutine is not None
         return found.default.coroutine
 
     async def run(message: Message) -> None:
         handler = found.match(message)
+        if traced:
+            with tracing.handling(conf.consumer(consumer), message, handler.path):
+                await attempt(message, handler)
+        else:
+            await attempt(message, handler)
+
+    async def attempt(message: Message, handler: Handler) -> None:
         assert handler.coroutine is not None
         if message_handling.receivers:
             await message_handling.asend_robust(consumer, message=message)
@@ -61,8 +69,13 @@ def begin(
 ) -> asyncio.Task[BaseException | None]:
     """Run a message in a task and in a copy of `base`; what it produces is gathered there."""
     context = base.copy()
-    context.run(gathered_by_context.set, gathered)
+    context.run(_enter, message, gathered)
     return asyncio.Task(coroutines.attempt(call, message), loop=loop, context=context, **_AT_ONCE)
+
+
+def _enter(message: Message, gathered: Gathered) -> None:
+    gathered_by_context.set(gathered)
+    correlation.follow(message)
 
 
 def result_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:

@@ -7,11 +7,10 @@ settles the last letter; that is seen when the next message of such a key comes,
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .. import conf
+from .. import conf, logs
 from ..dead_letters import holds
 from ..dead_letters.parking import Parking, park
 from ..exceptions import PartitionLost
@@ -21,7 +20,7 @@ from .handling import HandlerThread
 from .lane import Lane
 from .slices import Slice
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 class HoldingThread(HandlerThread):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 from django.db import connections
 from django.dispatch import Signal
 
-from .. import conf, signals
+from .. import conf, logs, signals
 from ..clients import properties
 from ..clients.consumer import ConsumerClient, is_fatal
 from ..clients.events import Events
@@ -25,7 +24,7 @@ from .lanes import Lanes
 from .partition import Partition
 from .troubles import Troubles
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _POLL = 0.1
 """Seconds the client waits for a first message, and so the longest a stop or a commit waits for the poller."""

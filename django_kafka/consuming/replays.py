@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 
 from django.db import connections
 
-from .. import retries
+from .. import logs, retries
 from ..dead_letters.carrying import carry_out
 from ..dead_letters.executing import Executor
 from .gate import Gate
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _LOOK_EVERY, _LOOK_AFTER_TROUBLE = 1.0, 15.0
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 
-from .. import categories, conf, retries
+from .. import categories, conf, correlation, logs, retries
 from ..dead_letters.failures import Failure
 from ..dead_letters.publishing import is_hopeless
 from ..gathering import here
@@ -22,7 +21,7 @@ from .patience import Neighbours, Outage, is_of_database
 from .slices import Slice, Tried
 from .waiting import Waits, code_of
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 class Settler:
@@ -46,6 +45,11 @@ class Settler:
     def failed(self, lane: Lane, piece: Slice, found: TopicHandlers, index: int, error: Exception) -> float | None:
         """Do what is decided about a failed attempt; return how many seconds its lane must wait, or None: go on."""
         attempt = Attempt(lane, piece, found, index, error)
+        with correlation.about(attempt.message):
+            return self._settle(attempt, error)
+
+    def _settle(self, attempt: Attempt, error: Exception) -> float | None:
+        lane, piece, found, index = attempt.lane, attempt.piece, attempt.found, attempt.index
         policy = self._policies.get(found.topic, self._usual)
         verdict = retries.decide(error, attempt.message.attempt, policy, attempt.message)
         if not isinstance(verdict, Skip):

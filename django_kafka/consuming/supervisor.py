@@ -6,7 +6,6 @@ does before Django starts, it does for each of them.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -15,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from .. import conf
+from .. import conf, logs
 from ..exceptions import ConfigurationError
 from ..monitoring import wire
 from ..monitoring.server import Answer
 from ..monitoring.wire import Asking
 from .leash import FINISH, NUMBER
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 EXIT_CONFIGURATION = 78
 """The exit code of a process that cannot work as it is configured, so that it is not started again."""

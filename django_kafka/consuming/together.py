@@ -11,12 +11,12 @@ from typing import Any
 
 from django.db import connections, transaction
 
-from .. import deadlines, retries
+from .. import deadlines, retries, tracing
 from ..exceptions import PartitionLost, Skip
 from ..execution import Execution, refuse_broken, refuse_coroutine
 from ..gathering import Gathered, Sent, here
 from ..handlers import TopicHandlers
-from ..messages import Message
+from ..messages import Message, RawMessage
 from ..signals import message_handled, message_handling
 from .lane import Lane
 from .slices import Slice
@@ -118,6 +118,18 @@ class Joint:
 
         What they produce is gathered apart: have the thread gather anew after it.
         """
+        if not self._execution.traced:
+            return self._transact(stop)
+        with tracing.handling_together(self._execution.consumer, self._piece.messages[self._start : stop]):
+            outcome = self._transact(stop)
+            tracing.failed(outcome.failed or outcome.whole)
+            return outcome
+
+    def message_now(self) -> RawMessage | None:
+        """Return the message that runs."""
+        return self._piece.messages[self._at]
+
+    def _transact(self, stop: int) -> Outcome:
         self._stop = stop
         first = Message(self._piece.messages[self._start], self._found.decoder)
         while True:

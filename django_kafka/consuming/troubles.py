@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
-log = logging.getLogger(__name__)
+from .. import logs
+
+log = logs.of(__name__)
 
 _AGAIN = 30.0
 """Seconds for which the same is not said again."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from .. import retries
+from .. import logs, retries
 from ..exceptions import DeliveryFailed
 from ..tallies import ConsumerTally
 from .lane import Lane
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 class Waits:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 
 from django.db import connections
 
-from .. import deadlines, tallies
+from .. import deadlines, logs, tallies
 from ..deadlines import Running, stack_of
 from ..gathering import close_broken_connections
 from ..signals import handler_overran
 from .event_loop import EventLoop
 from .worker import Worker
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 LOOK_EVERY = 1.0
 """Seconds between two looks, and so how late an overrun is said at the most. One that is shorter may go unsaid."""

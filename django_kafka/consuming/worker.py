@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterable
 from typing import Any
 
-from .. import conf, handlers, signals, tallies
+from .. import conf, handlers, logs, signals, tallies
 from ..dead_letters import publishing
 from ..deadlines import Running
 from ..exceptions import ConfigurationError, NotAvailable
@@ -22,7 +21,7 @@ from .lanes import Lanes
 from .partition import Partition
 from .vitals import Vitals, vitals
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _WATCHED = 120.0
 """Seconds after a scrape for which it is known where partitions end; Prometheus comes again within a minute."""

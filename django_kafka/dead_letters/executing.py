@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -16,7 +15,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from .. import conf, handlers, retries, tallies
+from .. import conf, correlation, handlers, logs, retries, tallies
 from ..deliveries import Delivery
 from ..exceptions import ConfigurationError, DeliveryTimeout, KafkaError, ReplayRefused
 from ..execution import Execution
@@ -33,7 +32,7 @@ from .publishing import producer_for
 from .replaying import LEASE, letters, replays, unclaimed
 from .rows import add_attempt, me
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _COMMITTED_READS = (1, 2)
 """psycopg's names for READ UNCOMMITTED, which is the same in PostgreSQL, and READ COMMITTED."""
@@ -237,8 +236,11 @@ class Executor:
                 resolved = True
 
         try:
-            Execution(consumer, tallies.of_consumer(consumer.name), gathered).run(message, found, finish)
-            self._await(gathered)
+            execution = Execution(consumer, tallies.of_consumer(consumer.name), gathered)
+            execution.replayed = replay.letter.traceback
+            with correlation.about(message):
+                execution.run(message, found, finish)
+                self._await(gathered)
         finally:
             here.end()
         if not resolved:

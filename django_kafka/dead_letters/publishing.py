@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .. import conf, handlers
+from .. import conf, handlers, logs
 from ..deliveries import Delivery
 from ..exceptions import ConfigurationError, DeliveryFailed, RecordTooLarge
 from ..gathering import Sent
@@ -18,7 +17,7 @@ from ..producing import outlet, send_now
 from ..records import Wire
 from .foreign import OURS
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _ERROR_CHARACTERS = 1000
 _REMEMBER = 300.0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from django.db import IntegrityError, transaction
 
-from .. import conf, retries
+from .. import conf, logs, retries
 from ..exceptions import PartitionLost
 from ..execution import leave_foreign_transaction
 from ..messages import LETTER_HEADER, Message
@@ -17,7 +16,7 @@ from . import holds
 from .failures import Failure
 from .rows import add_attempt, insert, latest, new_letter, stored_before
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _BYTES_TOGETHER = 4 * 1024 * 1024
 """Of messages and tracebacks that go into one statement; a single message may always."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -10,11 +9,11 @@ from django.db import connections, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from .. import conf
+from .. import conf, logs
 from ..models import DeadLetter, FailureGroup, FailureHour
 from .replaying import letters, outstanding
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _PIECE = 500
 """Letters that are deleted in one transaction: others wait for what it has locked."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -16,11 +15,11 @@ from django.db import connections, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from .. import __version__, conf, deadlines
+from .. import __version__, conf, deadlines, logs
 from ..models import Worker, WorkerPartition
 from . import figures, packing
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 STALE_AFTER = 3
 """Beats missed before a worker counts as gone."""

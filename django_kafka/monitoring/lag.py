@@ -11,7 +11,6 @@ What cannot be asked, because brokers are away or a permission is missing, is a 
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -23,7 +22,7 @@ from django.core.signals import setting_changed
 from django.db import Error as DatabaseFailure
 from django.db import connections
 
-from .. import claims, conf, handlers
+from .. import claims, conf, handlers, logs
 from ..clients import reading
 from ..clients.admin import Layout, TopicAdmin
 from ..clients.groups import Group, GroupAdmin
@@ -31,7 +30,7 @@ from ..exceptions import ConfigurationError
 from ..membership import reset_of, topics_and_group
 from .positions import Place, Position
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 KEPT = 5.0
 """Seconds for which an answer is good enough."""

@@ -7,7 +7,6 @@ What a process below a supervisor has is handed to that one as JSON, and shown w
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,14 +18,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
-from .. import conf
+from .. import conf, logs
 from ..exceptions import ConfigurationError
 from ..tallies import Histogram
 from . import mirror
 from .families import FAMILIES, OF_GROUPS, Family, Scene
 from .server import Answer
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 PORTABLE = "/metrics.json"
 """The path at which they are handed to a supervisor."""

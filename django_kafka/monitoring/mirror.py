@@ -7,7 +7,6 @@ say is written to the files of this process: every second, and once more when it
 from __future__ import annotations
 
 import atexit
-import logging
 import multiprocessing.util
 import os
 import sys
@@ -19,12 +18,12 @@ from typing import Any
 from prometheus_client import values
 from prometheus_client.utils import floatToGoString
 
-from .. import tallies
+from .. import logs, tallies
 from ..producers import close_all
 from ..tallies import Histogram
 from .families import FAMILIES, Family, Labels, Scene
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 _VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 _EVERY = 1.0

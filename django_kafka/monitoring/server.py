@@ -5,7 +5,6 @@ Prometheus and orchestrators ask it; nobody else has to reach it, so it listens 
 
 from __future__ import annotations
 
-import logging
 import socketserver
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,9 @@ from typing import Any, NamedTuple
 
 from django.db import connections
 
-log = logging.getLogger(__name__)
+from .. import logs
+
+log = logs.of(__name__)
 
 AGAIN = 15.0
 """Seconds until a port that was taken is tried again."""

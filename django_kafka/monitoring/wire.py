@@ -6,7 +6,6 @@ So that one port answers for all of them, and none of them needs one.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import threading
@@ -17,9 +16,10 @@ from multiprocessing.connection import Connection
 
 from django.db import connections
 
+from .. import logs
 from .server import Answer, Routes, answer_of
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 WIRE = "DJANGO_KAFKA_WIRE"
 """The environment variable in which a process is told the number of its end."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from .. import logs
 from ..clients.groups import GroupInUse
 from ..exceptions import ConfigurationError
 from ..monitoring.positions import Place
 from .standing import Books, Stand, Standing
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 
 
 @dataclass(frozen=True, slots=True)
