@@ -139,9 +139,22 @@ def test_many_groups_are_resolved_at_once(
     chosen = [group(error="A"), group(error="B")]
     data = {"action": "say_resolved", "_selected_action": [one.pk for one in chosen]}
     answer = client.post(url("changelist"), data, follow=True)
-    assert "2 failure groups are resolved." in answer.content.decode()
+    said = [str(one) for one in answer.context["messages"]]
+    # Those that are left alone are counted before anything is done: the list is of what is not resolved.
+    assert said == ["2 failure groups are resolved."]
     assert listed(client) == set()
     assert listed(client, state="resolved") == {"A", "B"}
+
+
+def test_a_project_whose_times_have_no_zone_has_groups_too(
+    client: Client, person: Callable[..., User], group: Callable[..., FailureGroup], settings: Settings
+) -> None:
+    settings.USE_TZ = False
+    person(*ALL)
+    one = group(2)
+    group()  # counted now, and in the same hour
+    assert listed(client) == {"ValueError"}
+    assert 'aria-label="3 failures in 24 hours' in shown(client, one)
 
 
 def test_owner_and_note_are_saved(
@@ -155,6 +168,7 @@ def test_owner_and_note_are_saved(
     assert "see &lt;script&gt;" in page
     assert ALERT not in page
     assert listed(client, owner="ada") == {"ValueError"}
+    assert client.post(url("note", one.pk), {"owner": "a\0", "note": "b\0"}).status_code == 302
 
 
 def test_all_open_letters_of_a_group_are_replayed_and_no_others(
@@ -257,8 +271,10 @@ def test_what_strangers_wrote_is_harmless(
     client: Client, person: Callable[..., User], group: Callable[..., FailureGroup]
 ) -> None:
     person(*ALL)
-    one = group(error=f"{ALERT}\u202e\n.x", text=f"{ALERT}\x1b[31m\u202e")
-    for page in (client.get(url("changelist")).content.decode(), shown(client, one)):
+    one = group(error=f"{ALERT}\u202e\n.x\u202e", text=f"{ALERT}\x1b[31m\u202e")
+    client.post(url("say", one.pk), {"state": "acknowledged"})
+    pages = [client.get(where).content.decode() for where in (url("changelist"), url("history", one.pk))]
+    for page in (*pages, shown(client, one)):
         assert ALERT not in page
         assert "\u202e" not in page
         assert "\x1b" not in page

@@ -12,9 +12,7 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.utils import timezone
 from django.utils.decorators import method_decorator
-from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.timesince import timesince
@@ -161,7 +159,7 @@ class FailureGroupAdmin(ReadOnly):
     @admin.display(description=_("last seen"), ordering="last_seen_at")
     def last_seen(self, group: FailureGroup) -> str:
         """Show how long ago the last failure was."""
-        at = date_format(timezone.localtime(group.last_seen_at), "SHORT_DATETIME_FORMAT")
+        at = showing.moment(group.last_seen_at)
         return format_html('<span title="{}">{}</span>', at, _("%s ago") % timesince(group.last_seen_at, depth=1))
 
     @admin.display(description=_("last 24 hours"))
@@ -257,11 +255,13 @@ class FailureGroupAdmin(ReadOnly):
         if not self.has_say_permission(request):
             raise PermissionDenied
         _label, logged, done = _SAYINGS[state]  # type: ignore[index]
-        others = list(groups.groups().filter(pk__in=chosen.values("pk")).exclude(state=state))
+        # Read first: the list may be of those in another state, and has none of them afterwards.
+        every = list(groups.groups().filter(pk__in=chosen.values("pk")))
+        others = [one for one in every if one.state != state]
         count = groups.set_state([one.pk for one in others], state, by=request.user.get_username())
         asking.enter(others, FailureGroup, request.user, logged)
         messages.success(request, done % count)
-        if left := chosen.count() - count:
+        if left := len(every) - count:
             sentence = ngettext("%d was so before.", "%d were so before.", left)
             messages.info(request, sentence % left)
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import unicodedata
+from datetime import datetime
 from typing import Any
+
+from django.utils import timezone
+from django.utils.formats import date_format
 
 _HARMFUL = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 """Categories of Unicode that are shown as code points: control, format (bidirectional ones too), unknown, line ends."""
@@ -54,6 +58,11 @@ def topic(name: str, longest: int = 300) -> str:
 def first_line(text: str, longest: int = 160) -> str:
     """Return the first line of an error that says anything."""
     return line(next((each for each in text.splitlines() if each.strip()), ""), longest)
+
+
+def moment(at: datetime) -> str:
+    """Return a time as people here read it; in some projects times have no zone."""
+    return date_format(timezone.localtime(at) if timezone.is_aware(at) else at, "SHORT_DATETIME_FORMAT")
 
 
 def as_text(data: bytes) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+
+from . import showing
 
 _STEP, _BAR, _HEIGHT = 5, 4, 24
 """Width of a step and of its bar, and the height of the highest one, in the picture's own units."""
@@ -51,4 +51,4 @@ def _high(count: int, most: int) -> int:
 
 
 def _title(at: datetime, count: int) -> str:
-    return f"{date_format(timezone.localtime(at), 'SHORT_DATETIME_FORMAT')}: {count}"
+    return f"{showing.moment(at)}: {count}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -18,14 +18,14 @@ from django.db.models.functions import Greatest
 
 from .. import conf
 from ..models import DeadLetter, FailureGroup, FailureHour, FailureTally
-from ..models.failures import fingerprint
+from ..models.failures import fingerprint, hour_of
 from .failures import Failure
 
 MOST = 1000
 """Groups of one consumer. Further causes share one: those of imported letters are told by strangers."""
 OTHER = "(other)"
 """The type of error of that one. No exception has this name."""
-_TOGETHER = 1000
+TOGETHER = 1000
 """Rows that are added up in one transaction."""
 
 Failed = Sequence[tuple[DeadLetter, Failure]]
@@ -103,7 +103,7 @@ def add_up() -> int:
     using = conf.kafka().dead_letters.database
     skip = connections[using].features.has_select_for_update_skip_locked
     with transaction.atomic(using=using):
-        tallies = FailureTally.objects.using(using).select_for_update(skip_locked=skip).order_by("pk")[:_TOGETHER]
+        tallies = FailureTally.objects.using(using).select_for_update(skip_locked=skip).order_by("pk")[:TOGETHER]
         of_group: dict[int, list[FailureTally]] = defaultdict(list)
         for tally in tallies:
             of_group[tally.failure_group_id].append(tally)
@@ -126,7 +126,7 @@ def _add(using: str, group_id: int, tallies: Sequence[FailureTally]) -> None:
     _regress(group, tallies)
     hours: dict[datetime, int] = defaultdict(int)
     for tally in tallies:
-        hours[tally.at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)] += tally.count
+        hours[hour_of(tally.at)] += tally.count
     for hour, count in hours.items():
         row, made = FailureHour.objects.using(using).get_or_create(
             failure_group_id=group_id, hour=hour, defaults={"count": count}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.db.models import F, IntegerField, OuterRef, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
@@ -12,6 +12,8 @@ from django.utils import timezone
 
 from .. import conf
 from ..models import DeadLetter, FailureGroup, FailureHour, FailureTally
+from ..models.failures import hour_of
+from .failures import storable
 
 MOST_COUNTED = 10_000
 """Open letters of a group are counted up to here: to count all of very many takes too long for a page."""
@@ -60,7 +62,7 @@ class Trend:
 def trends(ids: Iterable[int], *, steps: int = 24, hours: int = 1) -> dict[int, Trend]:
     """Return for each of these groups how many failures there were in the last `steps` times so many hours."""
     wanted = list(ids)
-    now = timezone.now().astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    now = hour_of(timezone.now())
     begins = now - timedelta(hours=steps * hours - 1)
     counts = {group_id: [0] * steps for group_id in wanted}
     using = conf.kafka().dead_letters.database
@@ -91,7 +93,8 @@ def set_state(ids: Sequence[int], state: str, *, by: str) -> int:
 
 def annotate(group_id: int, *, owner: str, note: str) -> bool:
     """Write down who looks after a group, and what is to be known of it; tell whether there is such a group."""
-    return bool(groups().filter(pk=group_id).update(owner=owner.strip()[:150], note=note.strip()))
+    said = {"owner": storable(owner.strip())[:150], "note": storable(note.strip())}
+    return bool(groups().filter(pk=group_id).update(**said))
 
 
 def _tallies() -> QuerySet[FailureTally]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 
@@ -12,6 +14,11 @@ def fingerprint(cluster: str, consumer: str, handler: str, error_type: str, fram
     """Return what tells failure groups apart: letters with the same are of one group."""
     parts = (cluster, consumer, handler, error_type, frame)
     return hashlib.sha256("\0".join(parts).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def hour_of(at: datetime) -> datetime:
+    """Return the beginning of the hour of a time: in UTC, or as it is in projects whose times have no zone."""
+    return (at.astimezone(UTC) if timezone.is_aware(at) else at).replace(minute=0, second=0, microsecond=0)
 
 
 class FailureGroup(models.Model):
@@ -66,7 +73,9 @@ class FailureGroup(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.error_type.rpartition('.')[2]} · {self.consumer}"
+        name = f"{self.error_type.rpartition('.')[2]} · {self.consumer}"
+        # The admin writes it into pages and histories as it is, and strangers tell the errors of imported letters.
+        return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name)
 
 
 class FailureTally(models.Model):
