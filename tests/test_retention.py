@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
+from django.db.models import QuerySet
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -75,6 +77,37 @@ def test_open_ones_go_only_when_that_is_set_and_never_those_that_hold_a_key(sett
     assert left() == {young.pk, holding.pk, parked.pk, asked_for.pk}
     assert old.pk not in left()
     assert holds.parked("default", hold.pk) == 1
+
+
+def test_what_was_asked_for_or_failed_again_before_it_was_locked_stays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(settings, unresolved_max_age="90d")
+    asked_for, at = letter("open", 91), timezone.now() - 31 * DAY
+    group = FailureGroup.objects.create(
+        fingerprint="f", consumer="ops", error_type="E", category="handler", first_seen_at=at, last_seen_at=at
+    )
+
+    def late(found: QuerySet[Any], using: str) -> QuerySet[Any]:
+        ids = list(found.values_list("pk", flat=True))
+        if asked_for.pk in ids and found.model is DeadLetter:
+            replaying.request([asked_for.pk])
+        elif ids:
+            FailureTally.objects.create(failure_group=group, at=timezone.now(), count=1)
+        return found.model._default_manager.using(using).filter(pk__in=ids)
+
+    monkeypatch.setattr(retention, "_locked", late)
+    assert retention.prune() == 0
+    assert left() == {asked_for.pk}
+    assert Replay.objects.filter(letter=asked_for, state="requested").exists()
+    assert FailureTally.objects.filter(failure_group=group).exists()
+
+
+def test_payloads_are_not_read_to_be_deleted() -> None:
+    letter(value=b"x" * 1000)
+    with CaptureQueriesContext(connection) as queries:
+        assert retention.prune() == 1
+    assert not [each["sql"] for each in queries if '."value"' in each["sql"]]
 
 
 def test_without_retention_everything_stays(settings: Settings) -> None:
@@ -146,6 +179,24 @@ def test_groups_go_that_nobody_needs(settings: Settings) -> None:
     assert set(FailureGroup.objects.values_list("fingerprint", flat=True)) == set(names) - {"gone"}
     assert list(FailureHour.objects.values_list("pk", flat=True)) == [young.pk]
     grouping.add_up()
+
+
+def test_whoever_carries_out_replays_adds_up_all_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "TOGETHER", 2)
+    at = timezone.now()
+    group = FailureGroup.objects.create(
+        fingerprint="f", consumer="ops", error_type="E", category="handler", first_seen_at=at, last_seen_at=at
+    )
+    for _ in range(3):
+        FailureTally.objects.create(failure_group=group, at=at, count=1)
+    executor = Executor()
+    try:
+        # More than go at a time do not wait for the next turn, which would never catch up.
+        for _ in range(2):
+            executor.tidy_up()
+    finally:
+        executor.close()
+    assert not FailureTally.objects.exists()
 
 
 def test_whoever_carries_out_replays_prunes_every_so_often(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,8 @@ class Executor:
         now = time.monotonic()
         if now >= self._add_up_at:
             self._add_up_at = now + _ADD_UP_EVERY
-            grouping.add_up()
+            if grouping.add_up() >= grouping.TOGETHER:
+                self._add_up_at = now
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_EVERY
             if retention.prune(most=_PRUNED_AT_ONCE, go_on=lambda: not self._stop.is_set()) >= _PRUNED_AT_ONCE:

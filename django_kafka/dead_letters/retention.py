@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connections, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from .. import conf, logs
-from ..models import DeadLetter, FailureGroup, FailureHour
+from ..models import DeadLetter, FailureGroup, FailureHour, FailureTally
 from .replaying import letters, outstanding
 
 log = logs.of(__name__)
@@ -59,19 +60,26 @@ def _over(retention: float | None, unresolved: float | None, now: datetime) -> l
 def _delete_some(condition: Q) -> int:
     using = conf.kafka().dead_letters.database
     with transaction.atomic(using=using):
-        found = letters().filter(condition).exclude(outstanding()).order_by("pk")
+        found = letters().filter(condition).exclude(outstanding())
         ids = list(_locked(found, using).values_list("pk", flat=True)[:_PIECE])
-        letters().filter(pk__in=ids).delete()
-    return len(ids)
+        # Asked again now that they are locked: a replay may have been asked for just before. Payloads are not read.
+        _rows, of_model = found.filter(pk__in=ids).only("pk").delete()
+    return of_model.get(DeadLetter._meta.label, 0)
 
 
-def _locked(found: QuerySet[DeadLetter], using: str) -> QuerySet[DeadLetter]:
+def _locked(found: QuerySet[Any], using: str) -> QuerySet[Any]:
     skip = connections[using].features.has_select_for_update_skip_locked
-    return found.select_for_update(skip_locked=skip, of=("self",) if skip else ())
+    return found.order_by("pk").select_for_update(skip_locked=skip)
 
 
 def _forget_groups(before: datetime) -> None:
     using = conf.kafka().dead_letters.database
-    groups = FailureGroup.objects.using(using).filter(last_seen_at__lt=before, owner="", note="")
-    # One that is being counted stays: whoever is about to name it would find it gone at the COMMIT, and begin again.
-    groups.filter(tallies=None).exclude(Exists(letters().filter(failure_group=OuterRef("pk")))).delete()
+    tallies = FailureTally.objects.using(using).filter(failure_group=OuterRef("pk"))
+    with transaction.atomic(using=using):
+        groups = FailureGroup.objects.using(using).filter(last_seen_at__lt=before, owner="", note="")
+        # One that is being counted stays.
+        found = groups.exclude(Exists(tallies)).exclude(Exists(letters().filter(failure_group=OuterRef("pk"))))
+        ids = list(_locked(found, using).values_list("pk", flat=True))
+        # Asked again now that they are locked: a failure may have been stored just before. Whoever stores one from now
+        # on finds the group gone at the COMMIT, and begins again.
+        found.filter(pk__in=ids).delete()
