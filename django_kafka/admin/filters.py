@@ -29,7 +29,8 @@ class StateFilter(admin.SimpleListFilter):
 
     def value(self) -> str | None:
         """Return what is chosen."""
-        return super().value() or DeadLetter.State.OPEN
+        value = super().value()
+        return value if value in dict(self.lookup_choices) else DeadLetter.State.OPEN
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         """Return the links, without Django's own one for "all", which would mean "open" here."""

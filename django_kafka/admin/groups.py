@@ -67,7 +67,8 @@ class GroupStateFilter(admin.SimpleListFilter):
 
     def value(self) -> str | None:
         """Return what is chosen."""
-        return super().value() or "unresolved"
+        value = super().value()
+        return value if value in dict(self.lookup_choices) else "unresolved"
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         """Return the links, without Django's own one for "all", which would mean "not resolved" here."""
