@@ -26,9 +26,16 @@ class Lines(_Adapter):
         """Log a line, with what it says as `name=value` in `extra`."""
         if self.isEnabledFor(level):
             extra = {name: args[place] for place, name in _named(str(msg)) if place < len(args)}
-            kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
+            extra |= kwargs.pop("extra", None) or {}
             # The line is logged where it stands, not here.
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            try:
+                self.logger.log(level, msg, *args, extra=extra, **kwargs)
+                return
+            except KeyError:
+                # A factory of the project gives its LogRecords one of these names: no line may fail for that.
+                pass
+            # Not there: this exception would be the one that the line tells of.
             self.logger.log(level, msg, *args, **kwargs)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:

@@ -111,10 +111,13 @@ def hand_over(route: Route, wire: Wire, *, in_span: bool = False) -> Delivery:
 
 
 def send_now(route: Route, wire: Wire) -> Delivery:
-    """Send a prepared record at once, whatever transaction is open and whichever handler runs."""
+    """Send a prepared record at once and as it is, whatever transaction is open and whichever handler runs.
+
+    It gets no header, also where it is traced: a replay, and what comes back from a retry topic, is known by those.
+    """
     if outlet.current is not None:
         return outlet.current(route, wire, True)
-    return _traced(route, wire, partial(send, route)) if route.producer.traced else send(route, wire)
+    return _traced(route, wire, lambda _whole: send(route, wire)) if route.producer.traced else send(route, wire)
 
 
 def _carrying_on(route: Route, wire: Wire) -> Wire:

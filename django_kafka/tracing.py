@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from . import __version__, conf
+from . import __version__, conf, logs
 from .deliveries import Delivery
 from .exceptions import DeliveryFailed, Skip, shown
 from .messages import Message, RawMessage, header_pairs
@@ -21,13 +21,15 @@ from .messages import Message, RawMessage, header_pairs
 try:
     from opentelemetry import context as contexts
     from opentelemetry import propagate, trace
-except ImportError:  # the extra "otel" is not installed
+except Exception:  # noqa: BLE001  # the extra "otel" is not installed, or it refuses what the environment says
     _installed = False
 else:
     _installed = True
 
 MOST_LINKS = 128
 """Links of one span: what OpenTelemetry keeps unless it is told otherwise."""
+
+log = logs.of(__name__)
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 _LONGEST_KEY, _LONGEST_HEADER = 256, 8192
@@ -42,6 +44,8 @@ class _Known:
 
     provider: Any = None
     tracer: Any = None
+    broken = False
+    """Whether there is none to be had in this process."""
 
 
 def on() -> bool:
@@ -49,14 +53,19 @@ def on() -> bool:
 
     Takes some microseconds: ask once for many messages or records.
     """
-    if not _installed:
+    if not _installed or _Known.broken:
         return False
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+    try:
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+            return False
+        if provider is not _Known.provider:
+            _Known.tracer = provider.get_tracer("django_kafka", __version__, _SCHEMA)
+            _Known.provider = provider
+    except Exception as error:  # noqa: BLE001  # a provider of the project, or one that the environment names
+        _Known.broken = True
+        log.warning("nothing is traced, because OpenTelemetry has no tracer: error=%s", type(error).__name__)
         return False
-    if provider is not _Known.provider:
-        _Known.tracer = provider.get_tracer("django_kafka", __version__, _SCHEMA)
-        _Known.provider = provider
     return not isinstance(_Known.tracer, trace.NoOpTracer) and conf.kafka().tracing.enabled
 
 
@@ -189,10 +198,11 @@ def _fail(span: Any, error: BaseException) -> None:
         return
     kind = type(error)
     name = error.code if isinstance(error, DeliveryFailed) else f"{kind.__module__}.{kind.__qualname__}"
-    span.record_exception(error)
     span.set_attribute("error.type", name.removeprefix("builtins."))
     span.set_status(trace.Status(trace.StatusCode.ERROR, f"{kind.__name__}: {shown(error)}"))
     _tell(span, error)
+    # Last: it fails with an error that cannot be shown.
+    span.record_exception(error)
 
 
 def _tell(span: Any, error: BaseException) -> None:
@@ -264,8 +274,10 @@ def _links(created: Iterable[Any]) -> list[Any]:
 
 def _has_context(given: Pairs) -> bool:
     """Tell whether headers have a context of whoever made them. Baggage alone is none."""
-    fields = {name.lower() for name in propagate.get_global_textmap().fields} - {"baggage"}
-    return any(name.lower() in fields for name, _value in given)
+    with suppress(Exception):  # a propagator of the project
+        fields = {name.lower() for name in propagate.get_global_textmap().fields} - {"baggage"}
+        return any(name.lower() in fields for name, _value in given)
+    return False
 
 
 def _injected(context: Any, given: Pairs) -> list[tuple[str, bytes | None]]:
@@ -273,4 +285,9 @@ def _injected(context: Any, given: Pairs) -> list[tuple[str, bytes | None]]:
     with suppress(Exception):  # a propagator of the project
         propagate.inject(carrier, context)
     there = {name.lower() for name, _value in given}
-    return [(name, value.encode()) for name, value in carrier.items() if name.lower() not in there]
+    more: list[tuple[str, bytes | None]] = []
+    for name, value in carrier.items():
+        with suppress(Exception):  # what is no text; the client would crash the process on such a name
+            if name.encode() and "\0" not in name and name.lower() not in there:
+                more.append((name, value.encode()))
+    return more

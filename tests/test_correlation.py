@@ -208,6 +208,29 @@ def test_names_that_a_line_has_by_itself_are_left_alone(caplog: pytest.LogCaptur
     assert third["funcName"] == "test_names_that_a_line_has_by_itself_are_left_alone"
 
 
+def test_a_factory_of_the_project_whose_records_have_such_a_name_loses_no_line(
+    caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    usual = logging.getLogRecordFactory()
+    request.addfinalizer(lambda: logging.setLogRecordFactory(usual))
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = usual(*args, **kwargs)
+        record.consumer = "of the project"
+        return record
+
+    logging.setLogRecordFactory(factory)
+    try:
+        raise ValueError("x")
+    except ValueError:
+        logs.of("django_kafka.tests").exception("consumer=%s stopped", "ops")
+    (line,) = caplog.records
+    assert (line.getMessage(), vars(line)["consumer"]) == ("consumer=ops stopped", "of the project")
+    assert line.exc_info is not None
+    assert line.exc_info[0] is ValueError
+    assert line.funcName == "test_a_factory_of_the_project_whose_records_have_such_a_name_loses_no_line"
+
+
 @pytest.fixture
 def ours() -> Iterator[logging.Logger]:
     logger = logging.getLogger("django_kafka")

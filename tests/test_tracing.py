@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.db import transaction
-from opentelemetry import trace
+from opentelemetry import propagate, trace
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -20,7 +24,7 @@ from django_kafka.dead_letters import replaying
 from django_kafka.dead_letters.carrying import carry_out
 from django_kafka.dead_letters.executing import Executor
 from django_kafka.exceptions import BatchFailed, DeliveryFailed, Skip
-from django_kafka.messages import Message, Messages
+from django_kafka.messages import LETTER_HEADER, Message, Messages
 from django_kafka.models import DeadLetter
 from django_kafka.producers import producers
 from django_kafka.services import Record
@@ -343,3 +347,110 @@ def test_a_list_of_which_one_failed_is_an_error(spans: Spans, workplace: Workpla
     # The first fetch may find one alone, which has the error that it is named with.
     assert kinds <= {"ValueError", "django_kafka.exceptions.BatchFailed"}
     assert None not in kinds
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_what_goes_on_as_it_was_gets_no_header_that_it_did_not_have(
+    spans: Spans, workplace: Workplace, retries: int
+) -> None:
+    """A replay is recognised by its headers, and so is a message that comes back from a retry topic."""
+    seen: list[Any] = []
+
+    def handle(message: Message) -> None:
+        seen.append(message.headers)
+        raise ValueError("no departure time")
+
+    retry = {"max_retries": retries, "mode": "topics", "backoff": "10ms", "jitter": 0}
+    workplace.consume(handle, retry=retry)
+    workplace.cluster.create_topic(f"{workplace.group}.{workplace.topic}.retry.1", 1)
+    workplace.send([1], headers=[("kind", b"arrival")])
+    with workplace.worker():
+        wait_until(lambda: DeadLetter.objects.exists(), 20)
+        replaying.request([DeadLetter.objects.get().pk], target="topic")
+        executor = Executor()
+        try:
+            (replay,) = carry_out(executor, stop=threading.Event(), waiting=lambda _error, _pause: None)
+        finally:
+            executor.close()
+        assert replay.state == "succeeded"
+        wait_until(lambda: sum(letter.attempts for letter in DeadLetter.objects.all()) == 2 * (1 + retries), 20)
+    assert DeadLetter.objects.count() == 1
+    first, again = set(seen[: 1 + retries]), set(seen[1 + retries :])
+    assert first == {(("kind", b"arrival"),)}
+    assert [[name for name, _value in one] for one in again] == [["kind", LETTER_HEADER]]
+    assert len(spans.named("send ")) == 1 + 2 * retries, "they have spans nevertheless"
+
+
+class Junk(TextMapPropagator):
+    """What a propagator of the project may do at its worst."""
+
+    def __init__(self, carrier: dict[Any, Any], *, broken: bool = False) -> None:
+        self.carrier = carrier
+        self.broken = broken
+
+    @property
+    def fields(self) -> set[str]:
+        if self.broken:
+            raise RuntimeError("a propagator of the project")
+        return {"trace"}
+
+    def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> Any:
+        raise RuntimeError("a propagator of the project")
+
+    def inject(self, carrier: Any, context: Any = None, setter: Any = None) -> None:
+        carrier.update(self.carrier)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        Junk({}, broken=True),
+        Junk({"trace": 1, "other": None, 2: "x"}),
+        Junk({"trace": "\ud800", "\ud800": "x", "a\0b": "x"}),
+    ],
+    ids=["raises", "other types", "no text"],
+)
+def test_what_propagators_of_the_project_do_fails_no_record(
+    spans: Spans, embedded: Cluster, settings: Settings, topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch,
+    junk: Junk,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", junk)
+    use(settings, embedded.bootstrap_servers)
+    name = topic()
+    services.produce(name, None, 1).result(10)
+    (message,) = read(embedded, name, 1)
+    assert message.headers() is None
+    spans.one("send")
+
+
+def test_a_provider_that_cannot_be_loaded_fails_no_record(
+    embedded: Cluster, settings: Settings, topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setenv("OTEL_PYTHON_TRACER_PROVIDER", "of_nobody")
+    monkeypatch.setattr(tracing._Known, "broken", False)
+    use(settings, embedded.bootstrap_servers)
+    services.produce(topic(), None, 1).result(10)
+    assert not tracing.on()
+
+
+def test_an_environment_that_opentelemetry_refuses_keeps_nobody_from_importing_us() -> None:
+    environment = {**os.environ, "OTEL_PROPAGATORS": "of_nobody"}
+    subprocess.run([sys.executable, "-c", "import django_kafka.tracing"], env=environment, check=True, timeout=30)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_error_that_cannot_be_shown_is_an_error_nevertheless(spans: Spans, workplace: Workplace) -> None:
+    def handle(message: Message) -> None:
+        raise Unspeakable
+
+    workplace.consume(handle)
+    workplace.send([1])
+    with workplace.worker():
+        span = spans.one("process")
+    assert span.status.status_code.name == "ERROR"
+    assert str(attribute(span, "error.type")).endswith("Unspeakable")
