@@ -58,6 +58,7 @@ def send(desk: Desk) -> set[tuple[int, int]]:
     return bad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "options"),
     [

@@ -101,6 +101,7 @@ def confirmed(client: Client, verb: str, letters: list[DeadLetter]) -> None:
     assert client.post(reverse(LIST), data, follow=True).status_code == 200
 
 
+@pytest.mark.slow
 def test_ten_thousand_mutated_messages_are_handled_or_stored_whole_and_the_desk_shows_them(
     workplace: Workplace, client: Client, operator: User, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -292,6 +292,7 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+@pytest.mark.slow
 def test_it_lives_in_a_terminal_and_leaves_it_as_it_was(
     workplace: Workplace, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
@@ -335,6 +336,7 @@ def test_it_lives_in_a_terminal_and_leaves_it_as_it_was(
     assert terminal.ended() == 0
 
 
+@pytest.mark.slow
 def test_it_goes_on_while_brokers_and_database_are_away(tmp_path: Path, terminals: list[Terminal]) -> None:
     desk = Desk.on_sqlite(tmp_path, brokers=NOBODY, kafka={"connection": {"timeout": "1s"}})
     (tmp_path / "db").rename(tmp_path / "away")
@@ -354,6 +356,7 @@ def test_it_goes_on_while_brokers_and_database_are_away(tmp_path: Path, terminal
     assert terminal.ended() == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_of_another_size_is_drawn_anew_before_the_next_look_and_sigterm_ends_it(
     tmp_path: Path, terminals: list[Terminal]
 ) -> None:
@@ -369,6 +372,7 @@ def test_a_terminal_of_another_size_is_drawn_anew_before_the_next_look_and_sigte
     assert terminal.ended() == 0
 
 
+@pytest.mark.slow
 def test_a_database_that_hangs_or_breaks_does_not_freeze_it(
     postgresql: PostgreSQL, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
@@ -399,6 +403,7 @@ def test_a_database_that_hangs_or_breaks_does_not_freeze_it(
         assert terminal.ended() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rich", [True, False])
 def test_once_and_without_rich_it_is_one_picture_in_a_terminal_too(
     embedded: Cluster, tmp_path: Path, terminals: list[Terminal], rich: bool
@@ -419,6 +424,7 @@ def test_once_and_without_rich_it_is_one_picture_in_a_terminal_too(
     assert said.endswith("A screen that is drawn anew: pip install 'django-lynx-kafka[rich]'\r\n") != rich
 
 
+@pytest.mark.slow
 def test_a_check_that_fails_is_no_reason_to_show_nothing(embedded: Cluster, tmp_path: Path) -> None:
     embedded.create_topic("flights", 2)
     desk = Desk.on_sqlite(tmp_path, brokers=embedded.bootstrap_servers)
