@@ -247,6 +247,7 @@ def test_without_heartbeats_workers_answer_as_ever_and_nobody_misses_their_rows(
         (found,) = [one for one in services.get_health_status().components if one.kind == "consumer"]
         assert found.detail["workers"] is None
         assert probe("live") == ""
+        assert probe("ready").startswith("Nothing is heard of workers")
     services.check_health()
 
 

@@ -199,6 +199,7 @@ class FailureGroupAdmin(ReadOnly):
             "group": group,
             "badge": badge(group.state, group.get_state_display()),
             "facts": _facts(group),
+            "last_seen_at": groups.last_seen(group),
             "example": showing.line(group.example, 300),
             "error_type": showing.line(group.error_type, 300),
             "open_letters": counted(group.open_letters),

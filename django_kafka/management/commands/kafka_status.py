@@ -90,6 +90,11 @@ class Command(BaseCommand):
             self.stdout.write(f"live, as far as is known: the rows of workers cannot be read ({type(error).__name__})")
             return
         if which == "ready" and not mine:
+            if not conf.kafka().heartbeats.enabled:
+                raise CommandError(
+                    'Nothing is heard of workers: KAFKA["heartbeats"]["enabled"] is False. Ask /ready at their '
+                    "--metrics-port."
+                )
             raise CommandError("No worker of this host was heard of lately.")
         reasons = [(one, one.not_live if which == "live" else one.not_ready) for one in mine]
         if found := [f"{one}: {reason}" for one, reason in reasons if reason]:
