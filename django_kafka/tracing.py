@@ -7,11 +7,14 @@ the project raise stays here: it must neither fail a message nor leave a callbac
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
+
+from django.core.signals import setting_changed
 
 from . import __version__, conf, logs
 from .deliveries import Delivery
@@ -33,15 +36,20 @@ log = logs.of(__name__)
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 _LONGEST_KEY, _LONGEST_HEADER = 256, 8192
+_LOOK_AGAIN = 0.1
+"""Seconds."""
 _NOTE = "trace: "
-_TOLD = re.compile(r"^trace: (00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})$", re.MULTILINE)
+_TOLD = re.compile(r"^trace: 00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$", re.MULTILINE)
 
 Pairs = Sequence[tuple[str, "bytes | None"]]
 
 
 class _Known:
-    """The tracer of the provider that was there when it was asked for."""
+    """What was found when it was looked last: whether anything is traced, and by what."""
 
+    on = False
+    until = 0.0
+    """When it is looked again, by the monotonic clock."""
     provider: Any = None
     tracer: Any = None
     broken = False
@@ -51,10 +59,18 @@ class _Known:
 def on() -> bool:
     """Tell whether anything is traced: OpenTelemetry is installed, set up, and not switched off.
 
-    Takes some microseconds: ask once for many messages or records.
+    A provider that is set later is noticed a moment after that: to look each time, which takes some microseconds, would
+    make a tenth of what a short coroutine costs.
     """
     if not _installed or _Known.broken:
         return False
+    now = time.monotonic()
+    if now >= _Known.until:
+        _Known.on, _Known.until = _look(), now + _LOOK_AGAIN
+    return _Known.on
+
+
+def _look() -> bool:
     try:
         provider = trace.get_tracer_provider()
         if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
@@ -67,6 +83,19 @@ def on() -> bool:
         log.warning("nothing is traced, because OpenTelemetry has no tracer: error=%s", type(error).__name__)
         return False
     return not isinstance(_Known.tracer, trace.NoOpTracer) and conf.kafka().tracing.enabled
+
+
+def forget() -> None:
+    """Look anew when it is asked next, because a provider or a setting is another one."""
+    _Known.until = 0.0
+
+
+def _forget_setting(*, setting: str, **_event: Any) -> None:
+    if setting == "KAFKA":
+        forget()
+
+
+setting_changed.connect(_forget_setting, dispatch_uid="django_kafka.tracing")
 
 
 class Sending:
@@ -215,9 +244,11 @@ def _tell(span: Any, error: BaseException) -> None:
 
 
 def _told_by(traceback: str) -> list[Any]:
-    """Return the context of the span that a traceback says it failed in."""
-    found = _TOLD.findall(traceback)
-    return [_context_of([("traceparent", found[-1].encode())])] if found else []
+    """Return a context with the span that a traceback says it failed in."""
+    # Not by the propagator of the project, which may know other headers only.
+    found = [[int(part, 16) for part in told] for told in _TOLD.findall(traceback)[-1:]]
+    spans = [trace.SpanContext(one, span, True, trace.TraceFlags(flags)) for one, span, flags in found]
+    return [trace.set_span_in_context(trace.NonRecordingSpan(span), contexts.Context()) for span in spans]
 
 
 def _about(operation: str, topic: str, client_id: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from django_kafka import correlation, logs, services
@@ -17,7 +18,7 @@ from django_kafka.correlation import CorrelationFilter
 from django_kafka.messages import Message, Messages
 from django_kafka.models import DeadLetter
 from tests.consuming import Workplace
-from tests.sending import read, use
+from tests.sending import NOBODY, read, use
 from tests.servers.processes import wait_until
 from tests.test_lists import consume as consume_lists
 
@@ -255,3 +256,11 @@ def test_the_level_of_settings_counts_where_logging_gives_none(
     assert send() == logging.NOTSET
     ours.setLevel(logging.INFO)
     assert send(level="ERROR") == logging.INFO
+
+
+def test_the_level_counts_from_the_beginning_of_kafka_consume(ours: logging.Logger, settings: Settings) -> None:
+    # Also in a supervisor, which never makes a client.
+    settings.KAFKA = {"brokers": [NOBODY], "logging": {"level": "INFO"}}
+    with pytest.raises(CommandError, match="no enabled consumer"):
+        call_command("kafka_consume", skip_checks=True)
+    assert ours.level == logging.INFO

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 from opentelemetry import propagate, trace
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -70,6 +71,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
     provider = TracerProvider()
     # There is no other way to change it: whoever sets it first has it for the life of the process.
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    tracing.forget()
     return Spans(provider)
 
 
@@ -180,8 +182,9 @@ def test_what_runs_together_has_one_span_with_a_link_to_each_message(
     assert sum(attribute(span, "messaging.batch.message_count") or 1 for span in spans.named("process")) == 4
 
 
+@pytest.mark.parametrize("foreign", [False, True], ids=["w3c", "another propagator"])
 def test_a_replay_is_a_trace_of_its_own_linked_to_the_record_and_the_attempt_that_failed(
-    spans: Spans, workplace: Workplace
+    spans: Spans, workplace: Workplace, monkeypatch: pytest.MonkeyPatch, foreign: bool
 ) -> None:
     mended = threading.Event()
 
@@ -197,6 +200,8 @@ def test_a_replay_is_a_trace_of_its_own_linked_to_the_record_and_the_attempt_tha
     send, failed = spans.one("send"), spans.one("process")
     spans.exporter.clear()
     mended.set()
+    if foreign:
+        monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", CompositePropagator([]))
     replaying.request([DeadLetter.objects.get().pk])
     executor = Executor()
     try:
@@ -205,8 +210,9 @@ def test_a_replay_is_a_trace_of_its_own_linked_to_the_record_and_the_attempt_tha
         executor.close()
 
     assert replay.state == "succeeded"
+    assert f"-{id_of(failed):016x}-" in DeadLetter.objects.get().traceback, "people can look it up"
     span = spans.one("process")
-    assert [link.context.span_id for link in span.links] == [id_of(send), id_of(failed)]
+    assert [link.context.span_id for link in span.links] == [id_of(send), id_of(failed)][foreign:]
     assert span.context.trace_id != send.context.trace_id
     assert (parent_of(span), attribute(span, "lynx_kafka.replay")) == (None, True)
 
@@ -280,6 +286,45 @@ def test_contexts_of_strangers_break_nothing(spans: Spans, workplace: Workplace,
     assert not span.links
 
 
+class BrokenPropagator(TextMapPropagator):
+    def extract(self, *_arguments: Any, **_more: Any) -> Any:
+        raise RuntimeError("a propagator of the project")
+
+    inject = extract
+
+    @property
+    def fields(self) -> set[str]:
+        raise RuntimeError("a propagator of the project")
+
+
+def test_what_propagators_of_the_project_raise_fails_no_message(
+    spans: Spans, monkeypatch: pytest.MonkeyPatch, workplace: Workplace
+) -> None:
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", BrokenPropagator())
+    seen: list[Any] = []
+    workplace.consume(lambda message: seen.append(message.value))
+    services.produce(workplace.topic, None, 1).result(10)
+    with workplace.worker():
+        wait_until(lambda: seen == [1], 20)
+        assert spans.one("process").status.status_code.name == "UNSET"
+
+
+def test_a_provider_that_is_set_later_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, embedded: Cluster, settings: Settings, topic: Callable[..., str]
+) -> None:
+    use(settings, embedded.bootstrap_servers)
+    name, provider = topic(), TracerProvider()
+    tracing.forget()
+    services.produce(name, None, 1).result(10)
+    assert not producers["default"].traced
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    late = Spans(provider)
+    wait_until(lambda: producers["default"].traced, 10)
+    services.produce(name, b"k", b"2").result(10)
+    assert late.one("send")
+    assert sorted("traceparent" in headers(message) for message in read(embedded, name, 2)) == [False, True]
+
+
 class Broken(SpanProcessor):
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         raise RuntimeError("a processor of the project")
@@ -294,6 +339,7 @@ def test_what_processors_of_the_project_raise_fails_no_message(
     provider = TracerProvider()
     provider.add_span_processor(Broken())
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    tracing.forget()
     seen: list[Any] = []
     workplace.consume(lambda message: seen.append(message.value))
     services.produce(workplace.topic, None, 1).result(10)

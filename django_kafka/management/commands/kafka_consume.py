@@ -17,7 +17,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, SystemCheckError
 from django.utils import autoreload
 
-from ... import conf
+from ... import conf, logs
 from ...consuming import leash, supervisor, worker
 from ...consuming.connections import LimitCheck
 from ...consuming.crew import Crew
@@ -104,6 +104,8 @@ class Command(BaseCommand):
     def handle(self, *_arguments: Any, **options: Any) -> None:
         """Run the consumers."""
         try:
+            # A supervisor makes no client, and a worker says some things before it makes its first one.
+            logs.obey(conf.kafka().logging.level)
             names = options["names"] or [one.name for one in conf.kafka().consumers.values() if one.enabled]
             if not names:
                 raise CommandError('KAFKA["consumers"] has no enabled consumer.')
