@@ -76,10 +76,8 @@ class Confirming(ReadOnly):
         if verb is None or not groups.groups().filter(pk=group_id).exists():
             raise Http404
         back = reverse("admin:lynx_kafka_failuregroup_change", args=[group_id], current_app=self.admin_site.name)
-        until = request.POST.get("until", "")
-        if request.method == "POST" and until.isdecimal():
-            # What has failed since the question was asked is not part of the answer.
-            self._carry_out(request, verb, chosen.filter(pk__lte=int(until[:18])))
+        if request.method == "POST" and (asked := _asked_about(request, chosen)) is not None:
+            self._carry_out(request, verb, asked)
             return HttpResponseRedirect(back)
         return self._ask(request, verb, chosen, back=back, hidden=[])
 
@@ -87,10 +85,8 @@ class Confirming(ReadOnly):
         """Ask about the letters that were selected in the list, or do it."""
         if not self.has_replay_permission(request):
             raise PermissionDenied
-        until = request.POST.get("until", "")
-        if "confirmed" in request.POST and until.isdecimal():
-            # What has failed since the question was asked is not part of the answer.
-            self._carry_out(request, verb, chosen.filter(pk__lte=int(until[:18])))
+        if "confirmed" in request.POST and (asked := _asked_about(request, chosen)) is not None:
+            self._carry_out(request, verb, asked)
             return None
         hidden = asking.selected(request, verb.name)
         return self._ask(request, verb, chosen, back=request.get_full_path(), hidden=hidden)
@@ -129,6 +125,15 @@ class Confirming(ReadOnly):
             messages.info(request, _("What is parked behind them is released."))
         if (verb.asks_for_replay and outcome.done) or outcome.released:
             _say_who_carries_out(request, outcome)
+
+
+def _asked_about(request: HttpRequest, chosen: QuerySet[DeadLetter]) -> QuerySet[DeadLetter] | None:
+    """Return those that the answered question was about; None when the answer does not say up to which.
+
+    What has failed since the question was asked is not part of the answer.
+    """
+    until = request.POST.get("until", "")
+    return chosen.filter(pk__lte=int(until[:18])) if until.isdecimal() else None
 
 
 def _say_who_carries_out(request: HttpRequest, outcome: Outcome) -> None:

@@ -17,28 +17,36 @@ from ..models import DeadLetter
 from . import showing
 
 
-class StateFilter(admin.SimpleListFilter):
-    """Where letters stand; those that wait for somebody unless asked otherwise."""
+class StandingFilter(admin.SimpleListFilter):
+    """In which state rows are; those that need somebody unless asked otherwise."""
 
     title = _("state")
     parameter_name = "state"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        """Return the states, and all of them."""
-        return [*DeadLetter.State.choices, ("all", _("All"))]
+    usual: str
+    """The choice where nothing was chosen."""
 
     def value(self) -> str | None:
         """Return what is chosen."""
         value = super().value()
-        return value if value in dict(self.lookup_choices) else DeadLetter.State.OPEN
+        return value if value in dict(self.lookup_choices) else self.usual
 
     def choices(self, changelist: Any) -> Iterator[Any]:
-        """Return the links, without Django's own one for "all", which would mean "open" here."""
+        """Return the links, without Django's own one for "all", which would mean the usual ones here."""
         return islice(super().choices(changelist), 1, None)
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> QuerySet[DeadLetter]:
-        """Return the letters in that state."""
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the rows in that state."""
         return queryset if self.value() == "all" else queryset.filter(state=self.value())
+
+
+class StateFilter(StandingFilter):
+    """Where letters stand; those that wait for somebody unless asked otherwise."""
+
+    usual = DeadLetter.State.OPEN
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return the states, and all of them."""
+        return [*DeadLetter.State.choices, ("all", _("All"))]
 
 
 class ReplayFilter(admin.SimpleListFilter):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
@@ -24,7 +23,7 @@ from ..dead_letters import groups
 from ..models import DeadLetter, FailureGroup
 from . import asking, showing
 from .confirming import PERMISSION as REPLAY_PERMISSION
-from .filters import GroupFilter
+from .filters import GroupFilter, StandingFilter
 from .letters import badge
 from .reading import ReadOnly
 from .sparklines import sparkline
@@ -55,34 +54,20 @@ _SAYINGS = {
 """What people can say of a group: the button, what is entered into the history, and the message afterwards."""
 
 
-class GroupStateFilter(admin.SimpleListFilter):
+class GroupStateFilter(StandingFilter):
     """Where groups stand; those that are not resolved unless asked otherwise."""
 
-    title = _("state")
-    parameter_name = "state"
+    usual = "unresolved"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         """Return what needs attention, the states, and all of them."""
-        return [("unresolved", _("not resolved")), *FailureGroup.State.choices, ("all", _("All"))]
-
-    def value(self) -> str | None:
-        """Return what is chosen."""
-        value = super().value()
-        return value if value in dict(self.lookup_choices) else "unresolved"
-
-    def choices(self, changelist: Any) -> Iterator[Any]:
-        """Return the links, without Django's own one for "all", which would mean "not resolved" here."""
-        return islice(super().choices(changelist), 1, None)
+        return [(self.usual, _("not resolved")), *FailureGroup.State.choices, ("all", _("All"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[FailureGroup]) -> QuerySet[FailureGroup]:
         """Return the groups in that state."""
-        match self.value():
-            case "unresolved":
-                return queryset.exclude(state=FailureGroup.State.RESOLVED)
-            case "all":
-                return queryset
-            case state:
-                return queryset.filter(state=state)
+        if self.value() == self.usual:
+            return queryset.exclude(state=FailureGroup.State.RESOLVED)
+        return super().queryset(request, queryset)
 
 
 def _action(state: str) -> Callable[..., None]:
