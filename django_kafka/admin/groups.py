@@ -171,13 +171,7 @@ class FailureGroupAdmin(ReadOnly):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Show one group."""
-        if request.method not in ("GET", "HEAD"):
-            raise PermissionDenied
-        group: Any = self.get_queryset(request).filter(pk=object_id).first() if self.may_be_id(object_id) else None
-        if not self.has_view_permission(request, group):
-            raise PermissionDenied
-        if group is None:
-            raise Http404
+        group = self.one_of(request, self.get_queryset(request), object_id)
         context = {
             **self.admin_site.each_context(request),
             **asking.page_context(self, showing.line(str(group)), self._url("changelist")),

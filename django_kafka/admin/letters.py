@@ -156,13 +156,7 @@ class DeadLetterAdmin(Confirming, ReadOnly):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Show one letter. There is no form, so that nothing of it can be altered."""
-        if request.method not in ("GET", "HEAD"):
-            raise PermissionDenied
-        letter = letters_with_sizes().filter(pk=object_id).first() if self.may_be_id(object_id) else None
-        if not self.has_view_permission(request, letter):
-            raise PermissionDenied
-        if letter is None:
-            raise Http404
+        letter = self.one_of(request, letters_with_sizes(), object_id)
         shown = page_of(letter)
         context = {
             **self.admin_site.each_context(request),

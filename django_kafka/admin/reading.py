@@ -6,8 +6,9 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.exceptions import ValidationError
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
 
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the type checker only
@@ -40,6 +41,17 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the t
             posted.setlist(ACTION_CHECKBOX_NAME, possible)
             request.POST = posted  # type: ignore[assignment]
         return super().changelist_view(request, extra_context)
+
+    def one_of(self, request: HttpRequest, rows: QuerySet[Any], object_id: str) -> Any:
+        """Return the row of this id for a page that only shows it. Raises `PermissionDenied` and `Http404`."""
+        if request.method not in ("GET", "HEAD"):
+            raise PermissionDenied
+        row = rows.filter(pk=object_id).first() if self.may_be_id(object_id) else None
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        if row is None:
+            raise Http404
+        return row
 
     def may_be_id(self, text: str) -> bool:
         """Tell whether a row can have this id, so that a database takes it."""

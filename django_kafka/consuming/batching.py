@@ -45,9 +45,11 @@ class Batching:
 
     def message_now(self, piece: Slice) -> RawMessage | None:
         """Return the message of a slice that runs; None while a list does."""
-        if self._now is not None:
-            return self._now()
-        return piece.messages[piece.done] if piece.done < len(piece.messages) else None
+        # Each read once: a thread that a handler left behind may ask while this one goes on.
+        now, done = self._now, piece.done
+        if now is not None:
+            return now()
+        return piece.messages[done] if done < len(piece.messages) else None
 
     def next(self, lane: Lane, piece: Slice, found: TopicHandlers, end: int | None) -> Portion:
         """Return what may be run in one go of a slice, before index `end`."""
