@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import Any
 
 from .consuming import work
-from .producing import VALUE, keys
-from .settings import KAFKA, MESSAGES, TOPIC
+from .producing import produce_all
+from .settings import KAFKA, MESSAGES
 
 _EVERY = 1.0
 """Seconds between two scrapes: Prometheus usually leaves 15 to 60."""
@@ -51,7 +51,7 @@ def our_consume_uncounted() -> Iterator[None]:
 def our_produce_watched() -> Iterator[None]:
     """`services.produce` with its delivery, scraped every second."""
     with _port() as url, _scraped(url):
-        yield from _produce()
+        yield from produce_all()
 
 
 def our_produce_uncounted() -> Iterator[None]:
@@ -60,18 +60,7 @@ def our_produce_uncounted() -> Iterator[None]:
 
     KAFKA["producers"]["default"] |= _SILENT
     _without_tally(alike, "_taker")
-    yield from _produce()
-
-
-def _produce() -> Iterator[None]:
-    from django_kafka import services
-
-    made = keys()
-    services.produce(TOPIC, None, VALUE).result(60)
-    yield
-    for key in made:
-        services.produce(TOPIC, key, VALUE)
-    assert services.flush(60) == 0
+    yield from produce_all()
 
 
 def our_scrape() -> Generator[None, None, dict[str, Any]]:
