@@ -50,9 +50,12 @@ setup(
         **EXTRAS,
         "all": sorted(requirement for requirements in EXTRAS.values() for requirement in requirements),
         "test": [
-            "celery>=5.4",
+            *EXTRAS["celery"],
+            *EXTRAS["schema-registry"],
+            "django-tasks-db>=0.13",
             "gunicorn>=27",
             "opentelemetry-sdk>=1.20",
+            "playwright>=1.58",
             "psycopg[binary,pool]>=3.2",
             "pytest>=8.3",
             "pytest-django>=4.11",
@@ -62,6 +65,7 @@ setup(
             "redis>=5",
             "rich>=13",
             "tox>=4.21",
+            "tox-uv>=1.25",
         ],
     },
     classifiers=[

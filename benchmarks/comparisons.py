@@ -90,6 +90,17 @@ LOADS: dict[str, Load] = {
     "raw_start": Load(of=100),
     "our_start": Load(of=100, handler="benchmarks.latency.tell_and_end"),
     "our_replay": Load(of=400, filled=False, database=True, consumer={"transaction": "message"}),
+    "our_job_to_topic": Load(of=10, filled=False, database=True),
+    **dict.fromkeys(
+        ("raw_handler", "our_job_to_handler"),
+        Load(
+            of=50,
+            filled=False,
+            database=True,
+            handler="benchmarks.databases.insert",
+            consumer={"transaction": "message"},
+        ),
+    ),
     **{
         f"our_scaling_{number}": Load(
             of=4,
@@ -119,6 +130,8 @@ LOADS: dict[str, Load] = {
         consumer={"transaction": "message", "circuit_breaker": {"enabled": False}},
     ),
     **dict.fromkeys(("our_produce_watched", "our_produce_uncounted"), EMPTY),
+    "our_consume_traced": Load(of=4),
+    "our_produce_traced": Load(of=4, filled=False),
     "our_scrape": Load(of=10, partitions=200),
     "our_paused_lanes": Load(
         messages=1000,
@@ -158,6 +171,8 @@ COMPARISONS = (
         ours="our_waiting_async", figure="of_ideal", unit="", kind="at least", promised=0.7,
     ),
     Comparison(name="replay", ours="our_replay"),
+    Comparison(name="replay job to a topic", ours="our_job_to_topic", kind="at least", promised=5000),
+    Comparison(name="replay job to a handler", ours="our_job_to_handler", against="raw_handler", promised=0.5),
     Comparison(
         name="latency p50, 1,000 a second", ours="our_latency", against="raw_latency",
         figure="p50_ms", unit=" ms", kind="at most above",
@@ -203,6 +218,8 @@ COMPARISONS = (
         name="watched, produce against uncounted",
         ours="our_produce_watched", against="our_produce_uncounted", promised=0.97,
     ),
+    Comparison(name="traced, consume no-op against untraced", ours="our_consume_traced", against="our_consume"),
+    Comparison(name="traced, produce against untraced", ours="our_produce_traced", against="our_produce"),
     Comparison(
         name="watched, a scrape of 200 partitions, p95",
         ours="our_scrape", figure="p95_ms", unit=" ms", kind="at most", promised=20,

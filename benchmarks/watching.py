@@ -1,4 +1,4 @@
-"""What it costs that everything is counted, and that somebody looks every second; and how long a look takes.
+"""What it costs that everything is counted or traced, that somebody looks every second; and how long a look takes.
 
 Counting cannot be switched off. So the cases without it take it out of the package's code, in their own process: what
 is done for each message or record. The few sums that are left are for a slice of up to 500 messages; and how many
@@ -63,6 +63,18 @@ def our_produce_uncounted() -> Iterator[None]:
     yield from produce_all()
 
 
+def our_consume_traced() -> Iterator[None]:
+    """A worker with a handler that does nothing, a span for each message."""
+    with _traced():
+        yield from work()
+
+
+def our_produce_traced() -> Iterator[None]:
+    """`services.produce` with its delivery, a span and two headers for each record."""
+    with _traced():
+        yield from produce_all()
+
+
 def our_scrape() -> Generator[None, None, dict[str, Any]]:
     """A scrape of a worker that has all partitions, over HTTP."""
     from django_kafka.consuming.worker import Worker
@@ -82,6 +94,24 @@ def our_scrape() -> Generator[None, None, dict[str, Any]]:
     worker.stop()
     worker.join()
     return {"p50_ms": median(took), "p95_ms": quantiles(took, n=20)[-1]}
+
+
+@contextmanager
+def _traced() -> Iterator[None]:
+    """Have every span recorded, and exported to nowhere by OpenTelemetry's own thread."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    trace.set_tracer_provider(provider)
+    yield
+    provider.shutdown()
 
 
 @contextmanager

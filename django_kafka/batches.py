@@ -12,10 +12,13 @@ from .alike import AlikeReports
 from .deliveries import Deliveries, Delivery, delivery_of
 from .exceptions import CircuitOpen, QueueFull
 from .gathering import gathered_by_context, here
-from .producers import Route
-from .producing import hand_over, hand_patiently, is_alike, open_transaction, outlet, route_to, send_otherwise
-from .records import Record, Wire, fields_of, prepare
+from .producer import Producer, Route
+from .producers import producers
+from .producing import hand_over, open_transaction, outlet, route_to
+from .records import FIELDS, Record, Wire, fields_of, prepare
 from .reports import PAGE, Reports
+from .routing import Routing, routed
+from .sending import hand_patiently, is_alike, send_otherwise
 
 _Columns = tuple["list[bytes | None]", "list[bytes | None]"]
 """The values and the keys of a batch."""
@@ -23,13 +26,20 @@ _KEY, _VALUE = itemgetter("key"), itemgetter("value")
 
 
 def produce_batch(
-    topic: str | None, records: Iterable[Record | Mapping[str, Any]], *, producer: str | None = None
+    topic: str | None,
+    records: Iterable[Record | Mapping[str, Any]],
+    *,
+    producer: str | None = None,
+    routing: Routing | None = None,
 ) -> Sequence[Delivery]:
     """Send many records to one topic and return their deliveries in the same order.
 
-    All are checked and serialized before the first is queued. Mappings take the fields of `Record`. Raises what
-    `produce` raises; `QueueFull` and `CircuitOpen` say how many were taken before.
+    `routing` as for `produce`; each may go to another topic when that, or the producer's template, tells it. All are
+    checked and serialized before the first is queued. Mappings take the fields of `Record`. Raises what `produce`
+    raises; `QueueFull` and `CircuitOpen` say how many were taken before.
     """
+    if routing is not None or producers[producer].router.needed:
+        return _send_routed(producers[producer], topic, records, routing)
     route = route_to(producer, topic)
     records = list(records)
     watched = outlet.current is not None or (here.now.gathered or gathered_by_context.get()) is not None
@@ -38,19 +48,28 @@ def produce_batch(
         return _send_columns(route, *columns)
     wires = [prepare(route, *fields_of(record)) for record in records]
     if later:
-        return _hand_over_each(route, wires)
+        return _hand_over_each([(route, wire) for wire in wires])
     if not all(map(is_alike, wires)):
         return _send_each(route, wires)
     return _send_columns(route, [wire[0] for wire in wires], [wire[1] for wire in wires])
 
 
-def _hand_over_each(route: Route, wires: Sequence[Wire]) -> list[Delivery]:
+def _send_routed(
+    producer: Producer, topic: str | None, records: Iterable[Record | Mapping[str, Any]], routing: Routing | None
+) -> list[Delivery]:
+    """Send records each of which has to be asked where it goes."""
+    captured = outlet.current is not None
+    whole = [Record(**dict(zip(FIELDS, fields_of(one), strict=False))) for one in records]
+    return _hand_over_each([routed(producer, topic, one, routing, captured=captured) for one in whole])
+
+
+def _hand_over_each(records: Sequence[tuple[Route, Wire]]) -> list[Delivery]:
     deliveries: list[Delivery] = []
     try:
-        for wire in wires:
+        for route, wire in records:
             deliveries.append(hand_over(route, wire))
     except (QueueFull, CircuitOpen) as error:
-        raise _partly(error, len(deliveries), len(wires)) from error
+        raise _partly(error, len(deliveries), len(records)) from error
     return deliveries
 
 

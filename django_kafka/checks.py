@@ -14,7 +14,7 @@ from django.core import checks
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, coroutines, handlers
+from . import conf, coroutines, handlers, serializers
 from .clients import properties, security
 from .conf.secrets import is_secret
 from .consuming import forwarding, guarantees
@@ -165,6 +165,14 @@ def check_availability(**_asked: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(KAFKA)
+def check_schemas(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report schemas that cannot be read, and classes of messages that cannot be imported. Asks no registry."""
+    if any(not problem.warning for problem in conf.problems()):
+        return []
+    return [_message("E017", sentence, "Mend the schema, or where it is.") for sentence in serializers.unusable()]
+
+
+@checks.register(KAFKA)
 def check_neighbour(**_asked: Any) -> list[checks.CheckMessage]:
     """Report the other distribution whose package has our name."""
     try:
@@ -199,12 +207,22 @@ def _deployment_messages(cluster: conf.Cluster) -> Iterator[checks.CheckMessage]
     if cluster.schema_registry.login_in_url:
         sentence = f'{path}["schema_registry"]["url"] has a login in it, which Django\'s page about an error shows.'
         yield _message("W061", sentence, "Write `username` and `password` beside `url`.", warning=True)
+    if cluster.schema_registry.tls.insecure_skip_verify:
+        sentence = f'{path}["schema_registry"]["tls"]["insecure_skip_verify"] is True: whoever answers is trusted.'
+        yield _message("W005", sentence, "Name the certificates to trust in `ca_file` instead.", warning=True)
+    if any(one.startswith("http://") for one in cluster.schema_registry.urls) and _logs_in(cluster.schema_registry):
+        sentence = f'{path}["schema_registry"] sends its login in clear: the address begins with http.'
+        yield _message("W062", sentence, "Use an address that begins with https.", warning=True)
     for place, file in _files(cluster.security):
         if file and not Path(file).exists():
             yield _message("W007", f'{path}["security"]{place} is {file!r}, which does not exist here.', warning=True)
     for place, kept in _kept(cluster.security):
         if isinstance(kept, conf.Secret) and kept and (why := kept.missing()):
             yield _message("W060", f'{path}["security"]{place} cannot be read here. {why}', warning=True)
+
+
+def _logs_in(registry: conf.SchemaRegistry) -> bool:
+    return bool(registry.username or registry.token or registry.oauth.function or registry.oauth.token_url)
 
 
 def _files(security: conf.Security) -> Iterator[tuple[str, str]]:
@@ -272,6 +290,7 @@ def _paths(whole: conf.Kafka) -> Iterator[tuple[str, str, str]]:
         yield from _retry_paths(consumer.retry, f'{place}["retry"]')
         for name, topic in consumer.topics.items():
             yield from _topic_paths(topic, f'{place}["topics"]["{name}"]')
+    yield from _named(whole, "KAFKA", ("tenant",))
     for cluster in whole.clusters.values():
         yield from _named(cluster.security.sasl.oauth, f'{_place(cluster)}["security"]["sasl"]["oauth"]', ("function",))
     for category, paths in whole.error_categories.items():

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import codecs
 import logging
-from collections.abc import Iterator, KeysView, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Protocol
 
 from . import conf
@@ -76,7 +77,7 @@ def to_carry(headers: Pairs | None) -> list[tuple[str, bytes | None]]:
     if _handled.get() is None or not conf.kafka().logging.propagate_correlation:
         return []
     found = _carried()
-    if found is None or (headers and not _names().isdisjoint(name.lower() for name, _value in headers)):
+    if found is None or (headers and any(name.lower() in _names() for name, _value in headers)):
         return []
     return [(found[0], found[1].encode())]
 
@@ -97,9 +98,14 @@ def _named(headers: Pairs) -> tuple[str, bytes] | None:
     return next((there[name] for name in _names() if name in there), None) if there else None
 
 
-def _names() -> KeysView[str]:
+def _names() -> tuple[str, ...]:
     # Not of kafka(): a line that is logged must not fail because settings are wrong.
-    return dict.fromkeys(name.lower() for name in conf.reading().kafka.logging.correlation_headers).keys()
+    return _lowered(conf.reading().kafka.logging.correlation_headers)
+
+
+@lru_cache(maxsize=8)
+def _lowered(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.lower() for name in names)
 
 
 def readable(value: bytes) -> str:
@@ -109,4 +115,6 @@ def readable(value: bytes) -> str:
         text, _read = codecs.utf_8_decode(value[: 4 * LONGEST], "strict", False)
     except UnicodeDecodeError:
         text = value[:LONGEST].hex()
-    return "".join(each for each in text if each.isprintable()).strip()[:LONGEST]
+    if not text.isprintable():  # which is quick, and hardly ever so
+        text = "".join(each for each in text if each.isprintable())
+    return text.strip()[:LONGEST]

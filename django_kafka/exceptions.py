@@ -6,15 +6,22 @@
     │   ├── NotAvailable                configuration   a setting whose behaviour this version does not have yet
     │   ├── AuthenticationFailed        authentication  brokers refuse the login, or one side the other's certificate
     │   └── AuthorizationFailed         authorization   brokers refuse a topic or a group to this login
+    ├── RegistryUnavailable             outage          the schema registry cannot be reached, or does not answer now
+    │   ├── RegistryLoginRefused        authentication  … because it refuses the login, or one side the other's
+    │   │                                               certificate; an AuthenticationFailed, too
+    │   └── RegistryForbidden           authorization   … because this login may not; an AuthorizationFailed, too
     ├── SerializationError              serialization
     │   ├── EncodeError                 serialization   a value that its serializer cannot turn into bytes
+    │   │   └── SchemaRefused           serialization   … because the registry has not, or does not take, its schema
     │   └── DecodeError                 serialization   bytes that their serializer cannot read: poison
+    │       ├── UnknownSchema           serialization   … because the registry has no schema of that id
     │       └── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
     ├── NoHandler                       serialization   a message that no handler of its consumer matches: poison
     ├── ProduceError                    network         a record that was not taken or not delivered
     │   ├── RecordTooLarge              serialization   larger than the producer may send
     │   ├── QueueFull                   network         the producer's queue stayed full for the whole wait
     │   ├── CircuitOpen                 network         refused at once: brokers have been out of reach for long
+    │   ├── Unroutable                  configuration   a record that its routing finds no topic or partition for
     │   ├── DeliveryPending             configuration   asked for a result before the surrounding commit
     │   ├── DeliveryDiscarded           handler         the surrounding transaction was rolled back
     │   ├── DeliveryTimeout             timeout         no answer yet; the record is still on its way
@@ -27,6 +34,8 @@
     ├── WorkerKilled                    handler         a message in whose handler three worker processes ended
     ├── PartitionLost                   network         a partition went to another worker while its message ran
     ├── Unhealthy                       outage          something that settings declare does not work now
+    ├── BadArchive                      configuration   a line of a file of letters that cannot be brought back
+    ├── AuditIsAppendOnly               configuration   something that would alter or delete what the audit says
     └── ReplayRefused                   configuration   a dead letter whose state does not allow what was asked
 
 `category` is what metrics and dead letters count by. Other libraries' errors get theirs in `categories`.
@@ -86,6 +95,20 @@ class AuthorizationFailed(ConfigurationError):
     category = "authorization"
 
 
+class RegistryUnavailable(KafkaError):
+    """The schema registry cannot be reached, or does not answer now. Nothing is wrong with what it was asked for."""
+
+    category = "outage"
+
+
+class RegistryLoginRefused(AuthenticationFailed, RegistryUnavailable):
+    """The schema registry refuses the login, or one side the other's certificate."""
+
+
+class RegistryForbidden(AuthorizationFailed, RegistryUnavailable):
+    """The schema registry refuses a subject, or a schema, to this login."""
+
+
 class SerializationError(KafkaError):
     """Bytes and values that do not turn into one another."""
 
@@ -102,6 +125,14 @@ class DecodeError(SerializationError):
     def __init__(self, sentence: str, *, place: tuple[str, int, int] | None = None) -> None:
         super().__init__(sentence)
         self.place = place
+
+
+class SchemaRefused(EncodeError):
+    """The registry does not have the schema of a value, or does not take it: it is invalid, or incompatible."""
+
+
+class UnknownSchema(DecodeError):
+    """The registry has no schema of the id that a message names."""
 
 
 class PayloadTooLarge(DecodeError):
@@ -132,6 +163,12 @@ class QueueFull(ProduceError):
 
 class CircuitOpen(ProduceError):
     """Refused at once, because the producer's brokers have been out of reach for long. Nothing was queued."""
+
+
+class Unroutable(ProduceError):
+    """A record for which its producer's routing finds no topic or no partition. Nothing was queued."""
+
+    category = "configuration"
 
 
 class DeliveryPending(ProduceError):
@@ -206,6 +243,26 @@ class ReplayRefused(KafkaError):
     """A dead letter whose state does not allow what was asked."""
 
     category = "configuration"
+
+
+class BadArchive(KafkaError):
+    """A line of a file of letters that cannot be brought back."""
+
+    category = "configuration"
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"Line {number}: {reason}.")
+        self.number = number
+        """Which line it is, from 1."""
+
+
+class AuditIsAppendOnly(KafkaError):
+    """Entries of the audit are added, and never altered or deleted."""
+
+    category = "configuration"
+
+    def __init__(self) -> None:
+        super().__init__("Entries of the audit are added, and never altered or deleted before their time is over.")
 
 
 class Ruling(Exception):

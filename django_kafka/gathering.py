@@ -42,7 +42,7 @@ class Sent:
 class Gathered:
     """What a handler produced, so that its message is settled after these deliveries."""
 
-    __slots__ = ("promised", "sent")
+    __slots__ = ("capture", "promised", "sent")
 
     any: ClassVar = False
     """Whether there was ever one in this process; where there was none, producing need not look for one."""
@@ -51,6 +51,8 @@ class Gathered:
         Gathered.any = True
         self.sent: list[Sent] = []
         self.promised: list[weakref.ref[Any]] = []
+        self.capture: Callable[..., Delivery] | None = None
+        """Takes a route and a record instead of sending it, as in a dry run; returns its delivery."""
 
     def clear(self) -> None:
         """Forget all of it, as after a rollback."""

@@ -62,6 +62,8 @@ class Handler:
     """Runs it on a list; None: it takes one message. `call` gives it a list of one."""
     most: int | None = None
     """How many messages its list has at most; None: as many as came together."""
+    dry_run: bool = False
+    """Whether it may run in a transaction that is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +140,11 @@ def for_topic(consumer: str, topic: str) -> TopicHandlers:
 def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
     """Return what reads `topic`, named with its prefix, for `consumer`; it needs no handler to be in order."""
     settings, own = _settings_of(consumer, topic)
+    retry = retry_topics(consumer).get(topic)
+    origin = topic if retry is None else retry.origin
     return serializers.TopicDecoder(
-        (own and own.key_serializer) or settings.key_serializer,
-        (own and own.serializer) or settings.serializer,
+        serializers.of_part(settings, own, origin, "key"),
+        serializers.of_part(settings, own, origin, "value"),
         settings.max_payload,
     )
 
@@ -161,9 +165,11 @@ def _resolve(consumer: str, topic: str) -> TopicHandlers:
     mine = [one for one in registrations(consumer) if conf.kafka().prefixed(one.topic) == topic]
     # A function that is registered with a limit and named in settings as well keeps it.
     limits = {one.path: one.timeout for one in mine if one.timeout is not None}
+    may_be_tried = {one.path for one in mine if one.dry_run}
 
     def usable(one: Registration) -> Handler:
-        return _usable(one, (own and own.timeout) or limits.get(one.path) or settings.timeout, settings)
+        found = _usable(one, (own and own.timeout) or limits.get(one.path) or settings.timeout, settings)
+        return replace(found, dry_run=True) if one.path in may_be_tried else found
 
     decoder = decoder_for(consumer, topic)
     conditional = tuple(

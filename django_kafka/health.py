@@ -15,7 +15,7 @@ from .exceptions import ConfigurationError
 from .monitoring import health
 from .monitoring.health import Component
 
-__all__ = ["Broker", "Consumer", "DeadLetters", "Kafka", "Producer"]
+__all__ = ["Broker", "Consumer", "DeadLetters", "Kafka", "Producer", "Registry"]
 
 
 class _Check(HealthCheck):  # type: ignore[misc]  # the library has no types
@@ -63,6 +63,16 @@ class Broker(_Check):
 
     def _components(self) -> tuple[Component, ...]:
         return (health.broker(self.cluster),)
+
+
+@dataclasses.dataclass
+class Registry(_Check):
+    """Check that the schema registry of a cluster answers, with the project's own login and certificates."""
+
+    cluster: str = "default"
+
+    def _components(self) -> tuple[Component, ...]:
+        return (health.registry(self.cluster),)
 
 
 @dataclasses.dataclass

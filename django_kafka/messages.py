@@ -11,6 +11,11 @@ from typing import Any, Final, Protocol, cast, overload
 
 LETTER_HEADER: Final = "lynx-kafka-dead-letter"
 """On a record that replays a dead letter to a topic: the id of the letter, so that a new failure comes back to it."""
+MESSAGE_ID_HEADER: Final = "lynx-kafka-message-id"
+"""On a record that was edited before it was sent to a topic: its own id, because it is another one than the original.
+
+The id stays the same when the record is sent again because whoever sent it was killed.
+"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -41,9 +41,9 @@ class Needed:
 
 
 def needed() -> list[Needed]:
-    """Return the topics of all consumers and producers that are enabled, each once, in the order of their names.
+    """Return the topics of all consumers and producers that are enabled, and those that settings declare.
 
-    Topics that only code names, in `produce` or in handlers, are not known.
+    Each once, in the order of their names. Topics that only code names, in `produce`, are not known.
     """
     uses: dict[Place, list[str]] = {}
     models: dict[Place, set[Place]] = {}
@@ -54,13 +54,17 @@ def needed() -> list[Needed]:
         accesses.setdefault(place, []).extend(access)
         if model is not None:
             models.setdefault(place, set()).add(model)
+    for cluster in conf.kafka().clusters.values():
+        for topic in cluster.topics.values():
+            if not topic.delete:
+                uses.setdefault((cluster.name, conf.kafka().prefixed(topic.name)), ["declared"])
     return [
         Needed(
             cluster=place[0],
             name=place[1],
             uses=tuple(uses[place]),
             models=frozenset(models.get(place, ())),
-            accesses=tuple(dict.fromkeys(accesses[place])),
+            accesses=tuple(dict.fromkeys(accesses.get(place, ()))),
         )
         for place in sorted(uses)
     ]
@@ -92,7 +96,7 @@ def _of_producers() -> Iterator[_Use]:
     settings = conf.kafka()
     for producer in settings.producers.values():
         if producer.enabled:
-            own = [] if producer.topic is None else [producer.topic]
+            own = [] if producer.topic is None or producer.has_topic_template else [producer.topic]
             for topic in (*own, *producer.topics):
                 yield (
                     (producer.cluster, settings.prefixed(topic)),

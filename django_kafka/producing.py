@@ -15,14 +15,15 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.dispatch import receiver
 
 from . import correlation, tracing
-from .alike import LARGEST
-from .clients.producer import refusal
-from .deliveries import Delivery, delivery_of
-from .exceptions import CircuitOpen, DeliveryDiscarded, QueueFull
+from .deliveries import Delivery
+from .exceptions import DeliveryDiscarded, KafkaError
 from .gathering import Gathered, Sent, gathered_by_context, here
-from .producers import Route, producers
-from .records import Headers, Wire, prepare, with_headers
-from .reports import Report
+from .partitioning import Unknown
+from .producer import Producer, Route
+from .producers import living, producers
+from .records import Headers, Record, Wire, prepare, with_headers
+from .routing import Routing, routed
+from .sending import make_room, send, send_alike, send_otherwise
 from .signals import produce_requested
 
 _local = here.local
@@ -37,19 +38,25 @@ def produce(
     partition: int | None = None,
     timestamp: datetime | int | None = None,
     producer: str | None = None,
+    routing: Routing | None = None,
 ) -> Delivery:
     """Send one record and return its delivery.
 
-    `topic` is named without prefix; None takes the producer's own. With `"send": "on_commit"` the record leaves when
-    the transaction that is open in this thread commits, and at once when none is open. Raises `EncodeError`,
-    `RecordTooLarge` or `ConfigurationError` before anything is queued, `QueueFull` when there was no room, and
-    `CircuitOpen` while brokers have been out of reach for long.
+    `topic` is named without prefix; None takes the producer's own. `routing` is "key", "round_robin", "sticky" or a
+    function, instead of what settings say; a `partition` that is given wins over it. With `"send": "on_commit"` the
+    record leaves when the transaction that is open in this thread commits, and at once when none is open. Raises
+    `EncodeError`, `RecordTooLarge`, `Unroutable` or `ConfigurationError` before anything is queued, `QueueFull` when
+    there was no room, and `CircuitOpen` while brokers have been out of reach for long.
     """
+    if routing is not None:
+        return _route_and_send(producers[producer], topic, key, value, headers, partition, timestamp, routing)
     try:
         chosen = producers.made[producer]
         route = chosen.routes[topic]
     except KeyError:
         chosen = producers[producer]
+        if chosen.router.needed:
+            return _route_and_send(chosen, topic, key, value, headers, partition, timestamp)
         route = chosen.route(topic)
     # What most records are, key and value in bytes and no more, is sent from here: what is below, but without its calls
     # and tuples, which took half as long as the client itself.
@@ -66,7 +73,7 @@ def produce(
             else:
                 page = route.page
                 if (place := next(page.places, None)) is None:
-                    return _send_alike(route, value, key)
+                    return send_alike(route, value, key)
                 delivery = Delivery()
                 # No call comes between entering the record and sending it, and so nothing that a signal handler raises.
                 delivery.reports = page
@@ -81,6 +88,20 @@ def produce(
     return hand_over(route, prepare(route, key, value, headers, partition, timestamp))
 
 
+def _route_and_send(
+    producer: Producer,
+    topic: str | None,
+    key: Any,
+    value: Any,
+    headers: Headers | None,
+    partition: int | None,
+    timestamp: datetime | int | None,
+    routing: Routing | None = None,
+) -> Delivery:
+    record = Record(key=key, value=value, headers=headers, partition=partition, timestamp=timestamp)
+    return hand_over(*routed(producer, topic, record, routing, captured=outlet.current is not None))
+
+
 def route_to(producer: str | None, topic: str | None) -> Route:
     """Return where the records of a producer for a topic go, both as callers name them."""
     return producers[producer].route(topic)
@@ -90,13 +111,15 @@ def hand_over(route: Route, wire: Wire, *, in_span: bool = False) -> Delivery:
     """Send a prepared record when its transaction commits, or at once when there is none."""
     if outlet.current is not None:
         return outlet.current(route, _carrying_on(route, wire))
-    if route.producer.traced and not in_span:
-        return _traced(route, wire, lambda whole: hand_over(route, whole, in_span=True))
     try:
         now = _local.now
     except AttributeError:
         now = here.now
     gathered = now.gathered or gathered_by_context.get()
+    if gathered is not None and gathered.capture is not None:
+        return gathered.capture(route, _carrying_on(route, wire))
+    if route.producer.traced and not in_span:
+        return _traced(route, wire, lambda whole: hand_over(route, whole, in_span=True))
     if gathered is not None:
         wire = _carrying_on(route, wire)
     if route.producer.on_commit:
@@ -153,98 +176,7 @@ def _send_on_commit(route: Route, wire: Wire, connection: BaseDatabaseWrapper, g
 
 
 def _send_again(route: Route, wire: Wire) -> Delivery:
-    return send_now(route.living(), wire)
-
-
-def send(route: Route, wire: Wire, delivery: Delivery | None = None) -> Delivery:
-    """Hand a record to the client at once; wait for room when its queue is full."""
-    if delivery is None:
-        if is_alike(wire):
-            return _send_alike(route, wire[0], wire[1])
-        delivery = route.promise()
-    try:
-        _hand_whole(route, wire, delivery.report)
-    except Exception as error:  # noqa: BLE001  # raised again unless it is the library's
-        send_otherwise(route, wire, delivery, error)
-    return delivery
-
-
-def is_alike(wire: Wire) -> bool:
-    """Tell whether a record is a value and a key and no more, and not large."""
-    value, key, partition, headers, timestamp = wire
-    if headers is not None or partition >= 0 or timestamp:
-        return False
-    return (0 if value is None else len(value)) + (0 if key is None else len(key)) <= LARGEST
-
-
-def _send_alike(route: Route, value: bytes | None, key: bytes | None) -> Delivery:
-    """Hand over a record that is a value and a key and no more."""
-    page = route.page
-    while (place := next(page.places, None)) is None:
-        page = route.turn()
-        # Here, too, and not only in the producer's own thread: it keeps the queue from filling.
-        route.client.keep_up()
-    delivery = delivery_of(page, place)
-    page.keys[place] = key
-    page.values[place] = value
-    try:
-        route.client.produce(route.topic, value, key, -1, page.shared)
-    except BaseException as error:  # noqa: BLE001  # as above
-        send_otherwise(route, (value, key, -1, None, 0), delivery, error)
-    return delivery
-
-
-def send_otherwise(route: Route, wire: Wire, delivery: Delivery, error: BaseException) -> None:
-    """Wait for room in a full queue; fail the delivery of a record that the client refuses; raise all else."""
-    try:
-        if isinstance(error, BufferError):
-            hand_patiently(route, wire, delivery)
-        else:
-            refuse(route, delivery, error)
-    except BaseException:
-        delivery.reports.forget(delivery.place)
-        raise
-
-
-def _hand_whole(route: Route, wire: Wire, report: Report) -> None:
-    value, key, partition, headers, when = wire
-    route.producer.client.produce(route.topic, value, key, partition, report, timestamp=when, headers=headers or [])
-
-
-def hand_patiently(route: Route, wire: Wire, delivery: Delivery) -> None:
-    """Hand a record over as soon as the queue takes it; raise `QueueFull` after `connection.timeout`."""
-    deadline = time.monotonic() + route.producer.connection_timeout
-    while True:
-        try:
-            return _hand_whole(route, wire, delivery.report)
-        except BufferError:
-            make_room(route, deadline)
-        except Exception as error:  # noqa: BLE001  # as above
-            return refuse(route, delivery, error)
-
-
-def make_room(route: Route, deadline: float) -> None:
-    """Serve delivery reports for a moment, which is what makes room; raise `QueueFull` after the deadline."""
-    producer = route.producer
-    if time.monotonic() > deadline:
-        sentence = (
-            f"No room for a record for {route.topic!r} in the queue of producer {producer.name!r} within "
-            f"{producer.connection_timeout:g} s: {len(producer.client)} records wait. {producer.unreachable() or ''}"
-        )
-        raise producer.counted(route.topic, QueueFull(sentence.rstrip()))
-    producer.client.serve(0.1)
-
-
-def refuse(route: Route, delivery: Delivery, error: BaseException) -> None:
-    """Fail the delivery of a record that the library refuses; raise what is no refusal."""
-    refused = refusal(route.topic, error, route.producer.client.refusals)
-    if refused is None:
-        raise route.producer.counted(route.topic, error) if isinstance(error, CircuitOpen) else error
-    # What is known about the topic decides whether the client refuses now or later: callers hear of both alike.
-    refused.__cause__ = error
-    delivery.refuse(refused)
-    if refused.code == "_FATAL":
-        producers.replace(route.producer)
+    return send_now(living(route), wire)
 
 
 async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> Delivery:
@@ -252,13 +184,29 @@ async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> D
 
     Takes what `produce` takes. The event loop goes on while a full queue makes room.
     """
-    route = route_to(options.pop("producer", None), topic)
-    wire = prepare(route, key, value, **{"headers": None, "partition": None, "timestamp": None, **options})
+    producer, routing = producers[options.pop("producer", None)], options.pop("routing", None)
+    if routing is not None or producer.router.needed:
+        route, wire = await _routed(producer, topic, Record(key=key, value=value, **options), routing)
+    else:
+        route = producer.route(topic)
+        wire = prepare(route, key, value, **{"headers": None, "partition": None, "timestamp": None, **options})
     deadline = time.monotonic() + route.producer.connection_timeout
     while len(route.producer.client) >= route.producer.queue_limit - 1:
         # Only the waiting happens elsewhere: the record belongs to this thread, its transaction and its handler.
         await asyncio.to_thread(make_room, route, deadline)
     return hand_over(route, wire)
+
+
+async def _routed(producer: Producer, topic: str | None, record: Record, routing: Routing | None) -> tuple[Route, Wire]:
+    while True:
+        try:
+            return routed(producer, topic, record, routing, wait=False, captured=outlet.current is not None)
+        except Unknown as unknown:
+            try:
+                await asyncio.to_thread(producer.router.partitions.learn, unknown.topic)
+            except KafkaError as error:
+                producer.counted(unknown.topic, error)
+                raise
 
 
 def open_transaction() -> BaseDatabaseWrapper | None:
@@ -287,7 +235,7 @@ class _OnCommit:
         # What a hook raises would hide the hooks after it, and look like a failed transaction: the delivery says it.
         delivery.queued()
         try:
-            send(self._route.living(), self._wire, delivery)
+            send(living(self._route), self._wire, delivery)
         except Exception as error:  # noqa: BLE001
             self._route.producer.gave_up(delivery, error)
         if self._gathered is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import serializers
 from .exceptions import ConfigurationError, EncodeError, KafkaError, RecordTooLarge
-from .producers import Route
+from .producer import Route
 
 Headers = Mapping[str, "bytes | str | None"] | Iterable[tuple[str, "bytes | str | None"]]
 """What callers may give as headers: a mapping, or pairs, which keep order and duplicates. Text is sent as UTF-8."""
@@ -37,7 +37,8 @@ class Record:
     """When it happened: a datetime, or milliseconds since the epoch; None for the time of sending."""
 
 
-_FIELDS = tuple(one.name for one in fields(Record))
+FIELDS = tuple(one.name for one in fields(Record))
+"""In the order in which `prepare` and `fields_of` have them."""
 
 
 def fields_of(record: Record | Mapping[str, Any]) -> Sequence[Any]:
@@ -55,9 +56,9 @@ def fields_of(record: Record | Mapping[str, Any]) -> Sequence[Any]:
         raise ConfigurationError(f"A record of the batch has no {missing}; it has: {', '.join(record)}.") from missing
     if len(record) == len(found):
         return found
-    if unknown := set(record) - set(_FIELDS):
-        raise ConfigurationError(f"A record of the batch has {sorted(unknown)}; it may have: {', '.join(_FIELDS)}.")
-    return [record.get(name) for name in _FIELDS]
+    if unknown := set(record) - set(FIELDS):
+        raise ConfigurationError(f"A record of the batch has {sorted(unknown)}; it may have: {', '.join(FIELDS)}.")
+    return [record.get(name) for name in FIELDS]
 
 
 def prepare(
@@ -70,10 +71,14 @@ def prepare(
 ) -> Wire:
     """Return a record as it goes over the wire, or raise what is wrong with it."""
     try:
+        named: list[tuple[str, bytes | None]] = []
         if key is not None and type(key) is not bytes:
-            key = serializers.encode(route.key, key, route.topic, "key")
+            key = serializers.encode(route.key, key, route.topic, "key", named)
         if value is not None and type(value) is not bytes:
-            value = serializers.encode(route.value, value, route.topic, "value")
+            value = serializers.encode(route.value, value, route.topic, "value", named)
+        if named:
+            # The ids of schemas; what a caller calls so is another one's.
+            headers = [*(pair for pair in _given(headers, route.topic) if pair[0] not in dict(named)), *named]
         size = (0 if value is None else len(value)) + (0 if key is None else len(key))
         if headers is None and partition is None and timestamp is None:
             if size > route.producer.max_bytes:
@@ -130,6 +135,10 @@ def _headers(headers: Headers, topic: str) -> list[tuple[str, bytes | None]]:
             )
         encoded.append((name, content))
     return encoded
+
+
+def _given(headers: Headers | None, topic: str) -> list[tuple[Any, Any]]:
+    return [] if headers is None else _pairs(headers, topic)
 
 
 def _pairs(headers: Headers, topic: str) -> list[tuple[Any, Any]]:

@@ -33,6 +33,8 @@ class Registration:
     """How many seconds it may run, by its own registration; None: as the consumer has it."""
     batch: bool = field(default=False, compare=False)
     """Whether it was registered as one that takes lists."""
+    dry_run: bool = field(default=False, compare=False)
+    """Whether it may run in a transaction that is rolled back: it has effects there and nowhere else."""
     batch_size: int | None = field(default=None, compare=False)
     """How many messages such a list has at most; None: as many as came together."""
     function: HandlerFunction | None = field(default=None, compare=False)
@@ -65,13 +67,16 @@ def kafka_handler(
     batch: bool = False,
     batch_size: int | None = None,
     timeout: float | str | timedelta | None = None,
+    dry_run: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function for `topics` of `consumer` (None: the default one).
 
     With `header` it takes only messages that have these headers. `timeout` is how long it may run: seconds, "30s", or
     a timedelta; None: as the consumer has it; a "timeout" of the topic in settings goes before it. The function takes
     a `Message`, or its decoded value and the `Message`; with `batch` it takes a list of messages of one partition, of
-    `batch_size` at most. Put handlers into `<app>/kafka_handlers.py`, which is imported when Django starts.
+    `batch_size` at most. `dry_run` says that all its effects are in its transaction or are records that it produces, so
+    that people may try it on a dead letter without any of them taking place. Put handlers into
+    `<app>/kafka_handlers.py`, which is imported when Django starts.
     """
     if batch_size is not None:
         if not batch:
@@ -81,7 +86,7 @@ def kafka_handler(
     limit = None if timeout is None else conf.parse_duration(timeout, "timeout", least=0.001)
 
     def register(function: F) -> F:
-        _register(consumer, topics, function, header, limit, batch=batch, batch_size=batch_size)
+        _register(consumer, topics, function, header, limit, batch=batch, batch_size=batch_size, dry_run=dry_run)
         return function
 
     return register
@@ -101,6 +106,7 @@ def _register(
     *,
     batch: bool = False,
     batch_size: int | None = None,
+    dry_run: bool = False,
 ) -> None:
     path = _path(handler)
     with _changed:
@@ -113,6 +119,7 @@ def _register(
                 timeout=timeout,
                 batch=batch,
                 batch_size=batch_size,
+                dry_run=dry_run,
                 function=None if isinstance(handler, str) else handler,
             )
             if not any(_same(registration, one) for one in _registered):
@@ -155,9 +162,13 @@ def registrations(consumer: str) -> list[Registration]:
             continue
         for rule in topic.dispatch:
             header = tuple(sorted(rule.header.items()))
-            found.append(Registration(consumer=consumer, topic=topic.name, header=header, path=rule.handler))
+            found.append(
+                Registration(
+                    consumer=consumer, topic=topic.name, header=header, path=rule.handler, dry_run=rule.dry_run
+                )
+            )
         if path := topic.handler or settings.handler:
-            found.append(Registration(consumer=consumer, topic=topic.name, path=path))
+            found.append(Registration(consumer=consumer, topic=topic.name, path=path, dry_run=topic.dry_run))
     default = conf.kafka().default_consumer
     found += [one for one in _registered if (one.consumer or default) == consumer]
     return found

@@ -14,9 +14,11 @@ from .handlers import HandlerFunction
 from .monitoring import analytics, health, heartbeats
 from .monitoring.figures import Metrics
 from .monitoring.health import HealthStatus
-from .producers import Producer, producers
+from .producer import Producer
+from .producers import producers
 from .producing import aproduce, produce
 from .records import Headers, Record
+from .routing import Routing
 
 __all__ = [
     "Delivery",
@@ -48,9 +50,13 @@ def produce_with(
     headers: Headers | None = None,
     partition: int | None = None,
     timestamp: datetime | int | None = None,
+    routing: Routing | None = None,
 ) -> Delivery:
     """Send one record with the producer of that name; otherwise as `produce`."""
-    return produce(topic, key, value, headers=headers, partition=partition, timestamp=timestamp, producer=producer)
+    return produce(
+        topic, key, value,
+        headers=headers, partition=partition, timestamp=timestamp, producer=producer, routing=routing,
+    )  # fmt: skip
 
 
 def flush(timeout: float = 30.0) -> int:

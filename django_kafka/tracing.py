@@ -108,15 +108,15 @@ class Sending:
     ) -> None:
         """`given` are the headers of the record; a context that is in them stays, and is linked to."""
         around = contexts.get_current()
-        theirs = _has_context(given)
-        created = _context_of(given if theirs else (), around)
-        parent = around if _span_context(around).is_valid else created
+        theirs = bool(given) and _has_context(given)
+        created = [_context_of(given, around)] if theirs else []
+        parent = created[0] if created and not _span_context(around).is_valid else around
         attributes = {
             **_about("send", topic, producer.client_id),
             **_of_record(key, value),
             "lynx_kafka.producer": producer.name,
         }
-        self._span = _start(f"send {topic}", trace.SpanKind.PRODUCER, parent, attributes, _links([created]))
+        self._span = _start(f"send {topic}", trace.SpanKind.PRODUCER, parent, attributes, _links(created))
         self.headers: list[tuple[str, bytes | None]] = []
         """What the record is to have besides those that were given."""
         if not theirs:
@@ -313,10 +313,10 @@ def _has_context(given: Pairs) -> bool:
 
 def _injected(context: Any, given: Pairs) -> list[tuple[str, bytes | None]]:
     carrier: dict[str, str] = {}
+    there = {name.lower() for name, _value in given} if given else ()
+    more: list[tuple[str, bytes | None]] = []
     with suppress(Exception):  # a propagator of the project
         propagate.inject(carrier, context)
-    there = {name.lower() for name, _value in given}
-    more: list[tuple[str, bytes | None]] = []
     for name, value in carrier.items():
         with suppress(Exception):  # what is no text; the client would crash the process on such a name
             if name.encode() and "\0" not in name and name.lower() not in there:

@@ -113,4 +113,5 @@ KAFKA = {
             "circuit_breaker": {"enabled": False},
         },
     },
+    "dead_letters": {"edit": True},
 }

@@ -8,19 +8,29 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 import pytest
 from django.conf import settings as django_settings
 
+from tests.registries import Front
 from tests.secured import Certificates, Provider, SecuredKafka, logins
-from tests.servers import Kafka, PgBouncer, PostgreSQL, Redis, Server, Unavailable
+from tests.servers import Kafka, PgBouncer, PostgreSQL, Redis, Server, Unavailable, processes, shared
+from tests.servers.forking import ForkServer
 from tests.servers.leash import hold
+from tests.servers.registry import Registry
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
-REAL = {"kafka", "pgbouncer", "postgresql", "redis_server", "secured"}
+ON_A_CLUSTER = {"embedded", "workplace"}
+DIFFERENT = {
+    "test_event_loop.py", "test_execution.py", "test_producers.py", "test_services.py", "test_together.py",
+    "test_worker.py",
+}  # fmt: skip
+"""Where Pythons and Djangos differ below a consumer or producer: event loop, threads, forks, signals, transactions."""
+REAL = {"kafka", "own_kafka", "pgbouncer", "postgresql", "redis_server", "registry", "secured"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,14 +43,22 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        shared.hurry.set()
         pytest.exit(f"ended by signal {number}", returncode=128 + number)
 
     signal.signal(signal.SIGTERM, leave)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Started in the background: the programs that tests interrupt would inherit being deaf to it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    processes.fork_server = ForkServer()
     if "DJANGO_KAFKA_TEST_RUN" in os.environ:
         hold(signal.SIGTERM)  # `make test` that is killed takes its test processes along
+
+
+def pytest_unconfigure() -> None:
+    """End what starts programs."""
+    if processes.fork_server is not None:
+        processes.fork_server.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -54,11 +72,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
     left_out += [item for item in items if bool(item.get_closest_marker("gssapi")) != _with_gssapi()]
     items[:] = [item for item in items if item not in left_out]
+    if is_brief():
+        left_out += [item for item in items if not belongs_to_brief(item)]
+        items[:] = [item for item in items if belongs_to_brief(item)]
     config.hook.pytest_deselected(items=left_out)
     for item in items:
         if not REAL.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("real")
     items.sort(key=lambda item: "journeys" not in item.path.parts)
+
+
+def is_brief() -> bool:
+    """Tell whether this environment is between the oldest and the newest, both of which run all of the fast part."""
+    name = os.environ.get("TOX_ENV_NAME")
+    return bool(name) and name in os.environ.get("DJANGO_KAFKA_TEST_BRIEF", "").split(",")
+
+
+def belongs_to_brief(item: pytest.Item) -> bool:
+    """Leave out what runs workers on a cluster, unless it is about what Pythons or Djangos do differently."""
+    return item.path.name in DIFFERENT or ON_A_CLUSTER.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _with_gssapi() -> bool:
@@ -74,6 +106,15 @@ def in_ci() -> bool:
 
 def running(server: AnyServer) -> Iterator[AnyServer]:
     """Run a server for a fixture."""
+    started(server)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def started(server: AnyServer) -> AnyServer:
+    """Start a server; skip what needs it where it is not available, and fail that in CI."""
     try:
         server.start()
     except Unavailable as error:
@@ -84,15 +125,25 @@ def running(server: AnyServer) -> Iterator[AnyServer]:
     except BaseException:
         server.close()
         raise
-    try:
-        yield server
-    finally:
-        server.close()
+    return server
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[Kafka]:
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     """One node of real Apache Kafka for the whole run. Topics are yours by the name that `topic` gives."""
+    with shared.lent(of_the_run(tmp_path_factory), lambda: started(Kafka()), shared.Lent) as found:
+        yield found
+
+
+def of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory for all processes of the run: of pytest-xdist's each has one of its own below it."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="module")
+def own_kafka() -> Iterator[Kafka]:
+    """The same for tests that stop brokers."""
     yield from running(Kafka())
 
 
@@ -126,6 +177,20 @@ def pgbouncer(postgresql: PostgreSQL) -> Iterator[PgBouncer]:
 def redis_server() -> Iterator[Redis]:
     """A Redis server, for Celery."""
     yield from running(Redis())
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A schema registry for the whole run. Subjects are yours by the names of topics."""
+    with shared.lent(of_the_run(tmp_path_factory), lambda: started(Registry()), shared.LentRegistry) as found:
+        yield found
+
+
+@pytest.fixture
+def front(registry: Registry) -> Iterator[Front]:
+    """What stands before it, which a test may close, and have ask for logins."""
+    with Front(registry.url) as front:
+        yield front
 
 
 @pytest.fixture(scope="session")
@@ -190,6 +255,23 @@ def _no_producer_stays_open() -> Iterator[None]:
     close_all = getattr(sys.modules.get("django_kafka.producers"), "close_all", None)
     if close_all is not None:
         close_all()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _flights_are_handled_where_somebody_asks_for_it() -> None:
+    """Forget the handler that was found in the test project: consumers of tests have handlers of their own."""
+    registry = sys.modules.get("django_kafka.registry")
+    if registry is not None:
+        registry.forget("testproject.flights.kafka_handlers.flight_departed")
+
+
+@pytest.fixture(autouse=True)
+def _it_is_said_in_english() -> Iterator[None]:
+    """Forget the language of a page that was asked for in another one."""
+    yield
+    from django.utils import translation
+
+    translation.deactivate()
 
 
 @pytest.fixture(autouse=True)

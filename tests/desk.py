@@ -80,13 +80,13 @@ class Desk:
         )._made()
 
     @classmethod
-    def on_postgresql(cls, home: Path, server: PostgreSQL) -> Desk:
+    def on_postgresql(cls, home: Path, server: PostgreSQL, **fields: Any) -> Desk:
         """Make one in a database of its own."""
         name = f"desk_{uuid.uuid4().hex[:10]}"
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         database = {"ENGINE": "django.db.backends.postgresql", "NAME": name, "USER": "postgres", "HOST": "127.0.0.1"}
-        return cls(home, {**database, "PORT": str(server.port)})._made()
+        return cls(home, {**database, "PORT": str(server.port)}, **fields)._made()
 
     def _made(self) -> Desk:
         consumer = {
@@ -94,8 +94,8 @@ class Desk:
             "topics": {self.topic: {"handler": "desk_handlers.handle"}},
             "retry": {"max_retries": 0},
             # The embedded cluster waits that long for a member that left before it lets the next one in.
-            "session_timeout": "6s",
-            "heartbeat_interval": "1s",
+            "session_timeout": "3s",
+            "heartbeat_interval": "500ms",
             **self.options,
         }
         kafka = {"brokers": [self.brokers], "consumers": {"ops": consumer}, **self.kafka}

@@ -9,7 +9,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from django_kafka.models import DeadLetter, DeadLetterAttempt
+from django_kafka.dead_letters import searching
+from django_kafka.models import DeadLetter, DeadLetterAttempt, LetterWords
 from django_kafka.models.dead_letters import encode_headers, key_hash
 
 
@@ -48,4 +49,5 @@ def dead_letter(value: Any = None, **fields: Any) -> DeadLetter:
         error_type=stored.error_type,
         error_message=stored.error_message,
     )
+    LetterWords.objects.create(letter=stored, rules=searching.rules(), words=searching.of(stored))
     return stored

@@ -66,6 +66,36 @@ VALUES: dict[str, Callable[[random.Random], bytes | None]] = {
 """Kind → what makes a value of it."""
 
 
+def _frames(good: bytes) -> dict[str, Callable[[random.Random], bytes | None]]:
+    """Return kinds of values that begin as those of a schema registry do, by one that is good."""
+    start, body = good[:5], good[5:]
+    return {
+        "good frames": lambda _: good,
+        "a wrong magic byte": lambda chance: bytes([chance.randrange(2, 256)]) + good[1:],
+        "a wrong schema id": lambda chance: b"\0" + chance.randrange(2**31, 2**32).to_bytes(4, "big") + body,
+        "few wrong schema ids": lambda chance: b"\0\xff\xff\xff" + chance.choice([b"\xf0", b"\xf1"]) + body,
+        "a wrong schema guid": lambda chance: b"\1" + chance.randbytes(16) + body,
+        "half a frame": lambda chance: good[: chance.randrange(1, 5)],
+        "a frame alone": lambda _: start,
+        "truncated in a frame": lambda chance: start + body[: chance.randrange(len(body))],
+        "random in a frame": lambda chance: start + chance.randbytes(chance.randrange(1, 60)),
+        "damaged in a frame": lambda chance: start + _spoilt(chance, body),
+        "great lengths": lambda chance: start + chance.choice([b"\xfe\xff\xff\xff\x0f", b"\xff" * 9 + b"\1"]) + body,
+        "much more": lambda chance: good + b"x" * chance.randrange(1, 5_000),
+        "JSON in a frame": lambda _: start + GOOD,
+        "deep JSON in a frame": lambda chance: start + b"[" * (depth := chance.randrange(900, 5000)) + b"]" * depth,
+        "NULs in a frame": lambda chance: start + b"\0" * chance.randrange(1, 40),
+        "no frame": lambda chance: chance.randbytes(chance.randrange(60)),
+        "no bytes": lambda _: b"",
+        "no value": lambda _: None,
+    }
+
+
+def _spoilt(chance: random.Random, body: bytes) -> bytes:
+    at = chance.randrange(len(body))
+    return body[:at] + chance.randbytes(chance.randrange(1, 4)) + body[at + 1 :]
+
+
 def _keys(chance: random.Random) -> bytes | None:
     return chance.choice([b"UA", b"", None, b"\0", b"\xff\xfe", "\u202eUA".encode(), b"k" * 500, b"\x1b[31m", b"<b>"])
 
@@ -78,10 +108,11 @@ def _headers(chance: random.Random) -> Headers:
     ])  # fmt: skip
 
 
-def mutated(seed: int, count: int) -> Iterator[Mutated]:
-    """Yield so many of them."""
+def mutated(seed: int, count: int, good: bytes | None = None) -> Iterator[Mutated]:
+    """Yield so many of them; with `good`, a value of a schema registry, such as begin as that does."""
     chance = random.Random(seed)
+    values = VALUES if good is None else _frames(good)
     for number in range(count):
         # In runs: letters that follow one another are stored together, and what is in between by itself.
-        kind = list(VALUES)[number // RUN % len(VALUES)]
-        yield Mutated(kind=kind, key=_keys(chance), value=VALUES[kind](chance), headers=_headers(chance))
+        kind = list(values)[number // RUN % len(values)]
+        yield Mutated(kind=kind, key=_keys(chance), value=values[kind](chance), headers=_headers(chance))

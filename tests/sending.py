@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,15 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from pytest_django import Settings
 
 from django_kafka.clients.embedded import Cluster
+from tests.servers.processes import Program
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = "127.0.0.1:1"
 """Nothing listens there."""
 
 _BEGIN = """
-import json, os, sys
+import json, os, sys, warnings
+warnings.simplefilter("ignore")
 import tests.settings
 tests.settings.KAFKA = json.loads(os.environ["SENDING_KAFKA"])
 tests.settings.LOGGING = {
@@ -75,8 +78,15 @@ def program(
     """Run a program in a process of its own, which begins with `first`, Django set up, `services` and `topic`."""
     env = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "SENDING_KAFKA": json.dumps(kafka)}
     env["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-W", "ignore", "-c", first + _BEGIN + code, topic]
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+    with tempfile.TemporaryDirectory() as home:
+        said, wrong = Path(home, "out"), Path(home, "err")
+        command = [sys.executable, "-c", first + _BEGIN + code, topic]
+        running = Program.start(command, log=said, errors=wrong, env=env, cwd=ROOT, anew=bool(first))
+        try:
+            ended = running.wait(seconds)
+        finally:
+            running.end()
+        return subprocess.CompletedProcess(command, ended, said.read_text(), wrong.read_text())
 
 
 def send_and_leave(topic: str, brokers: str, word: str) -> None:
@@ -84,11 +94,12 @@ def send_and_leave(topic: str, brokers: str, word: str) -> None:
     import django
     from django.conf import settings
 
+    # Before the handlers of apps are looked for, which reads them.
+    if settings.KAFKA["brokers"] != [brokers]:
+        settings.KAFKA = {"brokers": [brokers]}
     django.setup()
     from django_kafka import services
 
-    if settings.KAFKA["brokers"] != [brokers]:
-        settings.KAFKA = {"brokers": [brokers]}
     for number in range(50):
         services.produce(topic, None, f"{word} {number}")
 

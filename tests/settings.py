@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 SECRET_KEY = "tests"
@@ -25,6 +26,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_kafka",
     "tests.app",
+    # Its tables, for the browser tests; programs that tests start have handlers of their own.
+    *(["testproject.flights"] if "pytest" in sys.modules else []),
 ]
 
 MIDDLEWARE = [

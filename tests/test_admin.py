@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from django_kafka.admin import showing
 from django_kafka.admin.verbs import VERBS
-from django_kafka.dead_letters import replaying
+from django_kafka.dead_letters import replaying, searching
 from django_kafka.models import DeadLetter, DeadLetterAttempt, Hold, Replay, Worker
 from django_kafka.models.dead_letters import encode_headers, key_hash
 
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.django_db
 LIST = "admin:lynx_kafka_deadletter_changelist"
 ALERT = "<script>alert(1)</script>"
 VERB_NAMES = [verb.name for verb in VERBS]
+ACTION_NAMES = [verb.name for verb in VERBS if verb.of_lists]
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,7 @@ def letter() -> Callable[..., DeadLetter]:
             letter=stored, number=1, at=now, origin="worker", worker="host:1", error_type="ValueError",
             error_message=stored.error_message, traceback=stored.traceback,
         )  # fmt: skip
+        searching.mark("default", stored.pk)
         return stored
 
     return make
@@ -104,7 +106,8 @@ def person(client: Client) -> Callable[..., User]:
 
 @pytest.fixture
 def operator(person: Callable[..., User]) -> User:
-    return person("view_deadletter", "replay_deadletter")
+    verbs = ("replay_deadletter", "discard_deadletter", "erase_deadletter")
+    return person("view_deadletter", "view_payload_deadletter", *verbs)
 
 
 def page_of(client: Client, letter: DeadLetter) -> str:
@@ -278,7 +281,7 @@ def test_the_list_takes_as_many_queries_for_many_letters_as_for_few(
     with CaptureQueriesContext(connection) as many:
         client.get(reverse(LIST))
 
-    assert len(many) == len(few) <= 14
+    assert len(many) == len(few) <= 15
 
 
 def test_the_list_reads_no_payload(client: Client, operator: User, letter: Any) -> None:
@@ -523,6 +526,8 @@ def everything(client: Client, letter: DeadLetter) -> dict[str, int]:
     for verb in VERB_NAMES:
         answers[f"GET {verb}"] = client.get(verb_url(verb, letter))
         answers[f"POST {verb}"] = client.post(verb_url(verb, letter), {"confirmed": "yes"})
+        if verb not in ACTION_NAMES:
+            continue
         crafted = {"action": verb, "_selected_action": [letter.pk], "confirmed": "yes", "until": "99999", "index": "0"}
         answers[f"action {verb}"] = client.post(reverse(LIST), crafted)
         answers[f"action across {verb}"] = client.post(reverse(LIST), {**crafted, "select_across": "1"})
@@ -566,9 +571,8 @@ def test_the_permission_to_replay_is_closed_unless_it_was_given(
 
     for made in (waits, dropped, asked):
         answers = everything(client, made)
-        assert {name for name, code in answers.items() if code == 403} == {
-            f"{method} {verb}" for verb in VERB_NAMES for method in ("GET", "POST")
-        }
+        assert {name for name, code in answers.items() if code == 200} == {"list", "page"}
+        assert {code for name, code in answers.items() if name not in ("list", "page")} == {403}
         assert not re.search(r'class="button[^"]*" href="[^"]*replay', page_of(client, made))
     assert states(waits, dropped, asked) == ["open", "discarded", "open"]
     assert list(Replay.objects.values_list("state", flat=True)) == ["requested"]
@@ -750,10 +754,10 @@ def test_a_letter_that_is_being_replayed_is_neither_replayed_twice_nor_discarded
 @pytest.mark.parametrize(
     ("fields", "asked", "verbs"),
     [
-        ({}, False, {"replay", "replay-to-topic", "discard"}),
-        ({}, True, {"cancel-replay"}),
-        ({"state": "discarded"}, False, {"reopen"}),
-        ({"state": "resolved"}, False, set()),
+        ({}, False, {"replay", "replay-to-topic", "replay-to-other-topic", "discard", "erase"}),
+        ({}, True, {"cancel-replay", "erase"}),
+        ({"state": "discarded"}, False, {"reopen", "erase"}),
+        ({"state": "resolved"}, False, {"erase"}),
     ],
 )
 def test_the_page_offers_what_fits(
@@ -784,7 +788,8 @@ def test_everything_that_a_filter_finds_can_be_chosen_across_pages(client: Clien
     assert said(answer) == ["1200 dead letters were discarded."]
     assert DeadLetter.objects.filter(state="discarded").count() == LogEntry.objects.count() == 1200
     assert states(other) == ["open"]
-    assert len(queries) < 80
+    # How many rows a statement inserts is Django's own choice: of some releases 999 values.
+    assert len([one for one in queries if not one["sql"].startswith("INSERT")]) < 100
 
 
 def test_what_fails_after_the_question_is_not_part_of_the_answer(client: Client, operator: User, letter: Any) -> None:
@@ -863,7 +868,7 @@ def held_act(client: Client, verb: str, hold: Hold) -> Any:
 
 @pytest.fixture
 def holder(person: Callable[..., User]) -> User:
-    return person("view_hold", "view_deadletter", "replay_deadletter")
+    return person("view_hold", "view_deadletter", "view_payload_deadletter", "replay_deadletter", "discard_deadletter")
 
 
 def test_held_keys_are_listed_with_what_waits_and_for_what(
@@ -918,7 +923,7 @@ def test_the_page_of_a_letter_says_how_many_wait_behind_it(
     page = page_of(client, held[1])
     assert "it is parked behind a dead letter of its key" in page
     assert f'<a href="{reverse("admin:lynx_kafka_deadletter_change", args=[held[0].pk])}">flights[0]@1</a>' in page
-    for verb in VERB_NAMES:
+    for verb in set(VERB_NAMES) - {"erase"}:
         assert verb_url(verb, held[1]) not in page, "What is parked comes after its letter."
 
 

@@ -497,7 +497,7 @@ class TestPostgreSQL:
                 cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
                 return bool(cursor.fetchone()[0])
 
-        wait_until(waiting, 10)
+        wait_until(waiting)
 
     def test_a_serialization_failure_is_contention(
         self, database: BaseDatabaseWrapper, other: psycopg.Connection[Any]

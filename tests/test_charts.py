@@ -81,7 +81,9 @@ def words(chart: ElementTree.Element) -> tuple[str, str]:
 def test_each_minute_is_drawn_and_told(client: Client) -> None:
     page = shown(client, minute(6000, 3), minute(0), minute(12000, took=0.4), minute(300, seconds=30.0))
 
-    throughput, failures, durations = drawings(page)
+    throughput, failures, durations, ages = drawings(page)
+    assert words(ages)[0] == "From produced to settled"
+    assert words(ages)[1].endswith("no older than 248 ms to 248 ms when they were settled.")
     assert words(throughput) == ("Handled per second", "Messages handled per second: 0 to 200, 100 in the last minute.")
     assert words(failures)[1] == "Failed attempts in a minute: 0 to 3, 3 in the last one."
     assert words(durations)[1] == "In each minute 99 of 100 attempts took no longer than 25 ms to 498 ms."
@@ -140,7 +142,8 @@ def test_a_worker_that_has_done_nothing_has_empty_charts(client: Client) -> None
 def test_it_speaks_german_and_draws_the_same(client: Client) -> None:
     page = shown(client, minute(75, 1, took=2.4), language="de")
 
-    throughput, failures, durations = drawings(page)
+    throughput, failures, durations, ages = drawings(page)
+    assert words(ages)[0] == "Von produziert bis erledigt"
     assert words(throughput) == (
         "Verarbeitet je Sekunde", "Verarbeitete Nachrichten je Sekunde: 1,2 bis 1,2, 1,2 in der letzten Minute.",
     )  # fmt: skip

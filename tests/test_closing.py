@@ -89,13 +89,15 @@ def test_readers_see_the_circuit_and_its_reason_but_no_button(client: Client, pe
 
     assert listed.count("lynx-kafka-circuit-open") == 2
     assert "open, letters are written" in listed
-    assert "close_circuits" not in listed
+    refusal = "You are not permitted to control workers. It needs the permission lynx_kafka.control_worker."
+    assert f'<option value="close_circuits" disabled>Close the circuits – {refusal}</option>' in listed
+    assert refusal in shown
     assert REASON in shown
     assert "close-circuit" not in shown
 
 
 def test_closing_asks_first_and_then_asks_the_worker(client: Client, person: Any) -> None:
-    user = person("view_worker", "close_circuit")
+    user = person("view_worker", "control_worker")
     opened = worker("one")
 
     assert closing(opened) in client.get(page(opened)).content.decode()
@@ -117,7 +119,7 @@ def test_closing_asks_first_and_then_asks_the_worker(client: Client, person: Any
     "fields", [{"circuit": "closed"}, {"seen": 3600.0}, {"circuit_close_asked": 3}], ids=["closed", "dead", "asked"]
 )
 def test_what_cannot_be_closed_is_left_alone_and_said_so(client: Client, person: Any, fields: dict[str, Any]) -> None:
-    person("view_worker", "close_circuit")
+    person("view_worker", "control_worker")
     left = worker("one", **fields)
 
     assert "There is nothing to do." in client.get(closing(left)).content.decode()
@@ -130,7 +132,7 @@ def test_what_cannot_be_closed_is_left_alone_and_said_so(client: Client, person:
 
 
 def test_a_wish_for_an_earlier_opening_does_not_hinder_a_new_one(client: Client, person: Any) -> None:
-    person("view_worker", "close_circuit")
+    person("view_worker", "control_worker")
     opened = worker("one", circuit_close_asked=2)
 
     client.post(closing(opened))
@@ -139,7 +141,7 @@ def test_a_wish_for_an_earlier_opening_does_not_hinder_a_new_one(client: Client,
 
 
 def test_several_are_closed_from_the_list_after_a_question(client: Client, person: Any) -> None:
-    person("view_worker", "close_circuit")
+    person("view_worker", "control_worker")
     rows = [worker(name) for name in ("one", "two")] + [worker("three", circuit="closed")]
     data = {"action": "close_circuits", "_selected_action": [row.pk for row in rows]}
 
@@ -152,7 +154,7 @@ def test_several_are_closed_from_the_list_after_a_question(client: Client, perso
     assert len(said(answer)) == 2
 
 
-@pytest.mark.parametrize("permissions", [("view_worker", "change_worker"), ("close_circuit",)])
+@pytest.mark.parametrize("permissions", [("view_worker", "change_worker"), ("control_worker",)])
 def test_without_the_permission_nothing_is_closed(client: Client, person: Any, permissions: tuple[str, ...]) -> None:
     person(*permissions)
     opened = worker("one")
@@ -165,13 +167,13 @@ def test_without_the_permission_nothing_is_closed(client: Client, person: Any, p
 
 
 def test_a_worker_that_is_gone_is_not_found(client: Client, person: Any) -> None:
-    person("view_worker", "close_circuit")
+    person("view_worker", "control_worker")
 
     assert client.post(reverse("admin:lynx_kafka_worker_close", args=["gone"])).status_code == 404
 
 
 def test_a_reason_is_shown_as_text(client: Client, person: Any) -> None:
-    person("view_worker", "close_circuit")
+    person("view_worker", "control_worker")
     opened = worker("one", circuit_reason="<script>alert(1)</script>", waits_for="<b>x</b>", waiting=1)
 
     for url in (page(opened), closing(opened), reverse(LIST)):

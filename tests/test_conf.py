@@ -16,7 +16,7 @@ import pytest
 from pytest_django import Settings
 
 from django_kafka import conf
-from django_kafka.conf import availability, consumers, parsing, producers, typed
+from django_kafka.conf import availability, consumers, parsing, producers, registries, typed
 from django_kafka.conf.schema import CATEGORIES
 from django_kafka.exceptions import ConfigurationError, UnknownName
 
@@ -267,6 +267,10 @@ def test_every_block_knows_the_keys_that_its_type_for_users_names() -> None:
             {"name", "topics", "options", "retry", "circuit_breaker", *consumers.CONSUMER},
         ),
         (typed.ConsumerTopicSettings, {"retry", "dispatch", "original", *consumers.CONSUMER_TOPIC}),
+        (typed.SchemaRegistrySettings, {"tls", "oauth", *registries.SCHEMA_REGISTRY, *registries.WRITING}),
+        (typed.SchemaOptionsSettings, set(registries.WRITING)),
+        (typed.RegistryTlsSettings, set(registries.REGISTRY_TLS)),
+        (typed.RegistryOAuthSettings, set(registries.REGISTRY_OAUTH)),
         (typed.RetrySettings, {"retries", *consumers.RETRY}),
         (typed.CircuitBreakerSettings, set(consumers.CIRCUIT_BREAKER)),
         (typed.DeadLettersSettings, {"topic", *parsing.DEAD_LETTERS}),
@@ -423,7 +427,11 @@ WRONG_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"heartbeats": {"interval": 0}}, 'KAFKA["heartbeats"]["interval"] is 0; allowed: a duration from 100ms to 1h'),
     ({"logging": {"level": "loud"}}, 'KAFKA["logging"]["level"] is'),
     ({"dead_letters": {"max_shown": -1}}, 'KAFKA["dead_letters"]["max_shown"] is -1; allowed: a number of bytes'),
-    ({"dead_letters": {"mask": "card"}}, 'KAFKA["dead_letters"]["mask"] is \'card\'; allowed: a list of names.'),
+    ({"dead_letters": {"mask": "card"}}, 'KAFKA["dead_letters"]["mask"] is \'card\'; allowed: a list of paths'),
+    ({"dead_letters": {"mask": [{"regexp": "a"}]}}, "allowed: a list of paths such as"),
+    ({"dead_letters": {"mask": [{"key": "a"}]}}, "allowed: a list of paths such as"),
+    ({"dead_letters": {"mask": [5]}}, "allowed: a list of paths such as"),
+    ({"dead_letters": {"audit_retention": 0}}, 'KAFKA["dead_letters"]["audit_retention"] is 0; allowed: a duration'),
     ({"dead_letters": {"database": None}}, 'KAFKA["dead_letters"]["database"] is None; allowed: a name.'),
     ({"bridges": {}}, 'KAFKA["bridges"] is of type dict; allowed: a list of dicts.'),
     ({"bridges": ["a"]}, 'KAFKA["bridges"][0] is of type str; allowed: a dict.'),
@@ -791,6 +799,23 @@ def test_names_that_kafka_refuses_are_refused_before_it_does(name: str, where: s
     assert only(settings[where]).id == "django_kafka.E008"
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{modell}", 'Did you mean "model"?'),
+        ("{app!r}", "which may have {app}, {model}, {type} and {tenant} in it"),
+        ("{type:>9}", "which may have"),
+        ("{}", "which may have"),
+        ("{app", "Each place is a word between { and }."),
+        ("{app} {model}", "1 to 249 of the characters"),
+    ],
+)
+def test_a_template_for_topics_of_records_has_places_that_are_known(template: str, said: str) -> None:
+    problem = only(producer(topic=template))
+    assert problem.id == "django_kafka.E008"
+    assert said in f"{problem.message} {problem.hint}"
+
+
 def test_a_prefix_counts_towards_the_length_of_a_topics_name() -> None:
     kafka = read({"topic_prefix": "test.", **consumer(topics=["x" * 244])})
 
@@ -1061,16 +1086,7 @@ def test_the_defaults_and_the_plugins_yaml_need_nothing_that_is_lacking() -> Non
 
 LACKING: list[Mapping[str, Any]] = [
     producer(send="outbox"),
-    producer(serializer="avro"),
-    producer(key_serializer="protobuf"),
-    producer(routing="sticky"),
-    producer(routing="a.b"),
-    producer(topics={"a": {"serializer": "jsonschema"}}),
-    producer(topics={"a": {"routing": "round_robin"}}),
     consumer(deduplicate="id"),
-    consumer(serializer="avro"),
-    consumer(topics={"a": {"serializer": "avro"}}),
-    {**consumer(), "dead_letters": {"mask": ["card"]}},
     {**consumer(), "bridges": [{"from": "a"}]},
 ]
 

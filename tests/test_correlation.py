@@ -67,7 +67,7 @@ def test_each_line_of_a_handler_and_of_what_becomes_of_its_message_has_the_id(
     workplace.send([3])
     workplace.send([4], headers=[("correlation-id", None)])
     with workplace.worker() as worker:
-        wait_until(lambda: worker.tally.handled == 3 and DeadLetter.objects.exists(), 20)
+        wait_until(lambda: worker.tally.handled == 3 and DeadLetter.objects.exists())
     log.info("outside")
 
     assert [lines.ids(f"handled {number}") for number in (1, 2, 3, 4)] == [["abc"], ["c"], ["-"], ["-"]]
@@ -82,7 +82,7 @@ def test_messages_that_share_a_transaction_have_their_own(lines: Lines, workplac
     for number in range(5):
         workplace.send([number], headers=[("correlation-id", b"id-%d" % number)])
     with workplace.worker() as worker:
-        wait_until(lambda: worker.tally.handled == 5, 20)
+        wait_until(lambda: worker.tally.handled == 5)
     assert [lines.ids(f"handled {number}") for number in range(5)] == [[f"id-{number}"] for number in range(5)]
 
 
@@ -96,7 +96,7 @@ def test_a_list_has_none_but_may_say_which_message_it_is_at(lines: Lines, workpl
     consume_lists(workplace, handle)
     workplace.send([0, 1], headers=[("correlation-id", b"abc")])
     with workplace.worker() as worker:
-        wait_until(lambda: worker.tally.handled == 2, 20)
+        wait_until(lambda: worker.tally.handled == 2)
     # The first fetch may find one alone.
     assert lines.ids("all of them") in (["-"], ["abc", "abc"])
     assert [lines.ids(f"handled {number}") for number in range(2)] == [["abc"], ["abc"]]
@@ -118,7 +118,7 @@ def test_coroutines_that_run_at_the_same_time_have_their_own(lines: Lines, workp
     for number in range(4):
         workplace.send([number], headers=[("correlation-id", b"id-%d" % number)])
     with workplace.worker() as worker:
-        wait_until(lambda: worker.tally.handled == 5, 20)
+        wait_until(lambda: worker.tally.handled == 5)
     for text in ("handled", "in a thread"):
         assert [lines.ids(f"{text} {number}") for number in range(4)] == [[f"id-{number}"] for number in range(4)]
 
@@ -136,7 +136,7 @@ def test_records_of_a_handler_carry_it_on_unless_told_otherwise(workplace: Workp
     workplace.cluster.create_topic(out, 1)
     workplace.send([1], headers=[("X-Request-ID", b"abc")])
     with workplace.worker() as worker:
-        wait_until(lambda: worker.tally.handled == 1, 20)
+        wait_until(lambda: worker.tally.handled == 1)
         found = {message.value(): message.headers() for message in read(workplace.cluster, out, 3)}
     services.produce(out, None, 4).result(10)
     mine = [("X-Request-ID", b"abc")] if carried else None
@@ -162,7 +162,7 @@ def test_an_id_of_strangers_begins_no_line_and_does_not_flood(
     workplace.consume(lambda _message: log.info("handled"))
     workplace.send([1], headers=[("correlation-id", value)])
     with workplace.worker() as worker:
-        wait_until(lambda: worker.tally.handled == 1, 20)
+        wait_until(lambda: worker.tally.handled == 1)
     assert lines.ids("handled") == [shown]
 
 
@@ -172,7 +172,7 @@ def test_which_headers_may_have_it_is_a_setting(lines: Lines, workplace: Workpla
     )
     workplace.send([1], headers=[("correlation-id", b"not this"), ("TRIP", b"first"), ("trip", b"last")])
     with workplace.worker() as worker:
-        wait_until(lambda: worker.tally.handled == 1, 20)
+        wait_until(lambda: worker.tally.handled == 1)
     assert lines.ids("handled 1") == ["last"]
 
 
@@ -183,8 +183,8 @@ def test_lines_of_ours_are_data_too(caplog: pytest.LogCaptureFixture, workplace:
     workplace.consume(handle)
     workplace.send([1])
     with workplace.worker():
-        wait_until(lambda: DeadLetter.objects.exists(), 20)
-        wait_until(lambda: any("dead letter" in one.getMessage() for one in caplog.records), 10)
+        wait_until(lambda: DeadLetter.objects.exists())
+        wait_until(lambda: any("dead letter" in one.getMessage() for one in caplog.records))
     (line,) = [one for one in caplog.records if "dead letter" in one.getMessage()]
     data = vars(line)
     assert (data["consumer"], data["topic"], data["partition"], data["offset"]) == ("ops", workplace.topic, 0, 0)

@@ -87,7 +87,7 @@ def test_every_expression_finds_its_series_with_its_labels(place: Workplace, sec
     with place.worker() as worker:
         worker.now()
         seen.wait(6)
-        wait_until(lambda: all(one.lag == 0 for one in worker.now().partitions), 10)
+        wait_until(lambda: all(one.lag == 0 for one in worker.now().partitions))
         # Of groups only brokers that tell of members tell all; the first scrape has them asked.
         found = wait_until(lambda: one if "lynx_kafka_group_members" in (one := exposed()) else None)
 

@@ -222,7 +222,7 @@ class TestTenures:
         try:
             seen.wait(2)
             with workplace.worker() as other:
-                (lane,) = wait_until(lambda: list(other.lanes) if len(other.lanes) == 1 else None, 30)
+                (lane,) = wait_until(lambda: list(other.lanes) if len(other.lanes) == 1 else None)
                 wait_until(lambda: known(lane.place[1])["worker"] == "")
                 assert known(1 - lane.place[1])["worker"] != ""
         finally:

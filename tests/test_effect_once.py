@@ -335,7 +335,7 @@ def test_messages_that_are_deleted_before_they_were_handled_stop_their_partition
         assert begun.wait(20)
         workplace.send([b"y" * 100_000 for _ in range(120)])
         go_on.set()
-        wait_until(lambda: "are deleted, and those from" in worker.report()["waits_for"], 30)
+        wait_until(lambda: "are deleted, and those from" in worker.report()["waits_for"])
         handled = seen.of(0)
         assert handled == list(range(len(handled)))
         assert claim().offset == len(handled)

@@ -336,3 +336,23 @@ def test_errors_of_this_package_and_of_python_are_nobodys_function() -> None:
     assert not frames.is_projects(threading.__file__)
     assert not frames.is_projects("<frozen importlib._bootstrap>")
     assert frames.is_projects(__file__)
+
+
+def test_the_example_of_a_group_is_masked_once_and_for_all(settings: Settings) -> None:
+    rules = ["n", {"regex": r"\d{16}"}, {"key": True}]
+    settings.KAFKA = {**settings.KAFKA, "dead_letters": {"mask": rules}}
+    one = Message(Raw(offset=1, value=b'{"n": "Alice Ames"}', key=b"N14228"), TopicDecoder("text", "json"))
+    text = "no seat for Alice Ames on N14228 with 4111111111111111"
+    recording.record(conf.consumer("ops"), "g", one, failure(ValueError(text)), still_ours=lambda: None)
+
+    assert only().example == "no seat for *** on *** with ***"
+    assert DeadLetter.objects.get().error_message == text, "the letter itself keeps what it said"
+
+
+def test_an_example_that_cannot_be_masked_in_part_is_masked_as_a_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.KAFKA = {**settings.KAFKA, "dead_letters": {"mask": ["n"]}}
+    monkeypatch.setattr("django_kafka.dead_letters.decoding.MOST", 3)
+    record(failure())
+    assert only().example == "***"

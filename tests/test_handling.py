@@ -118,7 +118,7 @@ def test_a_writer_that_really_holds_the_database_is_contention(workplace: Workpl
     workplace.send([0])
     with workplace.worker() as worker:
         before = worker.tally.contentions
-        wait_until(lambda: worker.tally.contentions > before, 30)
+        wait_until(lambda: worker.tally.contentions > before)
         let_go.set()
         holder.join(20)
         seen.wait(1)

@@ -199,6 +199,20 @@ def test_a_group_that_gives_no_place_is_not_healthy_however_long_and_no_reason_t
         wait_until(lambda: answers(crew) == (200, 200))
 
 
+def test_a_worker_that_joins_its_group_is_not_ready_yet_and_no_reason_for_an_alarm(
+    workplace: Workplace, embedded: Cluster
+) -> None:
+    embedded.push_errors(Request.JOIN_GROUP, *["REBALANCE_IN_PROGRESS"] * 10_000)
+    workplace.consume(Seen(), session_timeout="500ms", heartbeat_interval="100ms", **TELLS, kafka=FAST)
+    with at_work() as crew:
+        wait_until(lambda: "no settled place" in probe("ready"))
+        assert answers(crew) == (200, 503)
+        assert problems("consumer") == ""
+        services.check_health()
+        embedded.clear_errors(Request.JOIN_GROUP)
+        wait_until(lambda: answers(crew) == (200, 200))
+
+
 def test_an_open_circuit_is_not_healthy_and_not_ready(workplace: Workplace) -> None:
     fault = Fault()
     workplace.consume(Seen(fault), circuit_breaker={"window": 10, "cooldown": "1h"}, transaction="none", kafka=FAST)

@@ -17,6 +17,7 @@ from django.test import Client
 from django.urls import reverse
 
 import django_kafka
+from django_kafka import conf, serializers
 from django_kafka.admin import showing
 from django_kafka.clients.logs import ClientLog
 from django_kafka.clients.scrubbing import Scrubber
@@ -27,11 +28,15 @@ from django_kafka.messages import Message
 from django_kafka.models import DeadLetter, Replay
 from tests.consuming import Workplace
 from tests.letters import dead_letter
-from tests.mutations import VALUES, Mutated, mutated
+from tests.mutations import RUN, VALUES, Mutated, mutated
+from tests.registries import Front
+from tests.registries.schemas import SCHEMAS
 from tests.servers.processes import wait_until
 
 SEED = 20261126
 COUNT = 10_000
+OF_A_KIND = 3_600
+"""With a schema, of each kind of those."""
 PARTITIONS = 4
 PIECE = 2_000
 MAX_PAYLOAD = 19_000
@@ -79,7 +84,7 @@ class Ledger:
 @pytest.fixture
 def operator(client: Client) -> User:
     user = User.objects.create_user("operator", is_staff=True)
-    wanted = ("view_deadletter", "replay_deadletter")
+    wanted = ("view_deadletter", "view_payload_deadletter", "replay_deadletter", "discard_deadletter")
     user.user_permissions.set(Permission.objects.filter(codename__in=wanted))
     client.force_login(user)
     return user
@@ -143,6 +148,50 @@ def test_ten_thousand_mutated_messages_are_handled_or_stored_whole_and_the_desk_
             assert not any(forbidden in shown for forbidden in (b"<script>alert", b"\x1b", b"\0"))
             assert not any(turning in shown.decode() for turning in "\u202e\u2066\u200b\u2028")
     _replay_and_discard(client, [one for some in sample.values() for one in some])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["avro", "jsonschema", "protobuf"])
+def test_mutated_messages_with_schemas_are_handled_or_stored_whole_and_the_desk_shows_them(
+    workplace: Workplace, front: Front, client: Client, operator: User, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    print(f"seed {SEED}")
+    ledger, schema = Ledger(), SCHEMAS[kind]
+    kafka = {
+        "schema_registry": {"url": front.url, "timeout": "30s", "auto_register": True},
+        "producers": {"default": {"serializer": kind, "schema": schema}},
+    }
+    more = {"schema": schema} if kind == "protobuf" else {}
+    workplace.consume(ledger.handle, partitions=PARTITIONS, kafka=kafka, serializer=kind, **more)
+    good = serializers.encode(
+        serializers.of_part(conf.producer(), None, workplace.topic, "value"),
+        {"flight": "UA 1545", "delay": 2},
+        "",
+        "value",
+    )
+    assert good is not None
+    messages = list(mutated(SEED, OF_A_KIND, good))
+    with workplace.worker() as worker:
+        ledger.send(workplace, messages)
+        wait_until(lambda: worker.tally.handled + worker.tally.dead_lettered >= len(ledger.sent), 120)
+    assert worker.error is None
+    letters = workplace.letters()
+    stored = {(one.partition, one.offset): mark(_raw(one.key), _raw(one.value), one.headers) for one in letters}
+    assert not ledger.handled.keys() & stored.keys()
+    assert ledger.handled | stored == {place: what for place, (_kind, what) in ledger.sent.items()}
+    assert {one.category for one in letters} == {"serialization"}
+    assert {one.attempts for one in letters} == {1}
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    kinds = {kind: 0 for kind, _what in ledger.sent.values()}
+    for one in letters:
+        # A key may be no text whatever the value is; it is read first.
+        kinds[ledger.sent[one.partition, one.offset][0]] += one.error_message.startswith("The value")
+    assert kinds["good frames"] == kinds["no value"] == 0
+    for poison in ("a wrong magic byte", "a wrong schema id", "a wrong schema guid", "half a frame", "no bytes"):
+        assert kinds[poison] > RUN / 2, kinds
+    for one in letters[:: len(letters) // 30]:
+        shown = opened(client, reverse("admin:lynx_kafka_deadletter_change", args=[one.pk]))
+        assert not any(forbidden in shown for forbidden in (b"<script>alert", b"\x1b", b"\0"))
 
 
 def _raw(data: Any) -> bytes | None:

@@ -79,7 +79,7 @@ def test_a_thousand_threads_have_one_connection_to_each_of_three_brokers(
         before = {port: connections(port) for port in ports}
         send_from_a_thousand_threads(name)
         tally = tallies.of_producer("default")
-        wait_until(lambda: tally.connections_active == 3, 20)
+        wait_until(lambda: tally.connections_active == 3)
         assert [len(connections(port) - before[port]) for port in ports] == [1, 1, 1]
         assert tally.connections_total == 3
         producers.close_all()
@@ -92,7 +92,7 @@ def test_a_thousand_threads_share_one_client_and_its_one_connection_to_a_broker(
     before = connections(kafka.port)
     send_from_a_thousand_threads(name)
     tally = tallies.of_producer("default")
-    wait_until(lambda: tally.connections_active, 20)
+    wait_until(lambda: tally.connections_active)
 
     assert len(connections(kafka.port) - before) == 1
     assert (tally.connections_active, tally.connections_total, tally.connection_errors) == (1, 1, 0)
@@ -154,7 +154,7 @@ def test_a_connection_without_work_is_closed_and_made_again(kafka: Kafka, settin
     services.produce(name, "k", 1).result(10)
     made = connections(kafka.port) - before
     assert made
-    wait_until(lambda: not connections(kafka.port) & made, 20)
+    wait_until(lambda: not connections(kafka.port) & made)
     assert services.produce(name, "k", 2).result(10).offset == 1
 
 

@@ -158,7 +158,7 @@ def test_the_second_signal_ends_it_at_once_and_the_message_is_read_again(project
     assert project.effects() == [0]
     project.started.with_name("gate").touch()
     again = project.start("kafka_consume", "ops", "--until-empty")
-    assert again.finish(40) == 0, again.output()
+    assert again.finish() == 0, again.output()
     # Its end was no leaving, so that even what was settled may come once more.
     assert project.effects() in ([0, 1], [0, 0, 1])
 
@@ -188,7 +188,7 @@ def test_a_second_signal_ends_it_at_once_when_all_is_done_and_only_the_end_takes
     if processes == 1:
         project.write_handlers()
         again = project.start("kafka_consume", "ops", "--until-empty")
-        assert again.finish(40) == 0, again.output()
+        assert again.finish() == 0, again.output()
     assert project.effects() == [0, 1], "what was done is committed"
 
 
@@ -214,7 +214,7 @@ def test_a_handler_that_asks_the_process_to_end_fails_the_command(project: Proje
     project.write_handlers("raise SystemExit(0)")
     project.send({})
     worker = project.start("kafka_consume")
-    assert worker.finish(30) == 1
+    assert worker.finish() == 1
     assert "CommandError: Stopped by SystemExit" in worker.output()
     assert project.effects() == []
 

@@ -26,6 +26,7 @@ LEVELS = (
     (
         "gathering",
         "reachability",
+        "producer",
         "producers",
         "deadlines",
         "retry_topics",
@@ -37,9 +38,34 @@ LEVELS = (
         "retries",
         "execution",
     ),
-    ("records", "outbox", "producing", "batches", "bridges", "claims", "dead_letters", "needed_topics"),
+    (
+        "records",
+        "routing",
+        "sending",
+        "outbox",
+        "producing",
+        "batches",
+        "bridges",
+        "claims",
+        "dead_letters",
+        "needed_topics",
+        "topic_plans",
+    ),
     ("monitoring", "consuming", "offsets"),
-    ("services", "testing", "health", "checks", "tasks", "admin", "diagnosis", "management", "apps"),
+    (
+        "controls",
+        "services",
+        "testing",
+        "health",
+        "checks",
+        "carriers",
+        "tasks",
+        "background",
+        "admin",
+        "diagnosis",
+        "management",
+        "apps",
+    ),
 )
 WITHOUT_LEVEL = {"__init__", "migrations"}
 """They may import what they need to: nothing of ours."""
@@ -52,7 +78,6 @@ LATE_IMPORTS = {
     ("*", "celery"): "optional extra",
     ("*", "opentelemetry"): "optional extra",
     ("*", "yaml"): "optional extra",
-    ("clients/schema_registry.py", "confluent_kafka.schema_registry"): "optional extra",
 }
 """(file, imported module or a package of it) → why an import may stand inside a function."""
 

@@ -65,11 +65,17 @@ def test_letters_are_found_by_how_often_they_were_tried(client: Client) -> None:
     assert listed(client, tried="often") == {often.pk}
 
 
-def test_letters_are_found_by_their_whole_key_with_an_index(client: Client) -> None:
-    one = dead_letter(key=b"N14228")
-    dead_letter(key=b"N142281")
+def test_letters_are_found_by_their_key_whole_or_by_its_beginning(client: Client) -> None:
+    one, other = dead_letter(key=b"N14228"), dead_letter(key=b"N142281")
+    assert listed(client, q="N14228") == {one.pk, other.pk}
+    assert listed(client, q='"N14228"') == {one.pk}
+
+
+def test_a_key_without_a_word_is_found_with_an_index(client: Client) -> None:
+    one = dead_letter(key=b"-/-")
+    dead_letter(key=b"-/")
     with CaptureQueriesContext(connection) as queries:
-        assert listed(client, q="N14228") == {one.pk}
+        assert listed(client, q="-/-") == {one.pk}
     assert any("key_hash" in query["sql"] for query in queries)
 
 

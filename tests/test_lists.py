@@ -407,7 +407,7 @@ def test_retry_topics_give_it_lists_of_one(workplace: Workplace) -> None:
     workplace.cluster.create_topic(f"{workplace.group}.{workplace.topic}.retry.1", 1)
     workplace.send(range(4))
     with workplace.worker():
-        wait_until(lambda: len(effects()) == 4, 30)
+        wait_until(lambda: len(effects()) == 4)
     assert ([1], [2]) in list(zip(seen.calls, seen.attempts, strict=True))
     assert sorted(effects()) == [0, 1, 2, 3]
 

@@ -169,7 +169,7 @@ def test_a_broker_that_never_answers_is_an_error_soon_after_connection_timeout(s
 def test_brokers_that_came_back_are_no_trouble_any_more(embedded: Cluster, name: str) -> None:
     produce(name, None, 0).result()
     embedded.broker_down()
-    wait_until(lambda: producers["default"].unreachable(), 20)
+    wait_until(lambda: producers["default"].unreachable())
     embedded.broker_up()
     produce(name, None, 1).result(20)
     assert producers["default"].unreachable() is None

@@ -169,7 +169,7 @@ class Field:
             "gunicorn", "web:application", "--bind", f"127.0.0.1:{port}", "--log-level", "warning", *more,
             env={"METRICS_URLS": "web", **env},
         )  # fmt: skip
-        wait_until(lambda: _answers(port), 30)
+        wait_until(lambda: _answers(port))
         return program
 
     def send(self, numbers: range) -> None:
@@ -293,7 +293,7 @@ def settled(found: Scrape, total: int) -> bool:
 def test_every_counter_of_all_processes_under_load_is_what_the_books_say(place: Field) -> None:
     port = free_port()
     worker = place.start("kafka_consume", "--processes", "2", "--metrics-port", str(port))
-    wait_until(lambda: f"answers at http://127.0.0.1:{port}:" in worker.output(), 30)
+    wait_until(lambda: f"answers at http://127.0.0.1:{port}:" in worker.output())
     wait_until(lambda: scrape(port).by("process", "lynx_kafka_consumer_partitions") == {"1": 2, "2": 2}, 40)
 
     seen: list[Scrape] = []
@@ -308,7 +308,9 @@ def test_every_counter_of_all_processes_under_load_is_what_the_books_say(place: 
     assert seen[-1].by("process", "lynx_kafka_process_up") == {"1": 1, "2": 1}
     assert all(seen[-1].by("process", "lynx_kafka_consumer_messages_total").values()), "both had some"
     assert seen[-1].by("exported_process", "planes_seen_total").keys() == {"theirs"}
-    for before, after in itertools.pairwise(seen):
+    # One that does not answer in time is missing in a scrape, which says so.
+    whole = [one for one in seen if one.by("process", "lynx_kafka_process_up") == {"1": 1, "2": 1}]
+    for before, after in itertools.pairwise(whole):
         for (name, labels), value in before.samples.items():
             if name.startswith("lynx_kafka_") and name.endswith(("_total", "_count", "_sum", "_bucket")):
                 assert after.samples[name, labels] >= value, (name, labels)
@@ -338,7 +340,7 @@ def test_what_all_processes_of_gunicorn_have_sent_is_told_by_any_of_them_and_aft
     buckets = found.by("le", "lynx_kafka_producer_duration_seconds_bucket")
     assert buckets["+Inf"] == max(buckets.values()) == found.sum("lynx_kafka_producer_duration_seconds_count")
     served.send_signal(15)
-    assert served.finish(20) == 0
+    assert served.finish() == 0
 
 
 WORKS_AND_ENDS = """
@@ -355,7 +357,7 @@ def told():
         for family in registry.collect() for one in family.samples if one.name.startswith("lynx_kafka_consumer")
     }
 
-def wait_until(true, seconds=20):
+def wait_until(true, seconds=60):
     end = time.monotonic() + seconds
     while True:
         try:
@@ -404,6 +406,6 @@ def test_a_directory_that_cannot_be_written_is_said_and_everything_else_goes_on(
 
     program = place.start("shell", "-c", script, env=env)
 
-    assert program.finish(30) == 0, program.output()
+    assert program.finish() == 0, program.output()
     assert program.output().count("are not in PROMETHEUS_MULTIPROC_DIR=") == 1
     assert "went on" in program.output()

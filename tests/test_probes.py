@@ -52,7 +52,7 @@ def test_a_supervisor_answers_for_its_processes_and_another_worker_goes_on_witho
     wait_until(lambda: place.count("tests_effect") == place.sent["handled"])
     wait_until(lambda: lag() is not None)
     other.send_signal(signal.SIGTERM)
-    assert other.finish(20) == 0, other.output()
+    assert other.finish() == 0, other.output()
     assert "Two workers on one host need two ports: --metrics-port." in other.output()
 
     (first,) = pids(chief, 2)
@@ -70,6 +70,6 @@ def test_a_database_that_is_away_makes_nobody_dead(place: Field) -> None:
     there = str(place.directory / "no such directory" / "db.sqlite3")
     for which, code in (("live", 0), ("ready", 1)):
         probe = place.start("kafka_status", "--probe", which, env={"METRICS_DATABASE": there})
-        assert probe.finish(30) == code, probe.output()
+        assert probe.finish() == code, probe.output()
         assert "he rows of workers cannot be read (OperationalError)" in probe.output()
         assert "Traceback" not in probe.output()

@@ -95,11 +95,9 @@ def test_a_change_of_settings_delivers_what_waits_and_forgets_the_producers(embe
 
 
 def test_a_producer_that_asks_for_what_is_not_there_yet_is_not_made(settings: Settings) -> None:
-    use(settings, NOBODY, {"sticky": {"routing": "sticky"}, "avro": {"serializer": "avro"}})
-    with pytest.raises(NotAvailable, match=r"""\["sticky"\]\["routing"\] is 'sticky'; this version has only "key"."""):
-        producers["sticky"]
-    with pytest.raises(NotAvailable, match="avro"):
-        producers["avro"]
+    use(settings, NOBODY, {"outbox": {"send": "outbox"}})
+    with pytest.raises(NotAvailable, match=r"""\["outbox"\]\["send"\] is 'outbox'; this version has"""):
+        producers["outbox"]
     assert not list(producers)
 
 
@@ -348,26 +346,39 @@ def test_a_program_that_sent_nothing_ends_without_a_producer() -> None:
     assert done.stderr == ""
 
 
-def test_a_child_that_inherited_a_producer_and_ends_in_order_does_not_wait_for_its_threads(
+def test_a_child_that_inherited_clients_and_ends_in_order_does_not_wait_for_their_threads(
     embedded: Cluster, name: str
 ) -> None:
-    # Destroying an inherited client takes librdkafka a second: its threads are not there to answer.
+    # Destroying an inherited client takes librdkafka a second: its threads are not there to answer. Only time that a
+    # child slept is looked at: not what it worked, nor what it waited for a processor, which others may take.
     code = """
 import time
+from pathlib import Path
+def shortest():
+    slept = []
+    for _ in range(4):
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            import gc
+            gc.collect()
+            sys.exit()
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        took = time.monotonic() - began
+        worked, queued, _times = map(int, Path(f"/proc/{child}/schedstat").read_text().split())
+        os.waitpid(child, 0)
+        slept.append(took - (worked + queued) / 1e9)
+    return min(slept)
+without = shortest()
 services.produce(topic, None, 1).result()
-for _ in range(4):
-    began = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        import gc
-        gc.collect()
-        sys.exit()
-    os.waitpid(child, 0)
-    print(time.monotonic() - began)
+from django_kafka import conf
+from django_kafka.clients import sharing
+sharing.asking_client(conf.kafka().clusters["default"]).now.list_topics(timeout=20)
+print(shortest() - without)
 """
     done = program(code, kafka(embedded), name)
     assert done.returncode == 0, done.stderr
-    assert min(map(float, done.stdout.split())) < 0.8
+    assert float(done.stdout) < 0.5
 
 
 def test_a_child_forked_while_names_are_resolved_delivers_what_it_sends(embedded: Cluster, name: str) -> None:

@@ -133,7 +133,7 @@ class TestProducing:
         produce(name, None, 0, partition=0).result()
         embedded.broker_down()
         queued = produce(name, None, 1, partition=0)
-        wait_until(is_open, 20)
+        wait_until(is_open)
         # At once: not when it has waited for brokers for as long as `connection.timeout` says, which is 10 s here.
         with (
             took_less_than(5),
@@ -146,7 +146,7 @@ class TestProducing:
             produce_batch(name, [{"key": b"k", "value": b"v", "partition": 0}])
         embedded.broker_up()
         assert queued.result(20).offset == 1
-        wait_until(lambda: not is_open(), 20)
+        wait_until(lambda: not is_open())
         assert produce(name, None, 3, partition=0).result(20).offset == 2
         assert values(read(embedded, name, 3)) == [0, 1, 3]
         wait_until(lambda: len(told) == 2)
@@ -156,21 +156,21 @@ class TestProducing:
     def test_inside_a_transaction_it_is_said_before_the_commit(self, embedded: Cluster, name: str) -> None:
         produce(name, None, 0).result()
         embedded.broker_down()
-        wait_until(is_open, 20)
+        wait_until(is_open)
         with pytest.raises(CircuitOpen), transaction.atomic():
             produce(name, None, 1)
         embedded.broker_up()
-        wait_until(lambda: not is_open(), 20)
+        wait_until(lambda: not is_open())
 
     def test_what_was_promised_before_it_opened_fails_after_the_commit(self, embedded: Cluster, name: str) -> None:
         produce(name, None, 0).result()
         with transaction.atomic():
             delivery = produce(name, None, 1)
             embedded.broker_down()
-            wait_until(is_open, 20)
+            wait_until(is_open)
         assert isinstance(delivery.error, CircuitOpen)
         embedded.broker_up()
-        wait_until(lambda: not is_open(), 20)
+        wait_until(lambda: not is_open())
 
     def test_who_waits_for_room_hears_of_it(self, settings: Settings) -> None:
         full = {"options": {"queue.buffering.max.messages": 2}, "delivery_timeout": "30s", "circuit_breaker": SOON}
@@ -185,7 +185,7 @@ class TestProducing:
         use(settings, NOBODY, {"default": {"circuit_breaker": SOON, "delivery_timeout": "2s"}})
         began = time.monotonic()
         delivery = produce("flights", None, 1)
-        wait_until(is_open, 20)
+        wait_until(is_open)
         assert delivery.state == "pending"
         with pytest.raises(DeliveryFailed):
             delivery.result(20)
@@ -194,8 +194,8 @@ class TestProducing:
     def test_switched_off_it_queues_on(self, settings: Settings) -> None:
         use(settings, NOBODY, {"default": {"circuit_breaker": {"enabled": False, **SOON}}})
         produce("flights", None, 1)
-        wait_until(lambda: producers["default"].unreachable() is not None, 20)
+        wait_until(lambda: producers["default"].unreachable() is not None)
         looked = producers["default"].reachability
         until = time.monotonic() + 1
-        wait_until(lambda: looked.out_of_reach(time.monotonic()) > 0.6 and time.monotonic() > until, 20)
+        wait_until(lambda: looked.out_of_reach(time.monotonic()) > 0.6 and time.monotonic() > until)
         assert produce("flights", None, 2).state == "pending"

@@ -17,11 +17,12 @@ from django.db.models import F
 from django.test import override_settings
 from django.utils import timezone
 
-from django_kafka import services
-from django_kafka.clients.embedded import Cluster
+from django_kafka import retries, services
+from django_kafka.clients.embedded import Cluster, Request
 from django_kafka.dead_letters import replaying
 from django_kafka.dead_letters.carrying import carry_out
-from django_kafka.dead_letters.executing import ClaimLost, Executor
+from django_kafka.dead_letters.claiming import ClaimLost
+from django_kafka.dead_letters.executing import Executor
 from django_kafka.dead_letters.failures import Failure
 from django_kafka.dead_letters.replaying import LEASE
 from django_kafka.dead_letters.rows import add_attempt
@@ -278,6 +279,63 @@ def test_an_outage_of_the_projects_own_leaves_the_replay_asked_for(executor: Exe
     assert (waits, done, letter.state) == (["BankDown"], ["succeeded"], DeadLetter.State.RESOLVED)
 
 
+verdicts: list[retries.Verdict] = []
+
+
+def decide(_error: Exception, _attempt: int, _message: Message) -> retries.Verdict | None:
+    """Decide what a test says."""
+    return verdicts[0] if verdicts else None
+
+
+@pytest.fixture
+def deciding(settings: Any) -> Iterator[list[retries.Verdict]]:
+    """What the consumer's own function decides; nothing: it leaves it to the project."""
+    settings.KAFKA["consumers"]["ops"]["retry"] = {"max_retries": 0, "decide": "tests.test_replaying.decide"}
+    settings.KAFKA = {**settings.KAFKA}
+    yield verdicts
+    verdicts.clear()
+
+
+@pytest.mark.parametrize("verdict", [retries.Wait("the printer is out of paper"), retries.Again()])
+def test_what_only_the_consumers_function_waits_for_is_waited_for(
+    executor: Executor, deciding: list[retries.Verdict], verdict: retries.Verdict
+) -> None:
+    letter = dead_letter({"n": 1})
+    ask(letter)
+    raised.append(ValueError("no paper"))
+    deciding.append(verdict)
+    waits: list[str] = []
+
+    def note(error: Exception, _seconds: float) -> None:
+        waits.append(str(error))
+
+    done = [replay.state for replay in carry_out(executor, stop=threading.Event(), waiting=note)]
+
+    letter.refresh_from_db()
+    assert (waits, done, letter.state, letter.attempts) == (["no paper"], ["succeeded"], "resolved", 2)
+
+
+@pytest.mark.parametrize("verdict", [retries.Wait("the printer is out of paper"), retries.Again()])
+@pytest.mark.django_db(transaction=True)
+def test_a_handler_whose_record_is_refused_is_not_run_again_whatever_is_waited_for(
+    executor: Executor, embedded: Cluster, settings: Any, verdict: retries.Verdict, deciding: list[retries.Verdict]
+) -> None:
+    settings.KAFKA = {**settings.KAFKA, "brokers": [embedded.bootstrap_servers]}
+    settings.KAFKA["consumers"]["ops"]["topics"]["flights"]["handler"] = "tests.test_replaying.handle_and_produce"
+    embedded.create_topic("landed", partitions=1)
+    embedded.push_errors(Request.PRODUCE, "MSG_SIZE_TOO_LARGE")
+    deciding.append(verdict)
+    letter = dead_letter({"n": 1})
+    replay = ask(letter)
+
+    assert executor.run_next() == replay
+    assert executor.run_next() is None
+
+    letter.refresh_from_db()
+    replay.refresh_from_db()
+    assert (letter.state, letter.attempts, replay.state, Effect.objects.count()) == ("open", 2, "failed", 1)
+
+
 def test_the_loop_waits_for_an_outage_to_end_and_goes_on(executor: Executor) -> None:
     letters = [dead_letter({}) for _ in range(3)]
     for letter in letters:
@@ -491,7 +549,7 @@ def test_no_clock_that_is_stepped_strands_a_replay_or_has_it_carried_out_twice(
     step: Callable[[timedelta], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_kafka.dead_letters.executing.LEASE", 0.4)  # renewed ten times a second
+    monkeypatch.setattr("django_kafka.dead_letters.claiming.LEASE", 0.4)  # renewed ten times a second
     handled_by.clear()
     begun.clear()
     go_on.clear()
@@ -745,7 +803,7 @@ def test_a_failure_that_overtakes_the_end_of_its_replay_stands(
         add_attempt("default", DeadLetter.objects.get(), failure, "worker")
         return delivery
 
-    monkeypatch.setattr("django_kafka.dead_letters.executing.send_now", send_and_fail_at_once)
+    monkeypatch.setattr("django_kafka.dead_letters.targets.send_now", send_and_fail_at_once)
     executor.run_next()
 
     letter.refresh_from_db()

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from django_kafka.dead_letters import executing, grouping, holds, replaying, retention
+from django_kafka.dead_letters import grouping, holds, replaying, retention, tidying
 from django_kafka.dead_letters.executing import Executor
 from django_kafka.models import DeadLetter, DeadLetterAttempt, FailureGroup, FailureHour, FailureTally, Hold, Replay
 from tests.letters import dead_letter
@@ -200,7 +200,7 @@ def test_whoever_carries_out_replays_adds_up_all_that_waits(monkeypatch: pytest.
 
 
 def test_whoever_carries_out_replays_prunes_every_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executing, "_PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(tidying, "_PRUNED_AT_ONCE", 2)
     monkeypatch.setattr(retention, "_PIECE", 2)
     for _ in range(5):
         letter()
@@ -208,7 +208,7 @@ def test_whoever_carries_out_replays_prunes_every_so_often(monkeypatch: pytest.M
     try:
         executor.tidy_up()
         assert len(left()) == 5
-        executor._prune_at = 0.0
+        executor._tidying._prune_at = 0.0
         # There was more to do than it does at once.
         for count in (3, 1, 0, 0):
             executor.tidy_up()

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import django
 import pytest
 
-from tests import run
+from tests import conftest, run
 from tests.servers.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +35,39 @@ def test_every_python_and_every_django_runs_at_least_once() -> None:
 
     *_, fast = run.stages(["3.12"])
     assert "gssapi,py312-django52,py312-django60,lint,types" in fast.arguments
+
+
+def test_only_what_lies_between_the_oldest_and_the_newest_runs_briefly() -> None:
+    brief = {
+        ("3.11", "3.12", "3.13"): ("py312-django60",),
+        ("3.11", "3.13"): ("py313-django60",),
+        ("3.12",): ("py312-django60",),
+        ("3.11",): (),
+    }
+    for found, between in brief.items():
+        whole, _, fast = run.stages(found)
+        assert (whole.brief, fast.brief) == ((), between)
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "fixtures", "runs"),
+    [
+        ("py312-django60", "test_effect_once.py", ["workplace", "embedded"], False),
+        ("py312-django60", "test_event_loop.py", ["workplace", "embedded"], True),
+        ("py312-django60", "test_admin.py", ["client", "db"], True),
+        ("py311-django52", "test_effect_once.py", ["workplace", "embedded"], True),
+        ("", "test_effect_once.py", ["workplace", "embedded"], True),
+    ],
+)
+def test_a_brief_run_leaves_out_workers_on_a_cluster_only(
+    monkeypatch: pytest.MonkeyPatch, environment: str, file: str, fixtures: list[str], runs: bool
+) -> None:
+    monkeypatch.setenv("DJANGO_KAFKA_TEST_BRIEF", "py312-django60")
+    monkeypatch.setenv("TOX_ENV_NAME", environment)
+    item = SimpleNamespace(path=Path(file), fixturenames=fixtures)
+
+    assert (not conftest.is_brief() or conftest.belongs_to_brief(item)) is runs  # type: ignore[arg-type]
+    assert all((ROOT / "tests" / name).exists() for name in conftest.DIFFERENT)
 
 
 def test_a_short_chaos_run_is_part_of_every_run_and_names_its_seed() -> None:
@@ -103,6 +137,7 @@ def test_what_a_bare_machine_lacks_is_named_with_its_package(tmp_path: Path, mon
         "java": "default-jre-headless",
         "mvn": "maven",
         "openssl": "openssl",
+        "chromium": "chromium",
         **{what: package for what, package, _place in run.KERBEROS},
     }
 

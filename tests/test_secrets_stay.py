@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import traceback
 from dataclasses import asdict
@@ -17,12 +18,20 @@ from pytest_django import Settings
 
 from django_kafka import services
 from django_kafka.consuming.crew import Crew
-from django_kafka.exceptions import ConfigurationError
+from django_kafka.dead_letters.stored import StoredMessage
+from django_kafka.exceptions import ConfigurationError, KafkaError
+from django_kafka.handlers import decoder_for
+from django_kafka.messages import Message
 from django_kafka.monitoring import probes
 from tests.doctoring import consumers, doctor
+from tests.letters import dead_letter
+from tests.registries import Front
+from tests.registries.schemas import AVRO
 from tests.secured import PASSWORDS, Provider, SecuredKafka
-from tests.secured.certificates import KEY_PASSWORD
+from tests.secured.certificates import KEY_PASSWORD, Certificates
 from tests.secured.logins import REFUSED, password
+from tests.secured.provider import CLIENTS
+from tests.sending import NOBODY
 from tests.servers.processes import wait_until
 from tests.urls import urlpatterns as others
 
@@ -145,3 +154,76 @@ def test_nothing_that_is_printed_has_a_secret_in_it_with(
 
     secrets = ["hunter2", *PASSWORDS.values(), KEY_PASSWORD, REGISTRY, *provider.given]
     assert [(secret, number) for number, text in enumerate(said) for secret in secrets if secret in text] == []
+
+
+def registries_that_fail(front: Front, provider: Provider, certificates: Certificates) -> dict[str, dict[str, Any]]:
+    """Return `schema_registry` by how it fails."""
+    front.login = ("alice", f"right-{REGISTRY}")
+    oauth = {"token_url": provider.url, "client_id": "alice"}
+    locked = certificates.locked_client.tls
+    return {
+        "a wrong password": {"username": "alice", "password": REGISTRY},
+        "a wrong token": {"token": REGISTRY},
+        "a wrong client secret": {"oauth": {**oauth, "client_secret": REGISTRY}},
+        "a token that is refused": {"oauth": {**oauth, "client_secret": CLIENTS["alice"]}},
+        "a key that does not open": {"tls": {**locked, "key_password": f"{KEY_PASSWORD}-not"}},
+        "an answer of another": {"username": "alice", "password": REGISTRY, "url": f"{front.url}/nothing"},
+    }
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "a wrong password", "a wrong token", "a wrong client secret",
+        "a token that is refused", "a key that does not open", "an answer of another",
+    ],
+)  # fmt: skip
+def test_nothing_that_is_printed_has_a_secret_of_the_registry_in_it_with(
+    front: Front,
+    provider: Provider,
+    settings: Settings,
+    tmp_path: Path,
+    admin_client: Client,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    caplog.set_level("DEBUG")
+    settings.DEBUG = True
+    settings.ROOT_URLCONF = __name__
+    registry = registries_that_fail(front, provider, Certificates(tmp_path))[what]
+    settings.KAFKA = {
+        "brokers": [NOBODY],
+        "connection": {"timeout": "4s"},
+        "schema_registry": {"url": front.url, **registry},
+        "producers": {"default": {"serializer": "avro", "schema": AVRO}},
+        "consumers": {"ops": {"group_id": "g", "serializer": "avro", "topics": {"flights": {}}}},
+    }
+    if what == "an answer of another":
+        # It echoes what it was shown.
+        front.login = None
+        front.status, front.body = 403, f'{{"error_code":1,"message":"no {REGISTRY} here"}}'.encode()
+    admin_client.raise_request_exception = False
+    said = [
+        admin_client.get("/send/", headers={"accept": kind}).content.decode() for kind in ("text/html", "text/plain")
+    ]
+    assert "Request Method" in said[0]
+    assert "schema registry" in said[0]
+    letter = dead_letter(b"\0\0\0\0\1abc")
+    said.append(admin_client.get(f"/admin/lynx_kafka/deadletter/{letter.pk}/change/").content.decode())
+    assert "schema registry" in said[-1]
+    said.append(admin_client.get("/health/").content.decode())
+    said.append(admin_client.get("/checks/").content.decode())
+    for action in (
+        lambda: services.produce("flights", "k", {"flight": "UA", "delay": 1}),
+        lambda: decoder_for("ops", "flights").value(Message(StoredMessage(letter), decoder_for("ops", "flights"))),
+    ):
+        with pytest.raises(KafkaError) as raised:
+            action()
+        said.append(with_locals(raised.value))
+        said.append("".join(traceback.format_exception(raised.value)))
+    for arguments in ([], ["--json"]):
+        said.append(doctor("--timeout", "2s", *arguments)[1])
+    said.append(caplog.text)
+    secrets = [REGISTRY, KEY_PASSWORD, *CLIENTS.values(), *provider.given]
+    basic = [base64.b64encode(f"alice:{each}".encode()).decode() for each in (*secrets, f"right-{REGISTRY}")]
+    assert [(each, number) for number, text in enumerate(said) for each in (*secrets, *basic) if each in text] == []

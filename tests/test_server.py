@@ -88,7 +88,7 @@ def test_more_than_it_answers_at_a_time_are_turned_away(monkeypatch: pytest.Monk
             except (http.client.HTTPException, OSError):
                 return False
 
-        wait_until(answered, 5)
+        wait_until(answered)
 
 
 def test_a_port_that_is_taken_is_said_once_and_had_as_soon_as_it_is_free(
@@ -98,7 +98,7 @@ def test_a_port_that_is_taken_is_said_once_and_had_as_soon_as_it_is_free(
     with running({"/hello": hello}) as first:
         second = Server(first.address, first.port, {"/hello": hello})
         second.start()
-        wait_until(lambda: second.reason, 5)
+        wait_until(lambda: second.reason)
         assert not second.listening.wait(0.3)
     try:
         assert second.listening.wait(5)
@@ -115,7 +115,7 @@ def test_a_port_that_is_taken_is_said_once_and_had_as_soon_as_it_is_free(
 def test_an_address_that_this_host_does_not_have_is_said(caplog: pytest.LogCaptureFixture) -> None:
     made = Server("192.0.2.1", 0, {})
     made.start()
-    wait_until(lambda: made.reason, 5)
+    wait_until(lambda: made.reason)
     made.end()
 
     assert "http://192.0.2.1:0 cannot be had" in caplog.text

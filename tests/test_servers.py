@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from tests.conftest import running
-from tests.servers import PostgreSQL, Redis, Unavailable
+from tests.servers import PostgreSQL, Redis, Unavailable, shared
 from tests.servers import kafka as kafka_module
 from tests.servers import postgresql as postgresql_module
 from tests.servers.kafka import Kafka
@@ -193,3 +195,102 @@ def test_a_port_that_was_given_away_is_not_given_away_by_another_process() -> No
     code = f"from tests.servers.processes import reserve; print(reserve({port}), reserve({port + 20000}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+# --- one server for several test processes ----------------------------------------------------------------------------
+
+SHARING = """
+import sys, time
+from pathlib import Path
+from tests.servers import shared
+from tests.servers.kafka import Kafka
+
+directory, name = Path(sys.argv[1]), sys.argv[2]
+
+class Pretended(Kafka):
+    def close(self):
+        (directory / "stopped").write_text(name)
+
+def start():
+    made = Pretended()
+    with (directory / "started").open("a") as file:
+        file.write(f"{name}\\n")
+    return made
+
+with shared.lent(directory, start, shared.Lent) as found:
+    print(found.port, flush=True)
+    (directory / f"{name} uses it").touch()
+    while not (directory / f"{name} may go").exists():
+        time.sleep(0.01)
+"""
+
+
+class Sharing:
+    """Processes that use one server."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.programs: dict[str, Program] = {}
+
+    def begin(self, name: str) -> None:
+        command = [sys.executable, "-c", SHARING, self.directory, name]
+        self.programs[name] = Program.start(command, log=self.directory / f"{name}.log", cwd=ROOT)
+        wait_until(lambda: (self.directory / f"{name} uses it").exists(), message=self.programs[name].output())
+
+    def end(self, name: str) -> None:
+        (self.directory / f"{name} may go").touch()
+
+    def text(self, name: str) -> str:
+        path = self.directory / name
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[Sharing]:
+    made = Sharing(tmp_path)
+    yield made
+    for program in made.programs.values():
+        program.end()
+
+
+def test_test_processes_of_one_run_share_a_server_that_outlives_whoever_still_uses_it(sharing: Sharing) -> None:
+    for name in ("first", "second", "third"):
+        sharing.begin(name)
+    assert sharing.text("started") == "first\n"
+    assert len({sharing.programs[name].output() for name in sharing.programs}) == 1
+    sharing.end("first")
+    sharing.end("second")
+    assert sharing.programs["second"].wait(20) == 0
+    assert (sharing.programs["first"].poll(), sharing.text("stopped")) == (None, "")
+    sharing.end("third")
+    assert [sharing.programs[name].wait(20) for name in ("third", "first")] == [0, 0]
+    assert sharing.text("stopped") == "first"
+    sharing.begin("late")
+    assert sharing.text("started") == "first\nlate\n"
+
+
+def test_who_was_killed_is_waited_for_by_nobody_and_its_server_is_started_again(sharing: Sharing) -> None:
+    for name in ("first", "second"):
+        sharing.begin(name)
+    sharing.programs["second"].kill()
+    sharing.end("first")
+    assert sharing.programs["first"].wait(20) == 0
+    assert sharing.text("stopped") == "first"
+    sharing.begin("third")
+    sharing.programs["third"].kill()
+    sharing.programs["third"].wait(20)
+    sharing.begin("fourth")
+    assert sharing.text("started") == "first\nthird\nfourth\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"), [(shared.Lent, "own_brokers"), (shared.LentRegistry, "what stands before yours")]
+)
+def test_a_server_that_others_use_is_not_stopped(tmp_path: Path, kind: Any, advice: str) -> None:
+    lent = kind(1, tmp_path)
+    lent.start()
+    for stop in (lent.stop, lent.kill, lent.restart):
+        with pytest.raises(AssertionError, match=advice):
+            stop()
+    lent.close()
+    assert tmp_path.exists()

@@ -58,7 +58,7 @@ def landed(far: Far, count: int) -> list[int]:
 
 
 def handled(workplace: Workplace, offset: int) -> None:
-    wait_until(lambda: workplace.committed() == {0: offset}, 30)
+    wait_until(lambda: workplace.committed() == {0: offset})
 
 
 def consume(workplace: Workplace, handler: Callable[..., Any], **options: Any) -> None:

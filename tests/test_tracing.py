@@ -129,7 +129,7 @@ def test_each_attempt_has_a_span_that_says_what_it_failed_with(spans: Spans, wor
     workplace.consume(handle, retry={"max_retries": 3, "backoff": "10ms", "jitter": 0})
     workplace.send([{"n": 1}])
     with workplace.worker():
-        wait_until(lambda: len(spans.named("process")) == 3, 20)
+        wait_until(lambda: len(spans.named("process")) == 3)
     attempts = spans.named("process")
     assert [attribute(one, "lynx_kafka.attempt") for one in attempts] == [1, 2, 3]
     assert [attribute(one, "error.type") for one in attempts] == ["ValueError", "ValueError", None]
@@ -175,7 +175,7 @@ def test_what_runs_together_has_one_span_with_a_link_to_each_message(
     sent = {id_of(one) for one in spans.named("send")}
     workplace.send([{"n": 3}])
     with workplace.worker():
-        wait_until(lambda: len(seen) == 4, 20)
+        wait_until(lambda: len(seen) == 4)
 
     linked = [link.context.span_id for span in spans.named("process") for link in span.links]
     assert sorted(linked) == sorted(sent)
@@ -196,7 +196,7 @@ def test_a_replay_is_a_trace_of_its_own_linked_to_the_record_and_the_attempt_tha
     with spans.tracer.start_as_current_span("request"):
         services.produce(workplace.topic, None, {"n": 1}).result(10)
     with workplace.worker():
-        wait_until(lambda: DeadLetter.objects.exists(), 20)
+        wait_until(lambda: DeadLetter.objects.exists())
     send, failed = spans.one("send"), spans.one("process")
     spans.exporter.clear()
     mended.set()
@@ -226,8 +226,8 @@ def test_coroutines_have_their_context_each(spans: Spans, workplace: Workplace) 
     workplace.cluster.create_topic(f"{workplace.topic}.out", 1)
     workplace.send(range(5))
     with workplace.worker():
-        wait_until(lambda: len(spans.named(f"send {workplace.topic}.out")) == 5, 20)
-        wait_until(lambda: len(spans.named("process")) == 5, 20)
+        wait_until(lambda: len(spans.named(f"send {workplace.topic}.out")) == 5)
+        wait_until(lambda: len(spans.named("process")) == 5)
     process = {id_of(one): attribute(one, "messaging.kafka.offset") for one in spans.named("process")}
     inner = {id_of(one): (int(one.name.split()[1]), parent_of(one)) for one in spans.named("inner")}
     assert {number: process[parent or 0] for number, parent in inner.values()} == {n: n for n in range(5)}
@@ -251,7 +251,7 @@ def test_records_of_a_batch_have_their_context_each_and_keep_one_that_they_bring
         )
     for one in deliveries:
         one.result(10)
-    wait_until(lambda: len(spans.named("send")) == 3, 10)
+    wait_until(lambda: len(spans.named("send")) == 3)
     told = {message.value(): headers(message)["traceparent"].decode() for message in read(embedded, name, 3)}
     by_key = {attribute(one, "messaging.kafka.message.key"): one for one in spans.named("send")}
     assert told[b"1"].split("-")[2] == f"{id_of(by_key['a']):016x}"
@@ -280,7 +280,7 @@ def test_contexts_of_strangers_break_nothing(spans: Spans, workplace: Workplace,
     more = [("traceparent", value), ("tracestate", b"\x00=;,"), ("baggage", b"a=b,,;=" * 50)]
     workplace.send([1], headers=more)
     with workplace.worker():
-        wait_until(lambda: seen == [1], 20)
+        wait_until(lambda: seen == [1])
         span = spans.one("process")
     assert parent_of(span) is None
     assert not span.links
@@ -305,7 +305,7 @@ def test_what_propagators_of_the_project_raise_fails_no_message(
     workplace.consume(lambda message: seen.append(message.value))
     services.produce(workplace.topic, None, 1).result(10)
     with workplace.worker():
-        wait_until(lambda: seen == [1], 20)
+        wait_until(lambda: seen == [1])
         assert spans.one("process").status.status_code.name == "UNSET"
 
 
@@ -319,7 +319,7 @@ def test_a_provider_that_is_set_later_is_noticed(
     assert not producers["default"].traced
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     late = Spans(provider)
-    wait_until(lambda: producers["default"].traced, 10)
+    wait_until(lambda: producers["default"].traced)
     services.produce(name, b"k", b"2").result(10)
     assert late.one("send")
     assert sorted("traceparent" in headers(message) for message in read(embedded, name, 2)) == [False, True]
@@ -344,8 +344,8 @@ def test_what_processors_of_the_project_raise_fails_no_message(
     workplace.consume(lambda message: seen.append(message.value))
     services.produce(workplace.topic, None, 1).result(10)
     with workplace.worker() as worker:
-        wait_until(lambda: seen == [1], 20)
-        wait_until(lambda: worker.tally.handled == 1, 20)
+        wait_until(lambda: seen == [1])
+        wait_until(lambda: worker.tally.handled == 1)
     assert not DeadLetter.objects.exists()
 
 
@@ -388,7 +388,7 @@ def test_a_list_of_which_one_failed_is_an_error(spans: Spans, workplace: Workpla
     workplace.send([1])
     workplace.send([2])
     with workplace.worker():
-        wait_until(lambda: DeadLetter.objects.count() == 2, 20)
+        wait_until(lambda: DeadLetter.objects.count() == 2)
     kinds = {attribute(one, "error.type") for one in spans.named("process")}
     # The first fetch may find one alone, which has the error that it is named with.
     assert kinds <= {"ValueError", "django_kafka.exceptions.BatchFailed"}
@@ -411,7 +411,7 @@ def test_what_goes_on_as_it_was_gets_no_header_that_it_did_not_have(
     workplace.cluster.create_topic(f"{workplace.group}.{workplace.topic}.retry.1", 1)
     workplace.send([1], headers=[("kind", b"arrival")])
     with workplace.worker():
-        wait_until(lambda: DeadLetter.objects.exists(), 20)
+        wait_until(lambda: DeadLetter.objects.exists())
         replaying.request([DeadLetter.objects.get().pk], target="topic")
         executor = Executor()
         try:
@@ -419,7 +419,7 @@ def test_what_goes_on_as_it_was_gets_no_header_that_it_did_not_have(
         finally:
             executor.close()
         assert replay.state == "succeeded"
-        wait_until(lambda: sum(letter.attempts for letter in DeadLetter.objects.all()) == 2 * (1 + retries), 20)
+        wait_until(lambda: sum(letter.attempts for letter in DeadLetter.objects.all()) == 2 * (1 + retries))
     assert DeadLetter.objects.count() == 1
     first, again = set(seen[: 1 + retries]), set(seen[1 + retries :])
     assert first == {(("kind", b"arrival"),)}

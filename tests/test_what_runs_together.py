@@ -407,7 +407,7 @@ def test_one_that_fails_among_others_waits_in_a_retry_topic(workplace: Workplace
     workplace.cluster.create_topic(f"{workplace.group}.{workplace.topic}.retry.1", 1)
     workplace.send(range(12))
     with workplace.worker():
-        wait_until(lambda: len(effects()) == 12, 30)
+        wait_until(lambda: len(effects()) == 12)
         handled(workplace, 12)
     assert [one for one in attempts if one[1] == 2] == [(2, 2), (6, 2), (10, 2)]
     assert not workplace.letters()

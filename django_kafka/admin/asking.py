@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import django
@@ -13,6 +13,8 @@ from django.contrib.contenttypes.models import ContentType
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+
+from ..dead_letters import audit
 
 SHOWN = 5
 """Rows named on the page."""
@@ -58,8 +60,15 @@ def ask(
     return TemplateResponse(request, "admin/lynx_kafka/confirmation.html", whole)
 
 
-def enter(rows: Iterable[Model], model: type[Model], user: Any, sentence: str) -> None:
-    """Enter into the history of each row what a person did to it."""
+def enter(
+    rows: Collection[Model], model: type[Model], user: Any, sentence: str, *, verb: str, reason: str = ""
+) -> None:
+    """Enter into the history of each row, and into the audit, what a person did to it. Part of a transaction.
+
+    A `verb` that is "" is in the audit already.
+    """
+    if verb:
+        audit.note(user, verb, rows, reason=reason)
     content_type = ContentType.objects.get_for_model(model)
     LogEntry.objects.bulk_create(
         LogEntry(

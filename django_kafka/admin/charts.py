@@ -18,7 +18,7 @@ from django.utils.translation import ngettext
 from ..history import MINUTES
 from ..models import Worker
 from ..monitoring import analytics
-from ..monitoring.figures import ConsumerWindow, Percentiles
+from ..monitoring.figures import ConsumerMetrics, ConsumerWindow, Percentiles
 from . import showing
 
 WIDTH, HEIGHT = 360, 128
@@ -91,7 +91,7 @@ class Figures:
     """All that the page shows of a worker's last minutes."""
 
     charts: Sequence[Chart]
-    """Throughput, failed attempts, and how long handlers took."""
+    """Throughput, failed attempts, how long handlers took, and how old messages were."""
     windows: Sequence[Row]
     """The last 1, 5 and 15 minutes."""
     minutes: Sequence[Row]
@@ -111,12 +111,15 @@ class Figures:
 def of(worker: Worker) -> Figures | None:
     """Return what a worker says of its last minutes; None when it says nothing that this version reads."""
     metrics = analytics.of_worker(worker)
-    if metrics is None:
-        return None
+    return None if metrics is None else of_metrics(metrics)
+
+
+def of_metrics(metrics: ConsumerMetrics) -> Figures:
+    """Return what all workers of a consumer did in their last minutes."""
     minutes, made = metrics.history, metrics.connections
     names = {"1m": _("1 minute"), "5m": _("5 minutes"), "15m": _("15 minutes")}
     return Figures(
-        charts=[_throughput(minutes), _failures(minutes), _durations(minutes)],
+        charts=[_throughput(minutes), _failures(minutes), _durations(minutes), _ages(minutes)],
         windows=[Row(name=names[name], cells=_cells(one)) for name, one in metrics.windows.items()],
         minutes=[Row(name=_before(number), cells=_cells(one)) for number, one in enumerate(reversed(minutes))],
         connections=_("active %(active)s, made %(total)s, failed %(errors)s")
@@ -144,19 +147,28 @@ def _chart(name: str, title: str, sentence: str, values: Sequence[float]) -> Cha
 
 
 def _durations(minutes: Sequence[ConsumerWindow]) -> Chart:
-    found = {name: [getattr(one.duration, name) for one in minutes] for name in PERCENTILES}
+    sentence = _("In each minute 99 of 100 attempts took no longer than %(least)s to %(most)s.")
+    found = [one.duration for one in minutes]
+    return _percentiles("durations", _("How long an attempt took"), sentence, _("No attempt was made."), found)
+
+
+def _ages(minutes: Sequence[ConsumerWindow]) -> Chart:
+    sentence = _("In each minute 99 of 100 messages were no older than %(least)s to %(most)s when they were settled.")
+    found = [one.age for one in minutes]
+    return _percentiles("ages", _("From produced to settled"), sentence, _("No message was settled."), found)
+
+
+def _percentiles(name: str, title: str, sentence: str, nothing: str, values: Sequence[Percentiles]) -> Chart:
+    found = {one: [getattr(value, one) for value in values] for one in PERCENTILES}
     slowest = [value for value in found["p99"] if value is not None]
     top = _round_up(max(slowest, default=0.0))
-    says = _("No attempt was made.")
-    if slowest:
-        sentence = _("In each minute 99 of 100 attempts took no longer than %(least)s to %(most)s.")
-        says = sentence % {"least": duration(min(slowest)), "most": duration(max(slowest))}
+    says = sentence % {"least": duration(min(slowest)), "most": duration(max(slowest))} if slowest else nothing
     return Chart(
-        name="durations",
-        title=_("How long an attempt took"),
+        name=name,
+        title=title,
         says=says,
         top=duration(top) if top else "",
-        lines=[Line(name=name, path=_path(values, top)) for name, values in found.items()],
+        lines=[Line(name=one, path=_path(steps, top)) for one, steps in found.items()],
     )
 
 

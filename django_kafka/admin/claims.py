@@ -7,26 +7,23 @@ from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db.models import Count, F, Q, QuerySet
-from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from .. import conf
+from ..dead_letters import permits
 from ..models import Claim, Worker
 from . import showing
 from .reading import ReadOnly
-
-PERMISSION = "lynx_kafka.view_claim"
 
 
 @admin.register(Claim)
 class ClaimAdmin(ReadOnly):
     """Up to where the effects of each partition are there, and which worker claimed it last."""
 
-    list_display = ("place_shown", "offset", "beyond_shown", "consumer_shown", "group_shown", "cluster_shown", "epoch",
-                    "worker_shown", "claimed_at")  # fmt: skip
+    list_display = ("whose_shown", "offset", "beyond_shown", "epoch", "claimed_shown")
     list_filter = tuple((name, admin.AllValuesFieldListFilter) for name in ("consumer", "group_id", "cluster", "topic"))
     search_fields = ("topic", "consumer", "group_id", "worker")
     ordering = ("cluster", "group_id", "topic", "partition")
@@ -35,7 +32,7 @@ class ClaimAdmin(ReadOnly):
     readonly_fields = fields
     show_full_result_count = False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Claim]:
+    def rows(self) -> QuerySet[Claim]:
         """Return claims with the number of messages beyond their offset that are settled."""
         return claims().annotate(beyond=Count("settled", filter=Q(settled__offset__gte=F("offset"))))
 
@@ -43,6 +40,17 @@ class ClaimAdmin(ReadOnly):
     def place_shown(self, claim: Claim) -> str:
         """Show topic[partition]."""
         return showing.topic(f"{claim.topic}[{claim.partition}]")
+
+    @admin.display(description=_("partition"), ordering="topic")
+    def whose_shown(self, claim: Claim) -> str:
+        """Show topic[partition], and below it consumer, group and cluster."""
+        names = (claim.consumer, claim.group_id, claim.cluster)
+        return showing.quietly(self.place_shown(claim), *map(showing.line, dict.fromkeys(names)))
+
+    @admin.display(description=_("claimed"), ordering="claimed_at")
+    def claimed_shown(self, claim: Claim) -> str:
+        """Show how long ago it was claimed the last time, and by which process."""
+        return showing.quietly(showing.ago(claim.claimed_at), showing.line(claim.worker))
 
     @admin.display(description=_("settled beyond"), ordering=F("beyond"))
     def beyond_shown(self, claim: Any) -> int:
@@ -84,6 +92,11 @@ class ClaimAdmin(ReadOnly):
 def claims() -> QuerySet[Claim]:
     """Return all claims: they are where the dead letters are, with which they are committed."""
     return Claim.objects.using(conf.kafka().dead_letters.database)
+
+
+def may_view(user: Any, worker: Worker) -> bool:
+    """Tell whether a person may look at the claims of a worker's consumer."""
+    return permits.may(user, permits.Verb.VIEW, Claim(consumer=worker.consumer))
 
 
 def link_of(worker: Worker, site: str) -> str:

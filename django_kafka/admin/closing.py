@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import F, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
@@ -14,16 +14,13 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from .. import conf
+from ..dead_letters import permits
 from ..models import Worker
 from ..monitoring import heartbeats
-from . import asking, showing
-from .letters import badge
+from . import asking, refusing, showing
+from .badges import badge
 from .reading import ReadOnly
 
-PERMISSION = "lynx_kafka.close_circuit"
-"""Nobody has it unless it was given; superusers have all."""
-
-_VERBS = "circuit_verbs"
 _VERB = {
     "label": _("Close the circuit"),
     "hints": (
@@ -39,14 +36,12 @@ class Closing(ReadOnly):
 
     actions = ["close_circuits"]
 
-    def has_close_circuit_permission(self, request: HttpRequest) -> bool:
-        """Tell whether the person may close circuits."""
-        return bool(self.has_view_permission(request) and request.user.has_perm(PERMISSION))
-
-    def get_fields(self, request: HttpRequest, obj: Worker | None = None) -> Any:
-        """Return what the page shows; buttons only for those who may press them."""
-        fields = super().get_fields(request, obj)
-        return fields if self.has_close_circuit_permission(request) else [one for one in fields if one != _VERBS]
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return the worker, and why the person may not close its circuit."""
+        worker = super().get_object(request, object_id, from_field)
+        if worker is not None:
+            worker.refusal = permits.refusal(request.user, permits.Verb.CONTROL_WORKERS, worker)
+        return worker
 
     def get_urls(self) -> list[Any]:
         """Return the admin's own URLs and that of closing one circuit."""
@@ -65,30 +60,39 @@ class Closing(ReadOnly):
         return showing.line(worker.circuit_reason, 500)
 
     @admin.display(description=_("what can be done"))
-    def circuit_verbs(self, worker: Worker) -> str:
+    def circuit_verbs(self, worker: Any) -> str:
         """Show the way to closing the circuit, or that it was asked for."""
         if not _closable(Worker.objects.using(_database()).filter(pk=worker.pk)).exists():
             asked = worker.circuit != Worker.Circuit.CLOSED and worker.circuit_close_asked == worker.circuit_episode
             return str(_("It was asked to close.")) if asked else "–"
+        if worker.refusal:
+            return format_html(
+                '<span class="button lynx-kafka-refused" role="button" tabindex="0" aria-disabled="true">{}</span>'
+                '<p class="lynx-kafka-refusal">{}</p>', _VERB["label"], worker.refusal,
+            )  # fmt: skip
         url = reverse("admin:lynx_kafka_worker_close", args=[worker.pk], current_app=self.admin_site.name)
         return format_html('<a class="button" href="{}" role="button">{}</a>', url, _VERB["label"])
 
-    @admin.action(permissions=["close_circuit"], description=_("Close the circuits"))
+    @admin.action(description=_("Close the circuits"))
     def close_circuits(self, request: HttpRequest, chosen: QuerySet[Worker]) -> HttpResponse | None:
         """Ask about the workers that were selected in the list, or do it."""
+        refusing.demand_anywhere(request.user, permits.Verb.CONTROL_WORKERS, Worker)
+        chosen = permits.allowed(request.user, permits.Verb.CONTROL_WORKERS, chosen)
         if "confirmed" in request.POST:
             self._close(request, chosen)
             return None
         hidden = asking.selected(request, "close_circuits")
         return self._ask(request, chosen, back=request.get_full_path(), hidden=hidden)
 
+    close_circuits.permit = permits.Verb.CONTROL_WORKERS  # type: ignore[attr-defined]
+
     def close_view(self, request: HttpRequest, pk: str) -> HttpResponse:
         """Ask about one worker, or do it."""
-        if not self.has_close_circuit_permission(request):
-            raise PermissionDenied
+        refusing.demand_anywhere(request.user, permits.Verb.CONTROL_WORKERS, Worker)
         chosen = Worker.objects.using(_database()).filter(pk=pk)
-        if not chosen.exists():
+        if (worker := chosen.first()) is None:
             raise Http404
+        refusing.demand(request.user, permits.Verb.CONTROL_WORKERS, worker)
         back = reverse("admin:lynx_kafka_worker_change", args=[pk], current_app=self.admin_site.name)
         if request.method == "POST":
             self._close(request, chosen)
@@ -115,10 +119,11 @@ class Closing(ReadOnly):
 
     def _close(self, request: HttpRequest, chosen: QuerySet[Worker]) -> None:
         fitting = list(_closable(chosen))
-        asked = heartbeats.ask_to_close(
-            Worker.objects.using(_database()).filter(pk__in=[worker.pk for worker in fitting])
-        )
-        asking.enter(fitting, Worker, request.user, "Asked to close its circuit.")
+        with transaction.atomic(using=_database()):
+            asked = heartbeats.ask_to_close(
+                Worker.objects.using(_database()).filter(pk__in=[worker.pk for worker in fitting])
+            )
+            asking.enter(fitting, Worker, request.user, "Asked to close its circuit.", verb="close circuit")
         if asked:
             sentence = ngettext(
                 "%d worker was asked to close its circuit; it does so at its next heartbeat.",

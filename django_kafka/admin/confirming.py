@@ -6,40 +6,34 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import Max, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
-from .. import tasks
-from ..dead_letters import groups, replaying
+from .. import carriers
+from ..dead_letters import groups, permits, replaying
 from ..models import DeadLetter
-from . import asking, showing
+from . import asking, many, refusing, showing, topics
 from .reading import ReadOnly
 from .verbs import VERBS, Outcome, Verb, carry_out
 
-PERMISSION = "lynx_kafka.replay_deadletter"
-"""Needed for every verb. Nobody has it unless it was given; superusers have all."""
-
 
 def _action(verb: Verb) -> Callable[..., HttpResponse | None]:
-    @admin.action(permissions=["replay"], description=verb.label)
+    @admin.action(description=verb.label)
     def action(admin: Confirming, request: HttpRequest, chosen: QuerySet[DeadLetter]) -> HttpResponse | None:
         return admin.action_view(request, verb, chosen)
 
     action.__name__ = verb.name
+    action.permit = verb.permit  # type: ignore[attr-defined]
     return action
 
 
 class Confirming(ReadOnly):
     """Verbs, asked twice and done once."""
 
-    actions = [_action(verb) for verb in VERBS]
-
-    def has_replay_permission(self, request: HttpRequest) -> bool:
-        """Tell whether the person may do anything with letters at all."""
-        return bool(self.has_view_permission(request) and request.user.has_perm(PERMISSION))
+    actions = [_action(verb) for verb in VERBS if verb.of_lists]
 
     def url(self, name: str, *arguments: object) -> str:
         """Return where a page of dead letters is."""
@@ -49,47 +43,97 @@ class Confirming(ReadOnly):
         """Return what all pages of ours need."""
         return asking.page_context(self, title, self.url("changelist"))
 
-    def fitting(self, letter: DeadLetter) -> list[dict[str, Any]]:
-        """Return the verbs that fit one letter, and where they lead."""
+    def fitting(self, request: HttpRequest, letter: DeadLetter) -> list[dict[str, Any]]:
+        """Return the verbs that fit one letter, where they lead, and why the person may not."""
         this = replaying.letters().filter(pk=letter.pk)
-        return [{"verb": verb, "url": self.url(verb.name, letter.pk)} for verb in VERBS if verb.fits(this).exists()]
+        return [
+            {
+                "verb": verb,
+                "url": self.url(verb.name, letter.pk),
+                "refusal": permits.refusal(request.user, verb.permit, letter),
+            }
+            for verb in VERBS
+            if verb.fits(this).exists()
+        ]
 
     def verb_view(self, request: HttpRequest, letter_id: int, verb: Verb) -> HttpResponse:
         """Ask about one letter, or do it."""
-        if not self.has_replay_permission(request):
-            raise PermissionDenied
+        refusing.demand_anywhere(request.user, verb.permit)
         chosen = replaying.letters().filter(pk=letter_id)
-        if not chosen.exists():
+        if (letter := chosen.only("consumer").first()) is None:
             raise Http404
+        refusing.demand(request.user, verb.permit, letter)
         back = self.url("change", letter_id)
-        if request.method == "POST":
-            self._carry_out(request, verb, chosen)
+        answer = topics.answer(request, verb, chosen)
+        if request.method == "POST" and answer.verb is not None:
+            self._carry_out(request, answer.verb, chosen)
             return HttpResponseRedirect(back)
-        return self._ask(request, verb, chosen, back=back, hidden=[])
+        return self._ask(request, verb, chosen, back=back, hidden=[], answer=answer)
 
     def group_view(self, request: HttpRequest, group_id: int, verb_name: str) -> HttpResponse:
         """Ask about all open letters of a failure group, or do it."""
-        if not self.has_replay_permission(request):
-            raise PermissionDenied
         verb = next((each for each in VERBS if each.name == verb_name and each.of_groups), None)
+        refusing.demand_anywhere(request.user, permits.Verb.REPLAY if verb is None else verb.permit)
         chosen = replaying.letters().filter(failure_group=group_id, state=DeadLetter.State.OPEN)
-        if verb is None or not groups.groups().filter(pk=group_id).exists():
+        group = groups.groups().filter(pk=group_id).first()
+        if verb is None or group is None:
             raise Http404
+        refusing.demand(request.user, verb.permit, group)
         back = reverse("admin:lynx_kafka_failuregroup_change", args=[group_id], current_app=self.admin_site.name)
-        if request.method == "POST" and (asked := _asked_about(request, chosen)) is not None:
-            self._carry_out(request, verb, asked)
+        answer = topics.answer(request, verb, chosen)
+        asked = _asked_about(request, chosen) if request.method == "POST" else None
+        if asked is not None and answer.verb is not None:
+            # Not what an error said: the audit keeps it for ever.
+            description = f"{group.error_type}: {group.frame}" if group.frame else group.error_type
+            job = self._as_job(request, verb, asked, description, back=back, hidden=[], answer=answer)
+            if job is not None:
+                return job
+            self._carry_out(request, answer.verb, asked)
             return HttpResponseRedirect(back)
-        return self._ask(request, verb, chosen, back=back, hidden=[])
+        return self._ask(request, verb, chosen, back=back, hidden=[], answer=answer)
 
     def action_view(self, request: HttpRequest, verb: Verb, chosen: QuerySet[DeadLetter]) -> HttpResponse | None:
         """Ask about the letters that were selected in the list, or do it."""
-        if not self.has_replay_permission(request):
-            raise PermissionDenied
-        if "confirmed" in request.POST and (asked := _asked_about(request, chosen)) is not None:
-            self._carry_out(request, verb, asked)
+        refusing.demand_anywhere(request.user, verb.permit)
+        answer = topics.answer(request, verb, chosen)
+        asked = _asked_about(request, chosen) if "confirmed" in request.POST else None
+        hidden, back = asking.selected(request, verb.name), request.get_full_path()
+        if asked is not None and answer.verb is not None:
+            description = request.GET.urlencode()
+            job = self._as_job(request, verb, asked, description, back=back, hidden=hidden, answer=answer)
+            if job is not None:
+                return job
+            self._carry_out(request, answer.verb, asked)
             return None
-        hidden = asking.selected(request, verb.name)
-        return self._ask(request, verb, chosen, back=request.get_full_path(), hidden=hidden)
+        return self._ask(request, verb, chosen, back=back, hidden=hidden, answer=answer)
+
+    def _as_job(
+        self,
+        request: HttpRequest,
+        verb: Verb,
+        asked: QuerySet[DeadLetter],
+        description: str,
+        *,
+        back: str,
+        hidden: list[tuple[str, str]],
+        answer: topics.Answer,
+    ) -> HttpResponse | None:
+        """Make a job of the letters where the person wants one, or they are many; None: it is done without one."""
+        if verb.name not in many.TARGETS:
+            return None
+        permitted = permits.allowed(request.user, verb.permit, asked)
+        form = many.JobForm(many.enough(verb.fits(permitted)), request.POST)
+        if not form.wanted:
+            return None
+        if not form.is_valid():
+            return self._ask(request, verb, asked, back=back, hidden=hidden, answer=answer, form=form)
+        made = many.make(request, form, permitted, many.TARGETS[verb.name], description, answer.name)
+        outcome = Outcome(consumers={job.consumer for job in made})
+        say_who_carries_out(request, outcome, "kafka_replay --jobs")
+        if len(made) != 1 or not permits.may(request.user, permits.Verb.VIEW, made[0]):
+            return HttpResponseRedirect(back)
+        name = "admin:lynx_kafka_replayjob_change"
+        return HttpResponseRedirect(reverse(name, args=[made[0].pk], current_app=self.admin_site.name))
 
     def _ask(
         self,
@@ -99,8 +143,12 @@ class Confirming(ReadOnly):
         *,
         back: str,
         hidden: list[tuple[str, str]],
+        answer: topics.Answer,
+        form: many.JobForm | None = None,
     ) -> HttpResponse:
-        chosen = chosen.order_by("pk")
+        permitted = permits.allowed(request.user, verb.permit, chosen)
+        forbidden = chosen.count() - permitted.count() if permitted is not chosen else 0
+        chosen = permitted.order_by("pk")
         last = chosen.aggregate(last=Max("pk"))["last"] or 0
         count = chosen.filter(pk__lte=last).count()
         fitting = verb.fits(chosen).filter(pk__lte=last)
@@ -111,8 +159,12 @@ class Confirming(ReadOnly):
             "verb": verb,
             "question": verb.question % fits,
             "left_alone": verb.refused % (count - fits) if count > fits else "",
+            "forbidden": _forbidden(forbidden),
             "back": back,
+            "topic": answer if verb.asks_topic else None,
         }
+        if verb.name in many.TARGETS and fits > 1:
+            context["job_form"] = form or many.JobForm(fits)
         return asking.ask(self, request, context, fits=fits, first=first, hidden=[*hidden, ("until", last)])
 
     def _carry_out(self, request: HttpRequest, verb: Verb, chosen: QuerySet[DeadLetter]) -> None:
@@ -121,10 +173,21 @@ class Confirming(ReadOnly):
             messages.success(request, verb.done % outcome.done)
         if outcome.refused:
             messages.warning(request, verb.refused % outcome.refused)
+        if outcome.forbidden:
+            messages.warning(request, _forbidden(outcome.forbidden))
         if outcome.released:
             messages.info(request, _("What is parked behind them is released."))
         if (verb.asks_for_replay and outcome.done) or outcome.released:
-            _say_who_carries_out(request, outcome)
+            say_who_carries_out(request, outcome)
+
+
+def _forbidden(count: int) -> str:
+    sentence = ngettext(
+        "%d dead letter was left alone: you are not permitted to do this with its consumer.",
+        "%d dead letters were left alone: you are not permitted to do this with their consumers.",
+        count,
+    )
+    return sentence % count if count else ""
 
 
 def _asked_about(request: HttpRequest, chosen: QuerySet[DeadLetter]) -> QuerySet[DeadLetter] | None:
@@ -136,19 +199,20 @@ def _asked_about(request: HttpRequest, chosen: QuerySet[DeadLetter]) -> QuerySet
     return chosen.filter(pk__lte=int(until[:18])) if until.isdecimal() else None
 
 
-def _say_who_carries_out(request: HttpRequest, outcome: Outcome) -> None:
+def say_who_carries_out(request: HttpRequest, outcome: Outcome, command: str = "kafka_replay --requested") -> None:
     """Start what can be started, and tell the person who carries the replays out."""
-    command = "python manage.py kafka_replay --requested"
     for consumer in sorted(outcome.consumers):
-        names = {"consumer": showing.line(consumer), "command": command}
-        match tasks.dispatch(consumer):
-            case tasks.Carrier.WORKER:
+        names = {"consumer": showing.line(consumer), "command": f"python manage.py {command}"}
+        match carriers.dispatch(consumer):
+            case carriers.Carrier.WORKER:
                 messages.info(request, _("A running worker of consumer %(consumer)s carries it out.") % names)
-            case tasks.Carrier.CELERY:
+            case carriers.Carrier.CELERY:
                 messages.info(
                     request, _("No worker of consumer %(consumer)s runs; a Celery task carries it out.") % names
                 )
-            case tasks.Carrier.UNREACHABLE:
+            case carriers.Carrier.TASKS:
+                messages.info(request, _("No worker of consumer %(consumer)s runs; a task carries it out.") % names)
+            case carriers.Carrier.UNREACHABLE:
                 sentence = _(
                     "No worker of consumer %(consumer)s runs, and Celery’s broker cannot be reached. "
                     "Start a worker, or run: %(command)s"

@@ -12,9 +12,10 @@ from django.http import HttpRequest
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..dead_letters import groups, replaying
+from ..dead_letters import groups, parking, permits, replaying
 from ..models import DeadLetter
 from . import showing
+from .lists import NamesFilter
 
 
 class StandingFilter(admin.SimpleListFilter):
@@ -49,6 +50,27 @@ class StateFilter(StandingFilter):
         return [*DeadLetter.State.choices, ("all", _("All"))]
 
 
+class ConsumerFilter(admin.SimpleListFilter):
+    """Rows of one consumer; offered are those that the person may look at, without looking through the table."""
+
+    title = _("consumer")
+    parameter_name = "consumer"
+
+    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
+        self.field = model_admin.consumer_field
+        super().__init__(request, params, model, model_admin)
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Return the consumers."""
+        mine = permits.consumers_of(request.user, permits.Verb.VIEW, model_admin.model)
+        names = permits.known_consumers() if mine is None else mine
+        return [(name, showing.line(name)) for name in sorted(names)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the rows of that consumer."""
+        return queryset if (name := self.value()) is None else queryset.filter(**{self.field: name})
+
+
 class ReplayFilter(admin.SimpleListFilter):
     """Whether a replay was asked for and is not at its end."""
 
@@ -67,6 +89,15 @@ class ReplayFilter(admin.SimpleListFilter):
             case "none":
                 return queryset.exclude(replaying.outstanding())
         return None
+
+
+class CategoryFilter(NamesFilter):
+    """Why letters failed, by the categories that failure groups have: letters have no index of these alone."""
+
+    def names(self, model: Any, column: str, consumers: frozenset[str] | None) -> list[str]:
+        """Return those that groups have, and that of parked letters."""
+        found = groups.groups().filter(permits.within(consumers)).order_by()
+        return sorted({*found.values_list("category", flat=True).distinct(), parking.CATEGORY})
 
 
 class AttemptsFilter(admin.SimpleListFilter):
@@ -97,9 +128,9 @@ class _Of(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         """Return what was chosen."""
         value = self.used_parameters.get(str(self.parameter_name), "")
-        return [(value, self.label(int(value)))] if _is_id(value) else []
+        return [(value, self.label(request.user, int(value)))] if _is_id(value) else []
 
-    def label(self, pk: int) -> str:
+    def label(self, user: Any, pk: int) -> str:
         """Return what it is called."""
         raise NotImplementedError
 
@@ -110,9 +141,10 @@ class GroupFilter(_Of):
     title = _("failure group")
     parameter_name = "of_group"
 
-    def label(self, pk: int) -> str:
+    def label(self, user: Any, pk: int) -> str:
         """Return the group as text."""
-        return showing.line(str(groups.groups().filter(pk=pk).first() or "?"))
+        mine = permits.allowed(user, permits.Verb.VIEW, groups.groups(), model=DeadLetter)
+        return showing.line(str(mine.filter(pk=pk).first() or "?"))
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> QuerySet[DeadLetter]:
         """Return its letters."""
@@ -126,9 +158,14 @@ class KeyFilter(_Of):
     title = _("key")
     parameter_name = "key_of"
 
-    def label(self, pk: int) -> str:
+    def label(self, user: Any, pk: int) -> str:
         """Return the letter whose key it is."""
-        letter = replaying.letters().filter(pk=pk).only("topic", "partition", "offset").first()
+        letter = (
+            permits.allowed(user, permits.Verb.VIEW, replaying.letters())
+            .filter(pk=pk)
+            .only("topic", "partition", "offset")
+            .first()
+        )
         return gettext("that of %s") % showing.topic(str(letter or "?"))
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> QuerySet[DeadLetter]:
@@ -136,10 +173,35 @@ class KeyFilter(_Of):
         value = self.value()
         if not _is_id(value):
             return queryset
-        letter = replaying.letters().filter(pk=int(value)).only("topic", "key", "key_hash").first()
+        mine = permits.allowed(request.user, permits.Verb.VIEW, replaying.letters())
+        letter = mine.filter(pk=int(value)).only("topic", "key", "key_hash").first()
         if letter is None or letter.key is None:
             return queryset.none()
         return queryset.filter(replaying.with_key(bytes(letter.key)), topic=letter.topic)
+
+
+class TraceFilter(_Of):
+    """Letters of the trace of another one."""
+
+    title = _("trace")
+    parameter_name = "trace_of"
+
+    def label(self, user: Any, pk: int) -> str:
+        """Return the letter whose trace it is."""
+        mine = permits.allowed(user, permits.Verb.VIEW, replaying.letters())
+        letter = mine.filter(pk=pk).only("topic", "partition", "offset").first()
+        return gettext("that of %s") % showing.topic(str(letter or "?"))
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> QuerySet[DeadLetter]:
+        """Return letters of its trace."""
+        value = self.value()
+        if not _is_id(value):
+            return queryset
+        mine = permits.allowed(request.user, permits.Verb.VIEW, replaying.letters())
+        letter = mine.filter(pk=int(value)).only("trace_id").first()
+        if letter is None or not letter.trace_id:
+            return queryset.none()
+        return queryset.filter(trace_id=letter.trace_id)
 
 
 def _is_id(text: str | None) -> TypeGuard[str]:

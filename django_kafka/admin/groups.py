@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -14,23 +15,20 @@ from django.urls import path, reverse
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.http import urlencode
-from django.utils.timesince import timesince
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext, ngettext_lazy
 from django.views.decorators.http import require_POST
 
-from ..dead_letters import groups
+from ..dead_letters import groups, masking, permits
 from ..models import DeadLetter, FailureGroup
-from . import asking, showing
-from .confirming import PERMISSION as REPLAY_PERMISSION
+from . import asking, refusing, showing, sight
+from .badges import badge
 from .filters import GroupFilter, StandingFilter
-from .letters import badge
+from .lists import Bounded, ValuesFilter
 from .reading import ReadOnly
 from .sparklines import sparkline
 from .verbs import VERBS
 
-PERMISSION = "lynx_kafka.change_failuregroup"
-"""Needed to say what becomes of a group. Nobody has it unless it was given; superusers have all."""
 _LETTERS = 20
 """Letters on the page of a group, the latest."""
 
@@ -73,16 +71,17 @@ class GroupStateFilter(StandingFilter):
 def _action(state: str) -> Callable[..., None]:
     label, _logged, _done = _SAYINGS[state]  # type: ignore[index]
 
-    @admin.action(permissions=["say"], description=label)
+    @admin.action(description=label)
     def action(admin: FailureGroupAdmin, request: HttpRequest, chosen: QuerySet[FailureGroup]) -> None:
         admin.say(request, state, chosen)
 
     action.__name__ = f"say_{state}"
+    action.permit = permits.Verb.ANNOTATE  # type: ignore[attr-defined]
     return action
 
 
 @admin.register(FailureGroup)
-class FailureGroupAdmin(ReadOnly):
+class FailureGroupAdmin(Bounded, ReadOnly):
     """Causes of dead letters: how often, since when, and who looks after them."""
 
     list_display = ("cause", "state_shown", "letters_shown", "trend", "last_seen")
@@ -90,22 +89,16 @@ class FailureGroupAdmin(ReadOnly):
         GroupStateFilter,
         ("consumer", admin.AllValuesFieldListFilter),
         ("category", admin.AllValuesFieldListFilter),
-        ("owner", admin.AllValuesFieldListFilter),
+        ("owner", ValuesFilter),
         ("last_seen_at", admin.DateFieldListFilter),
     )
     search_fields = ("error_type", "example", "handler", "frame", "consumer", "note", "owner")
     search_help_text = _("Error, handler, function, consumer, note, or owner")
-    show_full_result_count = False
-    list_per_page = 50
     actions = [_action(state) for state in _SAYINGS]
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[FailureGroup]:
+    def rows(self) -> QuerySet[FailureGroup]:
         """Return all groups with what is counted of them."""
         return groups.counted()
-
-    def has_say_permission(self, request: HttpRequest) -> bool:
-        """Tell whether the person may say what becomes of a group."""
-        return bool(self.has_view_permission(request) and request.user.has_perm(PERMISSION))
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Return the list, and remember the trends of what is on its page: they are read together."""
@@ -119,7 +112,7 @@ class FailureGroupAdmin(ReadOnly):
     @admin.display(description=_("cause"), ordering="error_type")
     def cause(self, group: FailureGroup) -> str:
         """Show the type of the error, what the first one said, and the function and consumer in which it arose."""
-        kind, text = showing.line(group.error_type.rpartition(".")[2]), showing.line(group.example, 120)
+        kind, text = showing.line(group.error_type.rpartition(".")[2]), showing.line(_example(group), 120)
         place = showing.line(group.frame or group.handler or "–", 120)
         return format_html(
             '<strong>{}</strong> {}<br><span class="lynx-kafka-quiet">{} · {}</span>',
@@ -145,8 +138,7 @@ class FailureGroupAdmin(ReadOnly):
     @admin.display(description=_("last seen"), ordering="last_seen_at")
     def last_seen(self, group: FailureGroup) -> str:
         """Show how long ago the last failure was."""
-        at = showing.moment(group.last_seen_at)
-        return format_html('<span title="{}">{}</span>', at, _("%s ago") % timesince(group.last_seen_at, depth=1))
+        return showing.ago(group.last_seen_at)
 
     @admin.display(description=_("last 24 hours"))
     def trend(self, group: Any) -> str:
@@ -171,7 +163,8 @@ class FailureGroupAdmin(ReadOnly):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Show one group."""
-        group = self.one_of(request, self.get_queryset(request), object_id)
+        group = self.one_of(request, self.rows(), object_id)
+        letters_refusal = permits.refusal(request.user, permits.Verb.VIEW, DeadLetter(consumer=group.consumer))
         context = {
             **self.admin_site.each_context(request),
             **asking.page_context(self, showing.line(str(group)), self._url("changelist")),
@@ -179,14 +172,15 @@ class FailureGroupAdmin(ReadOnly):
             "badge": badge(group.state, group.get_state_display()),
             "facts": _facts(group),
             "last_seen_at": groups.last_seen(group),
-            "example": showing.line(group.example, 300),
+            "example": showing.line(_example(group), 300),
             "error_type": showing.line(group.error_type, 300),
             "open_letters": counted(group.open_letters),
             "charts": _charts(group),
             "letters_url": self.letters_url(group),
-            "letters": self._letters(group) if self._may_view_letters(request) else None,
-            "sayings": self._sayings(group) if self.has_say_permission(request) else [],
-            "may_say": self.has_say_permission(request),
+            "letters": None if letters_refusal else self._letters(group),
+            "letters_refusal": letters_refusal,
+            "sayings": self._sayings(group),
+            "say_refusal": permits.refusal(request.user, permits.Verb.ANNOTATE, group),
             "verbs": self._verbs(request, group),
             **(extra_context or {}),
         }
@@ -196,55 +190,67 @@ class FailureGroupAdmin(ReadOnly):
     def _url(self, name: str, *arguments: object) -> str:
         return reverse(f"admin:lynx_kafka_failuregroup_{name}", args=arguments, current_app=self.admin_site.name)
 
-    def _may_view_letters(self, request: HttpRequest) -> bool:
-        return bool(request.user.has_perm("lynx_kafka.view_deadletter"))
-
     def _sayings(self, group: FailureGroup) -> list[tuple[str, Any]]:
         now = FailureGroup.State.OPEN if group.state == FailureGroup.State.REGRESSED else group.state
         return [(state, label) for state, (label, _logged, _done) in _SAYINGS.items() if state != now]
 
     def _verbs(self, request: HttpRequest, group: Any) -> list[dict[str, Any]]:
         """Return what can be done with all open letters, and where it leads."""
-        if not (self._may_view_letters(request) and request.user.has_perm(REPLAY_PERMISSION) and group.open_letters):
+        if not group.open_letters:
             return []
         name, site = "admin:lynx_kafka_deadletter_group", self.admin_site.name
         return [
-            {"verb": verb, "url": reverse(name, args=[group.pk, verb.name], current_app=site)}
+            {
+                "verb": verb,
+                "url": reverse(name, args=[group.pk, verb.name], current_app=site),
+                "refusal": permits.refusal(request.user, verb.permit, group),
+            }
             for verb in VERBS
             if verb.of_groups
         ]
 
     def _letters(self, group: FailureGroup) -> list[dict[str, Any]]:
         """Return the latest open letters."""
+        place = ("topic", "partition", "offset")
         found = group.letters.filter(state=DeadLetter.State.OPEN).order_by("-pk")
+        latest = list(found.only(*place, "error_message", "attempts", "last_failed_at")[:_LETTERS])
+        sights = sight.of_list([one.pk for one in latest])
         name = "admin:lynx_kafka_deadletter_change"
         return [
             {
                 "url": reverse(name, args=[one.pk], current_app=self.admin_site.name),
                 "place": showing.topic(str(one)),
-                "error": showing.first_line(one.error_message),
+                "error": showing.first_line(sights[one.pk].text(one.error_message)),
                 "attempts": one.attempts,
                 "last_failed_at": one.last_failed_at,
             }
-            for one in found.only("topic", "partition", "offset", "error_message", "attempts", "last_failed_at")[
-                :_LETTERS
-            ]
+            for one in latest
         ]
 
     def say(self, request: HttpRequest, state: str, chosen: QuerySet[FailureGroup]) -> None:
         """Say of groups that they are in a state, and enter it into the history of each."""
-        if not self.has_say_permission(request):
-            raise PermissionDenied
+        refusing.demand_anywhere(request.user, permits.Verb.ANNOTATE, FailureGroup)
         _label, logged, done = _SAYINGS[state]  # type: ignore[index]
+        forbidden = chosen.count()
+        chosen = permits.allowed(request.user, permits.Verb.ANNOTATE, chosen)
+        forbidden -= chosen.count()
         # Read first: the list may be of those in another state, and has none of them afterwards.
         every = list(groups.groups().filter(pk__in=chosen.values("pk")))
         others = [one for one in every if one.state != state]
-        count = groups.set_state([one.pk for one in others], state, by=request.user.get_username())
-        asking.enter(others, FailureGroup, request.user, logged)
+        with transaction.atomic(using=chosen.db):
+            count = groups.set_state([one.pk for one in others], state, by=request.user.get_username())
+            asking.enter(others, FailureGroup, request.user, logged, verb=f"{state} group")
         messages.success(request, done % count)
         if left := len(every) - count:
             sentence = ngettext("%d was so before.", "%d were so before.", left)
             messages.info(request, sentence % left)
+        if forbidden:
+            sentence = ngettext(
+                "%d failure group was left alone: you are not permitted to change it.",
+                "%d failure groups were left alone: you are not permitted to change them.",
+                forbidden,
+            )
+            messages.warning(request, sentence % forbidden)
 
     @method_decorator(require_POST)
     def say_view(self, request: HttpRequest, pk: int) -> HttpResponse:
@@ -258,18 +264,23 @@ class FailureGroupAdmin(ReadOnly):
     def note_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Write down owner and note of one group."""
         chosen = self._one(request, pk)
-        groups.annotate(pk, owner=request.POST.get("owner", ""), note=request.POST.get("note", "")[:10_000])
-        asking.enter(chosen, FailureGroup, request.user, "Wrote owner and note.")
+        with transaction.atomic(using=chosen.db):
+            groups.annotate(pk, owner=request.POST.get("owner", ""), note=request.POST.get("note", "")[:10_000])
+            asking.enter(chosen, FailureGroup, request.user, "Wrote owner and note.", verb="annotate group")
         messages.success(request, _("Owner and note were saved."))
         return HttpResponseRedirect(self._url("change", pk))
 
     def _one(self, request: HttpRequest, pk: int) -> QuerySet[FailureGroup]:
-        if not self.has_say_permission(request):
-            raise PermissionDenied
+        refusing.demand_anywhere(request.user, permits.Verb.ANNOTATE, FailureGroup)
         chosen = groups.groups().filter(pk=pk)
-        if not chosen.exists():
+        if (group := chosen.first()) is None:
             raise Http404
+        refusing.demand(request.user, permits.Verb.ANNOTATE, group)
         return chosen
+
+
+def _example(group: FailureGroup) -> str:
+    return masking.masking().text(group.example)
 
 
 def counted(number: int) -> str:
@@ -295,8 +306,9 @@ def _facts(group: Any) -> list[tuple[Any, str]]:
 
 
 def _charts(group: FailureGroup) -> list[tuple[Any, str]]:
-    day, week = groups.trends([group.pk])[group.pk], groups.trends([group.pk], steps=28, hours=6)[group.pk]
+    hours = groups.trends([group.pk], steps=7 * 24)[group.pk]
+    week = tuple(sum(hours.counts[first : first + 6]) for first in range(0, 7 * 24, 6))
     return [
-        (_("Last 24 hours"), sparkline(day.begins, day.step, day.counts, large=True)),
-        (_("Last 7 days"), sparkline(week.begins, week.step, week.counts, large=True)),
+        (_("Last 24 hours"), sparkline(hours.begins + 6 * 24 * hours.step, hours.step, hours.counts[-24:], large=True)),
+        (_("Last 7 days"), sparkline(hours.begins, 6 * hours.step, week, large=True)),
     ]

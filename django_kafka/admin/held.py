@@ -15,11 +15,11 @@ from django.utils.translation import gettext_lazy as _
 from .. import conf
 from ..dead_letters import holds, replaying
 from ..models import DeadLetter, Hold
-from . import showing
+from . import showing, sight
 from .confirming import Confirming
+from .lists import Bounded, NamesFilter
 from .verbs import VERBS, Verb
 
-_KEY_BYTES = 100
 _LABELS = {
     "replay": _("Release: replay the letters that hold these keys"),
     "discard": _("Discard the letters that hold these keys, and release what is parked"),
@@ -27,26 +27,26 @@ _LABELS = {
 
 
 def _action(verb: Verb) -> Callable[..., HttpResponse | None]:
-    @admin.action(permissions=["replay"], description=_LABELS[verb.name])
+    @admin.action(description=_LABELS[verb.name])
     def action(admin: HoldAdmin, request: HttpRequest, chosen: QuerySet[Hold]) -> HttpResponse | None:
         return admin.action_view(request, verb, holds.heads(chosen))
 
     action.__name__ = verb.name
+    action.permit = verb.permit  # type: ignore[attr-defined]
     return action
 
 
 @admin.register(Hold)
-class HoldAdmin(Confirming):
+class HoldAdmin(Bounded, Confirming):
     """Keys whose later messages wait behind a dead letter: to be released or given up by that letter."""
 
     actions = [_action(verb) for verb in VERBS if verb.name in _LABELS]
-    list_display = ("place_shown", "key_shown", "parked_shown", "since", "head_shown", "consumer_shown")
+    list_display = ("whose_shown", "key_shown", "parked_shown", "held_since", "head_shown")
     list_display_links = None
-    list_filter = (("consumer", admin.AllValuesFieldListFilter), ("topic", admin.AllValuesFieldListFilter))
+    list_filter = (("consumer", NamesFilter), ("topic", NamesFilter))
     search_fields = ("topic", "consumer")
     fields = ("place_shown", "key_shown", "parked_shown", "since", "head_shown", "consumer_shown", "group_shown")
     readonly_fields = fields
-    show_full_result_count = False
 
     def page_context(self, title: str) -> dict[str, Any]:
         """Return what pages in between need, with the way back to this list."""
@@ -54,6 +54,11 @@ class HoldAdmin(Confirming):
         return {**super().page_context(title), "list_url": back}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Hold]:
+        """Return the held keys that the person may look at, and whether they may see payloads of each."""
+        found: QuerySet[Hold] = super().get_queryset(request)
+        return found.annotate(payload=sight.may_view_payload(request.user))
+
+    def rows(self) -> QuerySet[Hold]:
         """Return held keys with the number of messages that wait, and the letter they wait for."""
         first = replaying.letters().filter(hold=OuterRef("pk"), state=DeadLetter.State.OPEN).order_by("id")
         return Hold.objects.using(conf.kafka().dead_letters.database).annotate(
@@ -70,19 +75,27 @@ class HoldAdmin(Confirming):
         if not term:
             return queryset, False
         names = Q(topic__icontains=term) | Q(consumer__icontains=term)
-        return queryset.filter(names | Q(key=term.encode("utf-8", "replace"))), False
+        return queryset.filter(names | Q(key=term.encode("utf-8", "replace"), payload=True)), False
 
     @admin.display(description=_("partition"), ordering="topic")
     def place_shown(self, hold: Hold) -> str:
         """Show topic[partition]."""
         return showing.topic(f"{hold.topic}[{hold.partition}]")
 
+    @admin.display(description=_("partition"), ordering="topic")
+    def whose_shown(self, hold: Hold) -> str:
+        """Show topic[partition], and below it the consumer."""
+        return showing.quietly(self.place_shown(hold), showing.line(hold.consumer))
+
+    @admin.display(description=_("held since"), ordering="since")
+    def held_since(self, hold: Hold) -> str:
+        """Show for how long."""
+        return showing.ago(hold.since)
+
     @admin.display(description=_("key"))
-    def key_shown(self, hold: Hold) -> str:
+    def key_shown(self, hold: Any) -> str | None:
         """Show the beginning of the key."""
-        key = bytes(hold.key)
-        shown = showing.brief(key[:_KEY_BYTES], whole=len(key) <= _KEY_BYTES)
-        return format_html('<span class="lynx-kafka-bytes">{}</span>', shown)
+        return sight.key_in_list(bytes(hold.key)[: sight.KEY_BYTES + 1], hold.payload)
 
     @admin.display(description=_("parked messages"), ordering=F("parked"))
     def parked_shown(self, hold: Any) -> int:

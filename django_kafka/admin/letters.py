@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.contrib import admin, messages
 from django.db.models import BinaryField, OuterRef, Q, QuerySet, Subquery, TextField
 from django.db.models.functions import Substr
 from django.http import Http404, HttpRequest, HttpResponse
@@ -14,23 +13,27 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
-from django.utils.http import urlencode
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_GET
 
-from ..dead_letters import replaying
-from ..models import DeadLetter, Replay
+from ..dead_letters import audit, masking, permits, replaying, searching
+from ..models import DeadLetter, FailureGroup, Replay
 from ..monitoring import heartbeats
-from . import showing
-from .confirming import Confirming
-from .filters import AttemptsFilter, GroupFilter, KeyFilter, ReplayFilter, StateFilter
+from . import refusing, showing, sight, taking_out
+from .badges import badge
+from .filters import AttemptsFilter, CategoryFilter, GroupFilter, KeyFilter, ReplayFilter, StateFilter, TraceFilter
+from .lists import Bounded, NamesFilter
+from .neighbours import neighbours_of
 from .page import letters_with_sizes, page_of
-from .reading import ReadOnly
+from .reports import Reports
 from .verbs import VERBS
 
-_KEY_BYTES = 100
 _ERROR_CHARACTERS = 400
-_NEIGHBOURS = 5
+_TAKEN = 50
+"""Letters whose words are taken before a search, where they still wait for that."""
+_COUNTED_TO = 1000
+"""Letters that are counted of those that still wait."""
 _COORDINATES = re.compile(
     r"(?P<topic>[a-zA-Z0-9._-]{1,249})\[(?P<partition>\d{1,9})\]"
     r"(?:@(?P<offset>\d{1,18})(?:-(?P<until>\d{1,18}))?)?"
@@ -38,7 +41,7 @@ _COORDINATES = re.compile(
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(Confirming, ReadOnly):
+class DeadLetterAdmin(Bounded, Reports):
     """Dead letters: to be read, replayed, discarded and opened again."""
 
     list_display = (
@@ -46,45 +49,64 @@ class DeadLetterAdmin(Confirming, ReadOnly):
         "key_shown",
         "error_shown",
         "state_shown",
-        "replay_shown",
         "attempts",
-        "last_failed_at",
-        "consumer_shown",
+        "last_failed",
     )
     list_filter = (
         StateFilter,
         ReplayFilter,
         GroupFilter,
         KeyFilter,
-        ("consumer", admin.AllValuesFieldListFilter),
-        ("topic", admin.AllValuesFieldListFilter),
-        ("error_type", admin.AllValuesFieldListFilter),
-        ("category", admin.AllValuesFieldListFilter),
-        ("release", admin.AllValuesFieldListFilter),
+        TraceFilter,
+        ("consumer", NamesFilter),
+        ("topic", NamesFilter),
+        ("error_type", NamesFilter),
+        ("category", CategoryFilter),
+        ("release", NamesFilter),
         AttemptsFilter,
         ("last_failed_at", admin.DateFieldListFilter),
     )
-    search_fields = ("topic", "consumer", "error_type", "error_message")
-    search_help_text = _("Topic, topic[partition]@offset, …@from-to, consumer, error, or the whole key")
-    show_full_result_count = False
+    actions = [*Reports.actions, *taking_out.ACTIONS]
+    sortable_by = ("last_failed_at",)
+    search_fields = ("words",)  # see get_search_results
+    search_help_text = _(
+        "Words of key, headers, error and value, or their beginnings. Words in quotes follow each other, as do those "
+        "of an address, or of field:value. Also: topic[partition]@offset, and …@from-to."
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DeadLetter]:
+        """Return the letters that the person may look at, and whether they may see their payloads."""
+        found: QuerySet[DeadLetter] = super().get_queryset(request)
+        return found.annotate(payload=sight.may_view_payload(request.user))
+
+    def rows(self) -> QuerySet[DeadLetter]:
         """Return letters without what makes them large, and with the state of their latest replay."""
-        latest = replaying.replays().filter(letter=OuterRef("pk")).order_by("-id").values("state")[:1]
+        real = replaying.replays().filter(letter=OuterRef("pk")).exclude(target=Replay.Target.DRY_RUN)
+        latest = real.order_by("-id").values("state")[:1]
         return (
             replaying.letters()
             .defer("key", "value", "stored_headers", "traceback", "error_message")
             .annotate(
-                key_start=Substr("key", 1, _KEY_BYTES + 1, output_field=BinaryField()),
+                key_start=Substr("key", 1, sight.KEY_BYTES + 1, output_field=BinaryField()),
                 error_start=Substr("error_message", 1, _ERROR_CHARACTERS, output_field=TextField()),
                 replay_state=Subquery(latest),
             )
         )
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Return the list, and how much may be seen of what is on its page."""
+        found = super().get_changelist_instance(request)
+        shown = list(found.result_list)
+        sights = sight.of_list([one.pk for one in shown])
+        for one in shown:
+            one.sight = sights[one.pk]
+        found.result_list = shown
+        return found
+
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[DeadLetter], search_term: str
     ) -> tuple[QuerySet[DeadLetter], bool]:
-        """Find each text anywhere in names and errors; coordinates; and keys by all of their bytes."""
+        """Find coordinates, and words; who may see no payload finds by words only what masking leaves to everybody."""
         term = search_term.strip()
         if not term:
             return queryset, False
@@ -93,53 +115,51 @@ class DeadLetterAdmin(Confirming, ReadOnly):
             if (until := given.pop("until", None)) is not None:
                 given |= {"offset__gte": given.pop("offset"), "offset__lte": until}
             return queryset.filter(**given), False
-        wanted = replaying.with_key(term.encode("utf-8", "replace"))
-        for field in self.search_fields:
-            wanted |= Q(**{f"{field}__icontains": term})
-        return queryset.filter(wanted), False
+        # Where no worker does it, as in a project that is being written, the latest are found all the same.
+        if searching.catch_up(_TAKEN) == _TAKEN:
+            _say_what_waits(request)
+        seen = permits.consumers_of(request.user, permits.Verb.VIEW_PAYLOAD)
+        if seen is None:
+            return queryset.filter(searching.condition(term)), False
+        # What is not shown is not found either: a search that guesses would tell it.
+        if masking.masking().active and searching.searched(term):
+            return queryset.filter(searching.condition(term, seen)), False
+        names = Q(topic=term) | Q(consumer=term) | Q(error_type=term)
+        return queryset.filter(searching.condition(term) & permits.within(seen) | names), False
 
     @admin.display(description=_("message"), ordering="topic")
     def coordinates(self, letter: DeadLetter) -> str:
-        """Show topic[partition]@offset, and below it where an imported letter failed."""
-        place = showing.topic(str(letter))
+        """Show topic[partition]@offset, and below it where an imported letter failed, and whose it is."""
+        place, consumer = showing.topic(str(letter)), showing.line(letter.consumer)
         if not letter.origin_topic:
-            return place
+            return showing.quietly(place, consumer)
         parts = f"[{letter.origin_partition}]" if letter.origin_partition is not None else ""
         parts += f"@{letter.origin_offset}" if letter.origin_offset is not None else ""
         origin = showing.topic(letter.origin_topic + parts)
-        return format_html('{}<br><span class="lynx-kafka-quiet">{}</span>', place, origin)
-
-    @admin.display(description=_("consumer"), ordering="consumer")
-    def consumer_shown(self, letter: DeadLetter) -> str:
-        """Show the consumer's name."""
-        return showing.line(letter.consumer)
+        return showing.quietly(place, origin, consumer)
 
     @admin.display(description=_("key"))
     def key_shown(self, letter: Any) -> str | None:
         """Show the beginning of the key."""
-        if letter.key_start is None:
-            return None
-        start = bytes(letter.key_start)
-        shown = showing.brief(start[:_KEY_BYTES], whole=len(start) <= _KEY_BYTES)
-        return format_html('<span class="lynx-kafka-bytes">{}</span>', shown)
+        return sight.key_in_list(letter.key_start, letter.payload)
 
     @admin.display(description=_("error"), ordering="error_type")
     def error_shown(self, letter: Any) -> str:
         """Show the type of the error and the first line of what it says."""
         kind = showing.line(letter.error_type.rpartition(".")[2])
-        text = showing.first_line(letter.error_start or "", 120)
+        text = showing.first_line(letter.sight.text(letter.error_start or ""), 120)
         return format_html('<strong>{}</strong><br><span class="lynx-kafka-quiet">{}</span>', kind, text)
 
     @admin.display(description=_("state"), ordering="state")
-    def state_shown(self, letter: DeadLetter) -> str:
-        """Show the state as a badge."""
-        return badge(letter.state, letter.get_state_display())
+    def state_shown(self, letter: Any) -> str:
+        """Show the state as a badge, and below it that of the latest replay."""
+        shown, replay = badge(letter.state, letter.get_state_display()), letter.replay_state
+        return showing.quietly(shown, "" if replay is None else _replay_label(replay))
 
-    @admin.display(description=_("replay"))
-    def replay_shown(self, letter: Any) -> str | None:
-        """Show the state of the latest replay as a badge."""
-        state = letter.replay_state
-        return None if state is None else badge(state, dict(Replay.State.choices).get(state, state))
+    @admin.display(description=_("last failed"), ordering="last_failed_at")
+    def last_failed(self, letter: DeadLetter) -> str:
+        """Show how long ago it failed the last time."""
+        return showing.ago(letter.last_failed_at)
 
     def get_urls(self) -> list[Any]:
         """Return the admin's own URLs and those of verbs and downloads."""
@@ -150,23 +170,29 @@ class DeadLetterAdmin(Confirming, ReadOnly):
         ]
         group = path("group/<int:group_id>/<slug:verb_name>/", view(self.group_view), name=name("group"))
         download = path("<int:letter_id>/<str:part>.bin", view(self.download_view), name=name("download"))
-        return [*mine, group, download, *super().get_urls()]
+        return [*mine, group, download, *self.editing_urls(), *self.report_urls(), *super().get_urls()]
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Show one letter. There is no form, so that nothing of it can be altered."""
         letter = self.one_of(request, letters_with_sizes(), object_id)
-        shown = page_of(letter)
+        seen = sight.of(request, letter)
+        if seen.whole:
+            audit.note(request.user, audit.LOOKED, [letter])
+        shown = page_of(letter, seen)
         context = {
             **self.admin_site.each_context(request),
             **self.page_context(shown.title),
             "page": shown,
             "badges": {"state": badge(letter.state, letter.get_state_display())},
-            "verbs": self.fitting(letter) if self.has_replay_permission(request) else [],
+            "verbs": [*self.fitting(request, letter), *self.more_verbs(request, letter)],
+            "reveal": f"?{sight.REVEAL}=yes",
             "unattended": self._unattended(letter),
             "group_url": self._group_url(request, letter),
-            "neighbours": self._neighbours(letter),
+            "neighbours": neighbours_of(letter, request.user, self.url),
+            "here": request.path,
+            "waits_url": self.url("waits", letter.pk),
             **(extra_context or {}),
         }
         request.current_app = self.admin_site.name
@@ -174,36 +200,11 @@ class DeadLetterAdmin(Confirming, ReadOnly):
 
     def _group_url(self, request: HttpRequest, letter: DeadLetter) -> str:
         """Return the page of its failure group; "" where there is none, or the person may not look at it."""
-        if letter.failure_group_id is None or not request.user.has_perm("lynx_kafka.view_failuregroup"):
+        of_consumer = FailureGroup(consumer=letter.consumer)
+        if letter.failure_group_id is None or not permits.may(request.user, permits.Verb.VIEW, of_consumer):
             return ""
         name = "admin:lynx_kafka_failuregroup_change"
         return reverse(name, args=[letter.failure_group_id], current_app=self.admin_site.name)
-
-    def _neighbours(self, letter: DeadLetter) -> dict[str, Any] | None:
-        """Return other letters of the same key, a few before and after this one; None when there are none."""
-        if letter.key_hash == "":
-            return None
-        others = (
-            replaying.letters()
-            .filter(key_hash=letter.key_hash, topic=letter.topic, consumer=letter.consumer)
-            .only("topic", "partition", "offset", "state", "error_type", "last_failed_at")
-        )
-        before = list(others.filter(pk__lt=letter.pk).order_by("-pk")[:_NEIGHBOURS])
-        after = list(others.filter(pk__gt=letter.pk).order_by("pk")[:_NEIGHBOURS])
-        if not before and not after:
-            return None
-        shown = [
-            {
-                "url": self.url("change", one.pk),
-                "place": showing.topic(str(one)),
-                "state": badge(one.state, one.get_state_display()),
-                "error_type": showing.line(one.error_type.rpartition(".")[2]),
-                "last_failed_at": one.last_failed_at,
-            }
-            for one in (*reversed(before), *after)
-        ]
-        query = urlencode([(str(KeyFilter.parameter_name), str(letter.pk)), ("state", "all")])
-        return {"shown": shown, "all": f"{self.url('changelist')}?{query}"}
 
     def _unattended(self, letter: DeadLetter) -> bool:
         waits = letter.replays.filter(state=Replay.State.REQUESTED).exists()
@@ -212,11 +213,14 @@ class DeadLetterAdmin(Confirming, ReadOnly):
     @method_decorator(require_GET)
     def download_view(self, request: HttpRequest, letter_id: int, part: str) -> HttpResponse:
         """Send key or value as a file, whatever its size; a browser neither shows nor runs it."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        letter = replaying.letters().filter(pk=letter_id).only("topic", "partition", "offset").first()
-        if letter is None or part not in ("key", "value") or getattr(letter, part) is None:
+        refusing.demand_anywhere(request.user, permits.Verb.VIEW_PAYLOAD)
+        letter = replaying.letters().filter(pk=letter_id).only("topic", "partition", "offset", "consumer").first()
+        if letter is None:
             raise Http404
+        refusing.demand(request.user, permits.Verb.VIEW_PAYLOAD, letter)
+        if part not in ("key", "value") or getattr(letter, part) is None:
+            raise Http404
+        audit.note(request.user, audit.DOWNLOADED, [letter], details={"part": part})
         name = re.sub(r"[^a-zA-Z0-9._-]", "_", f"{letter.topic}-{letter.partition}-{letter.offset}.{part}.bin")
         answer = HttpResponse(bytes(getattr(letter, part)), content_type="application/octet-stream")
         answer["Content-Disposition"] = f'attachment; filename="{name}"'
@@ -225,6 +229,19 @@ class DeadLetterAdmin(Confirming, ReadOnly):
         return answer
 
 
-def badge(state: str, label: Any) -> str:
-    """Return a state as a small coloured label."""
-    return format_html('<span class="lynx-kafka-badge lynx-kafka-{}">{}</span>', state, label)
+def _replay_label(state: str) -> str:
+    return gettext("replay: %s") % dict(Replay.State.choices).get(state, state)
+
+
+def _say_what_waits(request: HttpRequest) -> None:
+    """Say how many letters the search does not find yet."""
+    count = searching.waiting(_COUNTED_TO + 1, anew=masking.masking().active)
+    if not count or request.method != "GET":
+        return
+    several = ngettext(
+        "%d dead letter is not found by its words yet: they are taken in the background.",
+        "%d dead letters are not found by their words yet: these are taken in the background.",
+        count,
+    )
+    many = gettext("More than %d dead letters are not found by their words yet: these are taken in the background.")
+    messages.info(request, many % _COUNTED_TO if count > _COUNTED_TO else several % count)

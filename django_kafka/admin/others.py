@@ -16,14 +16,18 @@ from .. import conf
 from ..dead_letters import replaying
 from ..models import Replay, Worker
 from ..monitoring import heartbeats
-from . import charts, claims, showing
+from . import charts, claims, showing, sight
+from .badges import badge
 from .closing import Closing
-from .letters import badge
+from .controls import Controlling
+from .dashboard import Dashboard
+from .filters import ConsumerFilter
+from .lists import Bounded
 from .reading import ReadOnly
 
 
 @admin.register(Replay)
-class ReplayAdmin(ReadOnly):
+class ReplayAdmin(Bounded, ReadOnly):
     """What was asked for, by whom, and how it went."""
 
     list_display = (
@@ -31,33 +35,36 @@ class ReplayAdmin(ReadOnly):
         "letter_shown",
         "target",
         "state_shown",
-        "requested_by_shown",
-        "requested_at",
-        "executor_shown",
-        "finished_at",
+        "requested",
+        "carried_out",
         "result_shown",
     )
-    list_filter = ("state", "target", ("letter__consumer", admin.AllValuesFieldListFilter), "requested_at")
+    consumer_field = "letter__consumer"
+    list_filter = ("state", "target", ConsumerFilter, "requested_at")
     search_fields = ("letter__topic", "requested_by_name", "result")
     fields = (
         "letter_shown",
         "target",
+        "to_topic_shown",
+        "edited",
         "state",
         "requested_by_shown",
         "requested_at",
         "executor_shown",
         "finished_at",
         "result_whole",
+        "page_shown",
     )
     readonly_fields = fields
-    show_full_result_count = False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Replay]:
+    def rows(self) -> QuerySet[Replay]:
         """Return replays with the coordinates of their letters, but not with their payloads."""
         whole = {
             "id",
             "letter",
             "target",
+            "to_topic",
+            "edited",
             "state",
             "requested_by_name",
             "requested_at",
@@ -67,6 +74,16 @@ class ReplayAdmin(ReadOnly):
         }
         place = ("topic", "partition", "offset", "consumer")
         return replaying.replays().select_related("letter").only(*whole, *(f"letter__{each}" for each in place))
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Return the list, and how much may be seen of the letters that are on its page."""
+        found = super().get_changelist_instance(request)
+        shown = list(found.result_list)
+        sights = sight.of_list({one.letter_id for one in shown})
+        for one in shown:
+            one.sight = sights[one.letter_id]
+        found.result_list = shown
+        return found
 
     @admin.display(description=_("dead letter"))
     def letter_shown(self, replay: Replay) -> str:
@@ -79,10 +96,33 @@ class ReplayAdmin(ReadOnly):
         """Show the state as a badge."""
         return badge(replay.state, replay.get_state_display())
 
+    @admin.display(description=_("to topic"), empty_value="–")
+    def to_topic_shown(self, replay: Replay) -> str | None:
+        """Show the topic that somebody named."""
+        return showing.topic(replay.to_topic) or None
+
+    @admin.display(description=_("details"))
+    def page_shown(self, replay: Replay) -> str:
+        """Show the way to what was altered for it, and to what a dry run saw."""
+        name, place = "admin:lynx_kafka_deadletter_replay_of", [replay.letter_id, replay.pk]
+        url = reverse(name, args=place, current_app=self.admin_site.name)
+        return format_html('<a href="{}">{}</a>', url, _("Replay"))
+
     @admin.display(description=_("requested by"), ordering="requested_by_name")
     def requested_by_shown(self, replay: Replay) -> str:
         """Show who asked."""
         return showing.line(replay.requested_by_name)
+
+    @admin.display(description=_("requested"), ordering="requested_at")
+    def requested(self, replay: Replay) -> str:
+        """Show how long ago it was asked for, and by whom."""
+        return showing.quietly(showing.ago(replay.requested_at), showing.line(replay.requested_by_name, 40))
+
+    @admin.display(description=_("carried out"), ordering="finished_at", empty_value="–")
+    def carried_out(self, replay: Replay) -> str | None:
+        """Show how long ago it was at its end, and who carried it out."""
+        at = "" if replay.finished_at is None else showing.ago(replay.finished_at)
+        return showing.quietly(at, showing.line(replay.executor, 40)) if at or replay.executor else None
 
     @admin.display(description=_("carried out by"))
     def executor_shown(self, replay: Replay) -> str:
@@ -90,25 +130,24 @@ class ReplayAdmin(ReadOnly):
         return showing.line(replay.executor)
 
     @admin.display(description=_("result"))
-    def result_shown(self, replay: Replay) -> str:
+    def result_shown(self, replay: Any) -> str:
         """Show the first line of the result."""
-        return showing.first_line(replay.result)
+        return showing.first_line(replay.sight.text(replay.result))
 
     @admin.display(description=_("result"))
     def result_whole(self, replay: Replay) -> str:
         """Show the result."""
-        return showing.lines(replay.result[:10_000])
+        return showing.lines(sight.of_list([replay.letter_id])[replay.letter_id].text(replay.result)[:10_000])
 
 
 @admin.register(Worker)
-class WorkerAdmin(Closing):
+class WorkerAdmin(Dashboard, Controlling, Closing):
     """Which workers were heard of, and how they are."""
 
     list_display = (
-        "consumer_shown",
-        "address_shown",
-        "seen_at",
+        "process_shown",
         "is_alive",
+        "seen",
         "lag",
         "handled",
         "dead_lettered",
@@ -147,17 +186,22 @@ class WorkerAdmin(Closing):
         "claims_shown",
     )
     readonly_fields = fields
-    show_full_result_count = False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Worker]:
+    def rows(self) -> QuerySet[Worker]:
         """Return all workers, from the database that has the dead letters."""
         return heartbeats.with_clock(Worker.objects.using(conf.kafka().dead_letters.database))
 
     def get_fields(self, request: HttpRequest, obj: Worker | None = None) -> Any:
-        """Return what the page shows; claims where there are some, for those who may look at them."""
+        """Return what the page shows: what says something, and claims for those who may look at them."""
         fields = super().get_fields(request, obj)
-        shown = obj is not None and request.user.has_perm(claims.PERMISSION) and self.claims_shown(obj)
-        return fields if shown else [one for one in fields if one != "claims_shown"]
+        if obj is None:
+            return fields
+        hidden = set() if claims.may_view(request.user, obj) else {"claims_shown"}
+        return [one for one in fields if one not in hidden and self._says(str(one), obj) not in (None, "", "–")]
+
+    def _says(self, field: str, worker: Worker) -> Any:
+        show = getattr(self, field, None)
+        return getattr(worker, field) if show is None else show(worker)
 
     def render_change_form(
         self,
@@ -182,10 +226,15 @@ class WorkerAdmin(Closing):
         """Show the consumer's name."""
         return showing.line(worker.consumer)
 
-    @admin.display(description=_("process"), ordering="host")
-    def address_shown(self, worker: Worker) -> str:
-        """Show the machine, the process, and which process of which supervisor it is."""
-        return showing.line(worker.address)
+    @admin.display(description=_("worker"), ordering="consumer")
+    def process_shown(self, worker: Worker) -> str:
+        """Show the consumer, the machine, the process, and which process of which supervisor it is."""
+        return showing.quietly(showing.line(worker.consumer), showing.line(worker.address))
+
+    @admin.display(description=_("last seen"), ordering="seen_at")
+    def seen(self, worker: Worker) -> str:
+        """Show how long ago it was heard of."""
+        return showing.ago(worker.seen_at)
 
     @admin.display(description=_("host"))
     def host_shown(self, worker: Worker) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,13 +11,15 @@ from django.db.models.functions import Length
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from .. import conf, handlers
+from .. import conf
 from ..dead_letters import holds, importing, replaying
-from ..dead_letters.executing import StoredMessage
-from ..exceptions import ConfigurationError, DecodeError
+from ..dead_letters.decoding import decoded
+from ..dead_letters.dry_runs import Report
+from ..dead_letters.stored import StoredMessage
 from ..messages import Message
-from ..models import DeadLetter
-from . import showing, tracebacks
+from ..models import DeadLetter, Replay
+from . import reports, showing, tracebacks
+from .sight import Sight
 from .tracebacks import Frame
 
 _DUMPED = 4096
@@ -46,6 +47,8 @@ class Part:
     """As its serializer reads it."""
     undecodable: str = ""
     """Why that failed."""
+    masked: bool = False
+    """Whether only what is decoded is shown, without what is masked."""
     text: str = ""
     """The bytes as text."""
     dump: str = ""
@@ -74,12 +77,16 @@ class Page:
 
     letter: DeadLetter
     """The row, without its payload."""
+    sight: Sight
+    """How much of its payload the person sees."""
     title: str
     """Its coordinates."""
     facts: list[tuple[Any, str]]
     """Names and values of the head."""
+    error_type: str
+    """What kind of error it was the last time, harmless."""
     error: str
-    """What went wrong the last time."""
+    """What went wrong then."""
     traceback: str
     """Where."""
     frames: list[Frame]
@@ -96,6 +103,10 @@ class Page:
     """The latest ones."""
     replays: list[dict[str, Any]]
     """The latest ones."""
+    waits: bool
+    """Whether one of them is on its way."""
+    dry_run: dict[str, Any] | None
+    """The latest dry run that came to its end; None without one."""
     behind: int | None
     """How many messages of its key are parked; None when it holds none back."""
     head: DeadLetter | None
@@ -110,30 +121,39 @@ def letters_with_sizes() -> QuerySet[DeadLetter]:
     return replaying.letters().defer("key", "value", "stored_headers").annotate(**sizes)
 
 
-def page_of(letter: Any) -> Page:
-    """Return the page of a letter from `letters_with_sizes`."""
+def page_of(letter: Any, sight: Sight) -> Page:
+    """Return the page of a letter from `letters_with_sizes`, for somebody who sees so much of it."""
     limit = conf.kafka().dead_letters.max_shown
+    sight = sight.knowing(letter, sum(size or 0 for size in (letter.key_size, letter.value_size, letter.headers_size)))
     headers_too_large = letter.headers_size > limit * 2
-    headers = [] if headers_too_large else letter.headers
+    headers = [] if headers_too_large or not sight.shows else letter.headers
+    if not sight.whole:
+        headers = sight.masking.headers(headers)
+    traceback = sight.text(letter.traceback)[:limit]
     held, is_parked = letter.hold_id is not None, letter.state == DeadLetter.State.PARKED
     using = conf.kafka().dead_letters.database
     head = holds.head(using, letter.hold_id) if held and is_parked else None
+    latest = list(reports.without_bytes().filter(letter=letter.pk).order_by("-id")[:_ROWS])
     return Page(
         letter=letter,
         title=showing.topic(str(letter)),
         facts=_facts(letter),
-        error=showing.lines(letter.error_message[:limit]),
-        traceback=showing.lines(letter.traceback[:limit]),
-        frames=tracebacks.of_project(letter.traceback[:limit]),
+        sight=sight,
+        error_type=showing.line(letter.error_type, 300),
+        error=showing.lines(sight.text(letter.error_message)[:limit]),
+        traceback=showing.lines(traceback),
+        frames=tracebacks.of_project(traceback),
         parts=[
-            _part("value", _("Value"), letter, letter.value_size, limit, Message.value.fget),  # type: ignore[attr-defined]
-            _part("key", _("Key"), letter, letter.key_size, limit, Message.key.fget),  # type: ignore[attr-defined]
+            _part("value", _("Value"), letter, letter.value_size, limit, sight),
+            _part("key", _("Key"), letter, letter.key_size, limit, sight),
         ],
         headers=[_header(name, value) for name, value in headers[:_HEADERS]],
         more_headers=max(0, len(headers) - _HEADERS),
         headers_too_large=headers_too_large,
-        attempts=[_attempt(each) for each in letter.attempt_set.order_by("-id")[:_ROWS]],
-        replays=[_replay(each) for each in letter.replays.order_by("-id")[:_ROWS]],
+        attempts=[_attempt(each, sight) for each in letter.attempt_set.order_by("-id")[:_ROWS]],
+        replays=[_replay(each, sight) for each in latest],
+        waits=any(each.state in Replay.OUTSTANDING for each in latest),
+        dry_run=_dry_run(letter),
         behind=holds.parked(using, letter.hold_id) if held and not is_parked else None,
         head=head,
         head_title=showing.topic(str(head)),
@@ -153,6 +173,7 @@ def _facts(letter: DeadLetter) -> list[tuple[Any, str]]:
         (_("Error type"), letter.error_type),
         (_("Category"), letter.category),
         *([(_("Release"), letter.release)] if letter.release else ()),
+        *([(_("Erased"), showing.moment(letter.erased_at))] if letter.erased_at else ()),
         (_("Attempts"), str(letter.attempts)),
         *(_origin(letter) if letter.imported_as else ()),
     ]
@@ -189,27 +210,23 @@ class _Undecoded:
         return message.raw_value
 
 
-def _part(
-    name: str, title: Any, letter: DeadLetter, size: int | None, limit: int, decode: Callable[[Message], Any]
-) -> Part:
-    if size is None:
-        return Part(name=name, title=title, size=None)
+def _part(name: str, title: Any, letter: DeadLetter, size: int | None, limit: int, sight: Sight) -> Part:
+    if size is None or not sight.shows:
+        return Part(name=name, title=title, size=size)
     if size > limit:
         return Part(name=name, title=title, size=size, too_large=True)
+    value, why = decoded(letter, name)
+    undecodable = showing.line(sight.text(why), 500)
+    if not sight.whole:
+        shown = sight.masking.key(value) if name == "key" else sight.masking.value(value)
+        text = "" if why else showing.pretty(shown, longest=4 * limit)
+        return Part(name=name, title=title, size=size, decoded=text, undecodable=undecodable, masked=True)
     data = bytes(getattr(letter, name))
-    decoded = undecodable = ""
-    try:
-        decoder = handlers.decoder_for(letter.consumer, letter.topic)
-        decoded = showing.pretty(decode(Message(StoredMessage(letter), decoder)), longest=4 * limit)
-    except (ConfigurationError, DecodeError) as error:
-        undecodable = showing.line(str(error), 500)
-    except Exception as error:  # noqa: BLE001  # a serializer of the project's own may raise anything
-        undecodable = showing.line(f"{type(error).__name__}: {error}", 500)
     return Part(
         name=name,
         title=title,
         size=size,
-        decoded=decoded,
+        decoded="" if why else showing.pretty(value, longest=4 * limit),
         undecodable=undecodable,
         text=showing.as_text(data),
         dump=showing.hex_dump(data[:_DUMPED]),
@@ -227,7 +244,7 @@ def _header(name: str, value: bytes | None) -> Header:
     )
 
 
-def _attempt(attempt: Any) -> dict[str, Any]:
+def _attempt(attempt: Any, sight: Sight) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "at": attempt.at,
@@ -235,13 +252,25 @@ def _attempt(attempt: Any) -> dict[str, Any]:
         "worker": showing.line(attempt.worker),
         "succeeded": attempt.succeeded,
         "error_type": showing.line(attempt.error_type, 300),
-        "error": showing.first_line(attempt.error_message),
-        "traceback": showing.lines(attempt.traceback[:_ATTEMPT_TRACEBACK]),
+        "error": showing.first_line(sight.text(attempt.error_message)),
+        "traceback": showing.lines(sight.text(attempt.traceback)[:_ATTEMPT_TRACEBACK]),
     }
 
 
-def _replay(replay: Any) -> dict[str, Any]:
+def _dry_run(letter: DeadLetter) -> dict[str, Any] | None:
+    dry = replaying.replays().filter(letter=letter.pk, target=Replay.Target.DRY_RUN)
+    last = dry.filter(report__isnull=False).order_by("-id").first()
+    if last is None or last.report is None:
+        return None
+    report = Report.from_bytes(last.report)
+    return {"id": last.pk, "at": last.finished_at, "edited": last.edited, "facts": reports.summary(report)}
+
+
+def _replay(replay: Any, sight: Sight) -> dict[str, Any]:
     return {
+        "id": replay.pk,
+        "topic": showing.topic(replay.to_topic),
+        "edited": replay.edited,
         "requested_at": replay.requested_at,
         "requested_by": showing.line(replay.requested_by_name),
         "target": replay.get_target_display(),
@@ -249,5 +278,5 @@ def _replay(replay: Any) -> dict[str, Any]:
         "state_label": replay.get_state_display(),
         "executor": showing.line(replay.executor),
         "finished_at": replay.finished_at,
-        "result": showing.first_line(replay.result, 300),
+        "result": showing.first_line(sight.text(replay.result), 300),
     }

@@ -10,8 +10,12 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.formats import date_format
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
+from django.utils.translation import gettext as _
 
-_HARMFUL = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+HARMFUL = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 """Categories of Unicode that are shown as code points: control, format (bidirectional ones too), unknown, line ends."""
 
 
@@ -22,7 +26,7 @@ class _Table(dict[int, "int | str"]):
         super().__init__((ord(each), ord(each)) for each in kept)
 
     def __missing__(self, point: int) -> int | str:
-        harmless = unicodedata.category(chr(point)) not in _HARMFUL
+        harmless = unicodedata.category(chr(point)) not in HARMFUL
         shown = point if harmless else _escaped(point)
         if len(self) < 10_000:
             self[point] = shown
@@ -63,6 +67,23 @@ def first_line(text: str, longest: int = 160) -> str:
 def moment(at: datetime) -> str:
     """Return a time as people here read it; in some projects times have no zone."""
     return date_format(timezone.localtime(at) if timezone.is_aware(at) else at, "SHORT_DATETIME_FORMAT")
+
+
+def ago(at: datetime) -> SafeString:
+    """Return how long ago a time is, in its largest unit, with the time itself where a pointer rests on it."""
+    seconds = (timezone.now() - at).total_seconds() if timezone.is_aware(at) else 60
+    said = _("just now") if 0 <= seconds < 60 else _("%s ago") % timesince(at, depth=1)
+    return format_html('<span title="{}">{}</span>', moment(at), said)
+
+
+def quietly(first: str, *more: str) -> SafeString:
+    """Return what a cell of a list is about, and below it what belongs to it, without what says nothing."""
+    below = " · ".join(one for one in more if one)
+    return (
+        format_html('{}<br><span class="lynx-kafka-quiet">{}</span>', first, below)
+        if below
+        else format_html("{}", first)
+    )
 
 
 def as_text(data: bytes) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
 from .. import conf
-from ..dead_letters import holds, replaying
+from ..dead_letters import dry_runs, erasing, holds, permits, replaying
 from ..models import DeadLetter, Replay
 from .asking import enter
 
@@ -41,14 +42,22 @@ class Verb:
     """In the history of each letter. Kept in English, since it is stored."""
     fits: Callable[[Letters], Letters]
     """Which letters it may be done with."""
-    act: Callable[[list[int], Any], object]
+    act: Callable[..., object]
     """Does it with the letters of these ids, for a person."""
+    permit: permits.Verb = permits.Verb.REPLAY
+    """What the person must be permitted to do."""
     asks_for_replay: bool = False
     """Whether somebody has to carry it out afterwards."""
     releases: bool = False
     """Whether it is the end of a letter, so that what is parked behind it is released."""
+    noted: bool = False
+    """Whether `act` itself writes into the audit."""
     of_groups: bool = True
     """Whether it may be done with all open letters of a failure group."""
+    of_lists: bool = True
+    """Whether it may be done with letters that were selected in the list."""
+    asks_topic: bool = False
+    """Whether the person is asked for the name of a topic, which `act` gets as well."""
     cautious: bool = field(default=False)
     """Whether its button is shown as one to think about."""
 
@@ -61,6 +70,8 @@ class Outcome:
     """Letters it was done with."""
     refused: int = 0
     """Letters it does not fit (any more)."""
+    forbidden: int = 0
+    """Letters of consumers with which the person may not do it."""
     consumers: set[str] = field(default_factory=set)
     """The consumers whose letters they are."""
     released: bool = False
@@ -71,14 +82,16 @@ def carry_out(verb: Verb, chosen: Letters, user: Any) -> Outcome:
     """Do it with all chosen letters, piece by piece, and enter each into the admin's history."""
     using = conf.kafka().dead_letters.database
     outcome = Outcome()
-    for ids in _pieces(chosen):
+    permitted = permits.allowed(user, verb.permit, chosen)
+    outcome.forbidden = chosen.count() - permitted.count() if permitted is not chosen else 0
+    for ids in _pieces(permitted):
         with transaction.atomic(using=using):
             if verb.releases:
                 holds.lock_of(using, ids)
             fitting = verb.fits(replaying.letters().filter(pk__in=ids)).order_by("pk").select_for_update()
             found = list(fitting.only("topic", "partition", "offset", "consumer", "hold"))
             verb.act([letter.pk for letter in found], user)
-            enter(found, DeadLetter, user, verb.logged)
+            enter(found, DeadLetter, user, verb.logged, verb="" if verb.noted else verb.name)
         outcome.done += len(found)
         outcome.refused += len(ids) - len(found)
         outcome.released |= verb.releases and any(letter.hold_id is not None for letter in found)
@@ -110,11 +123,17 @@ def _free_and_idle(letters: Letters) -> Letters:
 
 
 def _discarded(letters: Letters) -> Letters:
-    return letters.filter(state=DeadLetter.State.DISCARDED).exclude(replaying.outstanding())
+    return letters.filter(state=DeadLetter.State.DISCARDED, erased_at__isnull=True).exclude(replaying.outstanding())
+
+
+def _whole_and_idle(letters: Letters) -> Letters:
+    # Whoever carries a replay out has the payload already.
+    running = replaying.replays().filter(letter=OuterRef("pk"), state__in=Replay.OUTSTANDING)
+    return letters.filter(erased_at__isnull=True).exclude(Exists(running.exclude(replaying.unclaimed())))
 
 
 def _asked_for(letters: Letters) -> Letters:
-    waiting = replaying.replays().filter(letter=OuterRef("pk"), state=Replay.State.REQUESTED)
+    waiting = replaying.replays().filter(letter=OuterRef("pk"), state=Replay.State.REQUESTED, job__isnull=True)
     return letters.filter(Exists(waiting))
 
 
@@ -124,6 +143,26 @@ def _to_handler(ids: list[int], user: Any) -> object:
 
 def _to_topic(ids: list[int], user: Any) -> object:
     return replaying.request(ids, target=Replay.Target.TOPIC, user=user)
+
+
+def _to_other_topic(ids: list[int], user: Any, topic: str) -> object:
+    return replaying.request(ids, target=Replay.Target.TOPIC, topic=topic, user=user)
+
+
+def _dry_run(ids: list[int], user: Any) -> object:
+    return replaying.request(ids, target=Replay.Target.DRY_RUN, user=user)
+
+
+def _fit_for_dry_runs(letters: Letters) -> Letters:
+    fit = Q(pk__in=())
+    for consumer, topic in dry_runs.topics():
+        fit |= Q(consumer=consumer, topic=topic)
+    return _own_and_idle(letters).filter(fit)
+
+
+def naming(verb: Verb, topic: str) -> Verb:
+    """Return a verb that asks for a topic, with the answer."""
+    return replace(verb, act=partial(verb.act, topic=topic), logged=f"{verb.logged.rstrip('.')} {topic}.")
 
 
 _ASKED = ngettext_lazy("A replay of %d dead letter was asked for.", "Replays of %d dead letters were asked for.")
@@ -181,6 +220,46 @@ VERBS = (
         cautious=True,
     ),
     Verb(
+        name="replay-to-other-topic",
+        label=_("Replay to another topic"),
+        question=ngettext_lazy("Send %d dead letter to another topic?", "Send %d dead letters to another topic?"),
+        hints=(
+            _("The topic gets the record, with key, value and headers, and one header more: the letter’s id."),
+            _("It has to exist in the cluster that the message came from; its name is given without the prefix."),
+            _("A letter is resolved when Kafka has the record. What fails there becomes a letter of its own."),
+            _("An imported letter goes there without the headers of the dead-letter topic."),
+        ),
+        done=_ASKED,
+        refused=_NOT_OPEN_OR_HOLDING,
+        logged="Asked for a replay to the topic.",
+        fits=_free_and_idle,
+        act=_to_other_topic,
+        asks_for_replay=True,
+        asks_topic=True,
+        cautious=True,
+    ),
+    Verb(
+        name="dry-run",
+        label=_("Dry run"),
+        question=ngettext_lazy("Run the handler of %d dead letter dry?", "Run the handlers of %d dead letters dry?"),
+        hints=(
+            _("The handler that this consumer has now runs on the stored message; its transaction is rolled back."),
+            _("What it would have produced is shown and not sent; commit hooks do not run. The letter stays as it is."),
+            _("What it does elsewhere, such as sending mail, would take place: it was declared free of that."),
+        ),
+        done=ngettext_lazy("A dry run of %d dead letter was asked for.", "Dry runs of %d dead letters were asked for."),
+        refused=ngettext_lazy(
+            "%d dead letter was left alone: it is not open, or its handler is not declared fit for dry runs.",
+            "%d dead letters were left alone: they are not open, or their handlers are not declared fit for dry runs.",
+        ),
+        logged="Asked for a dry run.",
+        fits=_fit_for_dry_runs,
+        act=_dry_run,
+        asks_for_replay=True,
+        of_groups=False,
+        of_lists=False,
+    ),
+    Verb(
         name="cancel-replay",
         label=_("Cancel the replay"),
         question=ngettext_lazy("Cancel the replay of %d dead letter?", "Cancel the replays of %d dead letters?"),
@@ -211,6 +290,7 @@ VERBS = (
         logged="Discarded.",
         fits=_open_and_idle,
         act=lambda ids, user: replaying.discard(ids, user=user),
+        permit=permits.Verb.DISCARD,
         releases=True,
         cautious=True,
     ),
@@ -228,5 +308,32 @@ VERBS = (
         fits=_discarded,
         of_groups=False,
         act=lambda ids, user: replaying.reopen(ids),
+        permit=permits.Verb.DISCARD,
+    ),
+    Verb(
+        name="erase",
+        label=_("Erase"),
+        question=ngettext_lazy(
+            "Erase what %d dead letter says of a person?", "Erase what %d dead letters say of a person?"
+        ),
+        hints=(
+            _("Key, headers, value, errors and tracebacks are erased, here and in attempts and replays. For good."),
+            _("A stub is left: coordinates, states and times. Open and parked letters are discarded."),
+            _("What is parked behind one of them is released: it is handled next, in order."),
+            _("Kafka itself is not touched, nor what handlers stored, nor files that were exported."),
+        ),
+        done=ngettext_lazy("%d dead letter was erased.", "%d dead letters were erased."),
+        refused=ngettext_lazy(
+            "%d dead letter was left alone: it is being replayed, or was erased before.",
+            "%d dead letters were left alone: they are being replayed, or were erased before.",
+        ),
+        logged="Erased.",
+        fits=_whole_and_idle,
+        act=lambda ids, user: erasing.forget(Q(pk__in=ids), user=user),
+        permit=permits.Verb.ERASE,
+        releases=True,
+        noted=True,
+        of_groups=False,
+        cautious=True,
     ),
 )

@@ -20,6 +20,7 @@ from ..exceptions import (
     NoHandler,
     ProduceError,
     RecordTooLarge,
+    RegistryUnavailable,
 )
 from . import databases, libraries
 from .natures import Kind, Nature, UnknownCommit
@@ -86,6 +87,9 @@ def _put_in(category: str, error: BaseException) -> Nature:
 
 
 def _ours(error: KafkaError) -> Nature | None:
+    if isinstance(error, RegistryUnavailable):
+        # A refused login, too: of this process, not of the message.
+        return Nature(error.category, Kind.OUTAGE, "the schema registry cannot be asked now")
     if isinstance(error, DecodeError | NoHandler):
         return Nature(error.category, Kind.POISON)
     if isinstance(error, EncodeError | RecordTooLarge):

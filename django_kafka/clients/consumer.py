@@ -200,6 +200,24 @@ class ConsumerClient:
         for (topic, partition), offset in offsets.items():
             self._client.seek(TopicPartition(topic, partition, offset))
 
+    def commit_at(self, place: Place, offset: int) -> None:
+        """Commit one offset of a partition that is ours, as an operator wants it, which may take the group back.
+
+        What was only stored is not committed when the group is further.
+        """
+        try:
+            self._client.commit(offsets=[TopicPartition(*place, offset)], asynchronous=True)
+            self._asked = time.monotonic()
+        except confluent_kafka.KafkaException as error:
+            self._on_commit(errors.of(error), [])
+
+    def go_on(self, place: Place, offset: int) -> None:
+        """Fetch a partition, which may be paused, from an offset, and have that committed."""
+        partition = TopicPartition(*place, offset)
+        self._client.seek(partition)
+        self._client.store_offsets(offsets=[partition])
+        self._client.resume([partition])
+
     def begin(self, place: Place, offset: int, others: Mapping[Place, int]) -> None:
         """Fetch a partition from an offset, and have that committed.
 

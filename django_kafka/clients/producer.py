@@ -196,6 +196,17 @@ class ProducerClient:
             raise failure(topic, found.error, self.refusals)
         return len(found.partitions)
 
+    def has_topic(self, topic: str, timeout: float) -> bool:
+        """Tell whether a topic exists, without brokers making it because they were asked.
+
+        Waits for up to `timeout` seconds. Raises `DeliveryFailed`: no record could be delivered now.
+        """
+        try:
+            found = self._client.list_topics(timeout=timeout).topics
+        except confluent_kafka.KafkaException as error:
+            raise (refusal(topic, error, self.refusals) or error) from error
+        return topic in found
+
     def answers(self, timeout: float) -> bool:
         """Tell whether a broker answers within `timeout` seconds."""
         try:

@@ -12,9 +12,10 @@ from django_kafka.exceptions import ConfigurationError, UnknownName
 
 from . import availability, parsing
 from .blocks import Problem
-from .clusters import Cluster, Connection, SchemaRegistry
+from .clusters import Cluster, Connection
 from .consumers import through_topics
 from .parsing import Reading
+from .registries import Reference, Schema, SchemaOptions, SchemaRegistry
 from .schema import (
     CircuitBreaker,
     Consumer,
@@ -33,6 +34,7 @@ from .schema import (
 )
 from .secrets import Options, Secret
 from .security import Kerberos, OAuth, Sasl, Security, Tls
+from .topics import Topic
 from .typed import KafkaSettings
 from .values import Wrong, parse_duration, topic
 
@@ -57,12 +59,16 @@ __all__ = [
     "ProducerCircuit",
     "ProducerTopic",
     "Reading",
+    "Reference",
     "Retry",
     "Sasl",
+    "Schema",
+    "SchemaOptions",
     "SchemaRegistry",
     "Secret",
     "Security",
     "Tls",
+    "Topic",
     "Tracing",
     "cluster",
     "consumer",

@@ -10,34 +10,11 @@ from .schema import Consumer, Kafka, Producer
 _Line = tuple[str, Callable[[Any], bool], str]
 
 
-def _registry(serializer: str | None) -> bool:
-    return serializer in ("avro", "jsonschema", "protobuf")
-
-
-CONSUMER: tuple[_Line, ...] = (
-    ("deduplicate", lambda value: value is not None, "only None"),
-    ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
-    ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
-)
-CONSUMER_TOPIC: tuple[_Line, ...] = (
-    ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
-    ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
-)
-PRODUCER: tuple[_Line, ...] = (
-    ("send", lambda value: value == "outbox", 'only "on_commit" and "immediate"'),
-    ("routing", lambda value: value != "key", 'only "key"'),
-    ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
-    ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
-)
-PRODUCER_TOPIC: tuple[_Line, ...] = (
-    ("routing", lambda value: value not in (None, "key"), 'only "key"'),
-    ("serializer", _registry, '"bytes", "text", "json", or a dotted path'),
-    ("key_serializer", _registry, '"bytes", "text", "json", or a dotted path'),
-)
-WITH_CONSUMERS: tuple[_Line, ...] = (
-    ("dead_letters.mask", bool, "only an empty list"),
-    ("bridges", bool, "only an empty list"),
-)
+CONSUMER: tuple[_Line, ...] = (("deduplicate", lambda value: value is not None, "only None"),)
+CONSUMER_TOPIC: tuple[_Line, ...] = ()
+PRODUCER: tuple[_Line, ...] = (("send", lambda value: value == "outbox", 'only "on_commit" and "immediate"'),)
+PRODUCER_TOPIC: tuple[_Line, ...] = ()
+WITH_CONSUMERS: tuple[_Line, ...] = (("bridges", bool, "only an empty list"),)
 """What stands elsewhere in KAFKA, and is missed when a consumer runs."""
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import unquote
+from types import MappingProxyType
 
-from .blocks import CONTRADICTION, MISSING, Block
+from .blocks import MISSING, Block
 from .librdkafka import CLUSTER_SAME
 from .options import advice, read_options
-from .secrets import Options, Secret
+from .registries import SchemaRegistry, read_registry
+from .secrets import Options
 from .security import Security, read_security
-from .values import Rule, brokers, duration, secret, text_or_kept, url, whole
+from .topics import Topic, read_topics
+from .values import Rule, brokers, duration, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,20 +28,6 @@ class Connection:
     """librdkafka keeps one connection to each broker it needs, and so never comes near."""
     options: Options = field(default_factory=Options)
     """librdkafka's own properties for every client of the cluster."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemaRegistry:
-    """Where schemas are kept."""
-
-    url: str = ""
-    """Its address, without a login; "" for none."""
-    username: str | Secret = ""
-    """Who the client is there; "" for nobody."""
-    password: Secret = field(default_factory=Secret)
-    """What proves it."""
-    login_in_url: bool = False
-    """Whether settings have both in the address, which Django's page about an error shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +46,8 @@ class Cluster:
     """How connections are held."""
     schema_registry: SchemaRegistry = field(default_factory=SchemaRegistry)
     """Where its schemas are kept."""
+    topics: Mapping[str, Topic] = field(default_factory=lambda: MappingProxyType({}))
+    """Those that `kafka_topics` makes and keeps as they are declared, by name without prefix."""
 
 
 CONNECTION: Mapping[str, Rule] = {
@@ -69,10 +58,9 @@ CONNECTION: Mapping[str, Rule] = {
 CONNECTION_SAME = {
     name.removeprefix("connection."): same for name, same in CLUSTER_SAME.items() if name.startswith("connection.")
 }
-SCHEMA_REGISTRY: Mapping[str, Rule] = {"url": url, "username": text_or_kept, "password": secret}
 
 
-def read_cluster(name: str, block: Block) -> tuple[Cluster, Mapping[str, str]]:
+def read_cluster(name: str, block: Block, prefix: str) -> tuple[Cluster, Mapping[str, str]]:
     """Return the cluster that a block describes, and where its keys were given ("sasl.username" → path)."""
     addresses = block.read({"brokers": brokers}).get("brokers")
     if addresses is None and name != "default" and "brokers" not in block.given:
@@ -89,27 +77,8 @@ def read_cluster(name: str, block: Block) -> tuple[Cluster, Mapping[str, str]]:
         embedded=addresses == ("embedded",),
         security=security,
         connection=Connection(**held, options=read_options(options, (CLUSTER_SAME, given))),
-        schema_registry=_read_registry(registry),
+        schema_registry=read_registry(registry),
+        topics=read_topics(block, prefix),
     )
     connection.close(advice(connection, CONNECTION_SAME))
-    registry.close()
     return cluster, given
-
-
-def _read_registry(block: Block) -> SchemaRegistry:
-    found: dict[str, Any] = block.read(SCHEMA_REGISTRY)
-    scheme, _, rest = found.get("url", "").partition("://")
-    place, slash, path = rest.partition("/")
-    login, at, host = place.rpartition("@")
-    if not at:
-        return SchemaRegistry(**found)
-    if {"username", "password"} & block.given.keys():
-        sentence = f"{block.path} has a login in `url`, and one beside it."
-        block.problem(CONTRADICTION, sentence, "Write it beside the address only.")
-    username, _, password = login.partition(":")
-    return SchemaRegistry(
-        url=f"{scheme}://{host}{slash}{path}",
-        username=unquote(username),
-        password=Secret(unquote(password)),
-        login_in_url=True,
-    )

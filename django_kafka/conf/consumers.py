@@ -10,6 +10,7 @@ from .blocks import CONTRADICTION, MISSING, WRONG_VALUE, Block
 from .librdkafka import CLASSIC_ONLY, CLUSTER_SAME, CONSUMER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
 from .producers import SERIALIZER
+from .registries import READING, options_rule, schema
 from .schema import CircuitBreaker, Consumer, ConsumerTopic, Dispatch, Retry
 from .values import (
     Rule,
@@ -48,6 +49,11 @@ CIRCUIT_BREAKER: Mapping[str, Rule] = {
     "window": whole(1),
     "cooldown": duration(0.1),
 }
+SCHEMAS: Mapping[str, Rule] = {
+    "schema": optional(schema),
+    "key_schema": optional(schema),
+    "schema_options": options_rule(READING),
+}
 CONSUMER: Mapping[str, Rule] = {
     "enabled": flag,
     "cluster": label,
@@ -55,6 +61,7 @@ CONSUMER: Mapping[str, Rule] = {
     "handler": optional(dotted_path),
     "serializer": SERIALIZER,
     "key_serializer": SERIALIZER,
+    **SCHEMAS,
     "auto_offset_reset": choice("earliest", "latest", "error"),
     "enable_auto_commit": flag,
     "auto_commit_interval": duration(0.001, 86400.0),
@@ -85,8 +92,10 @@ IMPORTS = ("auto", "lynx", "spring", "connect", "regiohelden", "karafka", "plain
 CONSUMER_TOPIC: Mapping[str, Rule] = {
     "handler": optional(dotted_path),
     "timeout": optional(duration(0.001)),
+    "dry_run": flag,
     "serializer": optional(SERIALIZER),
     "key_serializer": optional(SERIALIZER),
+    **SCHEMAS,
     "import": optional(choice(*IMPORTS)),
 }
 
@@ -160,7 +169,7 @@ def _find_contradictions_of_imports(found: Mapping[str, object], block: Block) -
 
 
 def _read_dispatch(block: Block) -> Dispatch | None:
-    found = block.read({"handler": dotted_path})
+    found = block.read({"handler": dotted_path, "dry_run": flag})
     headers = block.block("header")
     pairs = {str(name): value for name, value in headers.read(dict.fromkeys(headers.values, text)).items()}
     wrong = len(pairs) < len(headers.given)
@@ -171,7 +180,7 @@ def _read_dispatch(block: Block) -> Dispatch | None:
             block.problem(MISSING, sentence, 'Write {"header": {"type": "cancelled"}, "handler": "…"}.')
     if "handler" not in found or not pairs or wrong:
         return None
-    return Dispatch(header=MappingProxyType(pairs), handler=found["handler"])
+    return Dispatch(header=MappingProxyType(pairs), **found)
 
 
 def _find_contradictions(consumer: Consumer, block: Block) -> None:

@@ -11,10 +11,13 @@ from .blocks import CONTRADICTION, DUPLICATE_NAME, UNKNOWN_CLUSTER, WRONG_VALUE,
 from .clusters import Cluster, read_cluster
 from .consumers import read_consumer
 from .librdkafka import reason_against
+from .masks import mask
 from .producers import read_producer
+from .registries import find_what_schemas_lack
 from .schema import CATEGORIES, Consumer, DeadLetters, Health, Heartbeats, Kafka, Logging, Metrics, Producer, Tracing
 from .secrets import Options
 from .values import (
+    LETTERS_PLACES,
     Rule,
     choice,
     dotted_path,
@@ -31,14 +34,24 @@ from .values import (
     whole,
 )
 
-TOP: Mapping[str, Rule] = {"client_id": text, "group_id": text, "topic_prefix": topic_prefix, "release": short_text}
+TOP: Mapping[str, Rule] = {
+    "client_id": text,
+    "group_id": text,
+    "topic_prefix": topic_prefix,
+    "release": short_text,
+    "tenant": optional(dotted_path),
+}
 DEAD_LETTERS: Mapping[str, Rule] = {
     "database": label,
     "retention": optional(duration()),
     "unresolved_max_age": optional(duration(60.0)),
     "producer": optional(label),
     "max_shown": size(0),
-    "mask": listed(label, "names"),
+    "job_above": whole(1),
+    "reason_above": optional(whole(0)),
+    "edit": flag,
+    "mask": mask,
+    "audit_retention": optional(duration(60.0)),
 }
 HEARTBEATS: Mapping[str, Rule] = {"enabled": flag, "interval": duration(0.1, 3600.0)}
 HEALTH: Mapping[str, Rule] = {
@@ -73,7 +86,7 @@ def read(setting: object) -> Reading:
     problems: list[Problem] = []
     block = Block.of(setting, "KAFKA", problems)
     top = {"client_id": "", "group_id": "", "topic_prefix": "", **block.read(TOP)}
-    clusters, given = _read_clusters(block)
+    clusters, given = _read_clusters(block, top["topic_prefix"])
     common = {"client_id": top["client_id"], "prefix": top["topic_prefix"], "clusters": given}
     producers = _read_producers(block, common)
     consumers = {
@@ -84,6 +97,8 @@ def read(setting: object) -> Reading:
     block.close(_advice(block))
     _find_unknown_clusters(clusters, "producers", producers.values(), problems)
     _find_unknown_clusters(clusters, "consumers", consumers.values(), problems)
+    find_what_schemas_lack(clusters, "producers", producers.values(), problems)
+    find_what_schemas_lack(clusters, "consumers", consumers.values(), problems)
     kafka = Kafka(
         clusters=MappingProxyType(clusters),
         producers=MappingProxyType(producers),
@@ -96,16 +111,16 @@ def read(setting: object) -> Reading:
     return Reading(kafka=kafka, problems=tuple(problems))
 
 
-def _read_clusters(block: Block) -> tuple[dict[str, Cluster], dict[str, Mapping[str, str]]]:
+def _read_clusters(block: Block, prefix: str) -> tuple[dict[str, Cluster], dict[str, Mapping[str, str]]]:
     clusters: dict[str, Cluster] = {}
     given: dict[str, Mapping[str, str]] = {}
-    clusters["default"], given["default"] = read_cluster("default", block)
+    clusters["default"], given["default"] = read_cluster("default", block, prefix)
     for name, inner in block.entries("clusters", "cluster"):
         if name == "default":
             sentence = f'{inner.path} is a second cluster "default"; the first one is made of the keys of KAFKA itself.'
             inner.problem(DUPLICATE_NAME, sentence, "Rename it, or move its keys up.")
             continue
-        clusters[name], given[name] = read_cluster(name, inner)
+        clusters[name], given[name] = read_cluster(name, inner, prefix)
         inner.close()
     return clusters, given
 
@@ -122,7 +137,9 @@ def _read_the_rest(block: Block, prefix: str) -> dict[str, Any]:
         block.block(key) for key in ("dead_letters", "heartbeats", "health", "metrics", "logging", "tracing")
     )
     rest = {
-        "dead_letters": DeadLetters(**letters.read({**DEAD_LETTERS, "topic": optional(topic_template(prefix))})),
+        "dead_letters": DeadLetters(
+            **letters.read({**DEAD_LETTERS, "topic": optional(topic_template(prefix, LETTERS_PLACES))})
+        ),
         "heartbeats": Heartbeats(**heartbeats.read(HEARTBEATS)),
         "health": Health(**health.read(HEALTH)),
         "metrics": Metrics(**metrics.read(METRICS)),

@@ -8,8 +8,10 @@ from types import MappingProxyType
 from .blocks import CONTRADICTION, Block
 from .librdkafka import CLUSTER_SAME, PRODUCER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
+from .registries import WRITING, options_rule, schema
 from .schema import Producer, ProducerCircuit, ProducerTopic
 from .values import (
+    RECORD_PLACES,
     Rule,
     acks,
     choice,
@@ -20,6 +22,7 @@ from .values import (
     optional,
     size,
     topic,
+    topic_template,
     whole,
 )
 
@@ -29,6 +32,11 @@ CIRCUIT_BREAKER: Mapping[str, Rule] = {
     "cooldown": duration(0.1, 3600.0),
 }
 SERIALIZER: Rule = choice_or_path("bytes", "text", "json", "avro", "jsonschema", "protobuf")
+SCHEMAS: Mapping[str, Rule] = {
+    "schema": optional(schema),
+    "key_schema": optional(schema),
+    "schema_options": options_rule(WRITING),
+}
 ROUTING: Rule = choice_or_path("key", "round_robin", "sticky")
 
 PRODUCER: Mapping[str, Rule] = {
@@ -37,6 +45,7 @@ PRODUCER: Mapping[str, Rule] = {
     "send": choice("on_commit", "immediate", "outbox"),
     "serializer": SERIALIZER,
     "key_serializer": SERIALIZER,
+    **SCHEMAS,
     "acks": acks,
     "idempotent": optional(flag),
     "max_retries": optional(whole()),
@@ -53,6 +62,7 @@ LEVELS = {"none": 0, "gzip": 9, "snappy": 0, "lz4": 12, "zstd": 12}
 PRODUCER_TOPIC: Mapping[str, Rule] = {
     "serializer": optional(SERIALIZER),
     "key_serializer": optional(SERIALIZER),
+    **SCHEMAS,
     "routing": optional(ROUTING),
 }
 
@@ -63,7 +73,7 @@ def read_producer(
     """Return the producer that a block describes; `clusters` tells where the keys of each cluster were given."""
     options = merge_options(block)
     rename(block, "retries", "max_retries")
-    found = block.read({"topic": optional(topic(prefix)), **PRODUCER})
+    found = block.read({"topic": optional(topic_template(prefix, RECORD_PLACES)), **PRODUCER})
     topics = {}
     for topic_name, inner in block.entries("topics", "topic", topic(prefix)):
         topics[topic_name] = ProducerTopic(**inner.read(PRODUCER_TOPIC))

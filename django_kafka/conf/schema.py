@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from .clusters import Cluster
+from .masks import Mask
+from .registries import Schema, SchemaOptions
 from .secrets import Options
 
 
@@ -33,6 +35,12 @@ class ProducerTopic:
     """Of values."""
     key_serializer: str | None = None
     """Of keys."""
+    schema: Schema | None = None
+    """Of values, for avro, jsonschema and protobuf."""
+    key_schema: Schema | None = None
+    """Of keys."""
+    schema_options: SchemaOptions = field(default_factory=SchemaOptions)
+    """How the registry is used."""
     routing: str | None = None
     """Which partition a record goes to."""
 
@@ -62,7 +70,7 @@ class Producer:
     client_id: str = ""
     """What brokers see it as; "" for librdkafka's default."""
     topic: str | None = None
-    """Where a record goes that names no topic."""
+    """Where a record goes that names no topic: a topic, or a template of `{app}`, `{model}`, `{type}`, `{tenant}`."""
     topics: Mapping[str, ProducerTopic] = field(default_factory=_nothing)
     """What is different for some topics."""
     send: str = "on_commit"
@@ -71,6 +79,12 @@ class Producer:
     """Of values: bytes, text, json, avro, jsonschema, protobuf, or a dotted path."""
     key_serializer: str = "text"
     """Of keys."""
+    schema: Schema | None = None
+    """Of values, for avro, jsonschema and protobuf."""
+    key_schema: Schema | None = None
+    """Of keys."""
+    schema_options: SchemaOptions = field(default_factory=SchemaOptions)
+    """How the registry is used."""
     acks: str = "all"
     """How many replicas must have a record: all, 1, or 0."""
     idempotent: bool | None = None
@@ -95,6 +109,11 @@ class Producer:
     """Which partition a record goes to: key (as Java clients do), round_robin, sticky, or a dotted path."""
     options: Mapping[str, Any] = field(default_factory=Options)
     """librdkafka's own properties; they win over ours."""
+
+    @property
+    def has_topic_template(self) -> bool:
+        """Tell whether `topic` is not the name of one, but what names are made of."""
+        return self.topic is not None and "{" in self.topic
 
     @property
     def is_idempotent(self) -> bool:
@@ -145,6 +164,8 @@ class Dispatch:
     """Names and values, all of which a message must have."""
     handler: str
     """Dotted path."""
+    dry_run: bool = False
+    """Whether it may run in a transaction that is rolled back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,10 +180,18 @@ class ConsumerTopic:
     """Of values."""
     key_serializer: str | None = None
     """Of keys."""
+    schema: Schema | None = None
+    """Of values, for avro, jsonschema and protobuf."""
+    key_schema: Schema | None = None
+    """Of keys."""
+    schema_options: SchemaOptions = field(default_factory=SchemaOptions)
+    """How the registry is used."""
     timeout: float | None = None
     """How long a handler may run."""
     retry: Retry | None = None
     """The consumer's own, with what is different here."""
+    dry_run: bool = False
+    """Whether its handler may run in a transaction that is rolled back."""
     dispatch: tuple[Dispatch, ...] = ()
     """Handlers by header; the first that matches has the message."""
     imports: str | None = None
@@ -209,6 +238,12 @@ class Consumer:
     """Of values."""
     key_serializer: str = "text"
     """Of keys."""
+    schema: Schema | None = None
+    """Of values, for avro, jsonschema and protobuf."""
+    key_schema: Schema | None = None
+    """Of keys."""
+    schema_options: SchemaOptions = field(default_factory=SchemaOptions)
+    """How the registry is used."""
     auto_offset_reset: str = "earliest"
     """Where a group begins that has no offset: earliest, latest, or error."""
     enable_auto_commit: bool = True
@@ -275,8 +310,16 @@ class DeadLetters:
     """The name of the producer that sends them there; None: the default one, or one of the same cluster."""
     max_shown: int = 524_288
     """Bytes of a payload that the admin shows."""
-    mask: tuple[str, ...] = ()
-    """Names whose values the admin does not show."""
+    job_above: int = 1000
+    """More letters than this are replayed as a job only, when the admin is asked to."""
+    reason_above: int | None = 100
+    """A job of more letters than this needs a reason in the admin; None: none does."""
+    edit: bool = False
+    """Whether messages may be edited before they are replayed."""
+    mask: Mask = field(default_factory=Mask)
+    """What people see only with the permission to view payloads."""
+    audit_retention: float | None = None
+    """How long entries of the audit are kept that are written from now on; None: for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,6 +392,8 @@ class Kafka:
     """What of the project runs, as its deploys call it; said of failures."""
     topic_prefix: str = ""
     """Put before topics, groups, retry and dead-letter topics."""
+    tenant: str | None = None
+    """Dotted path of what tells whose records are produced, for topics with `{tenant}` in their template."""
     producers: Mapping[str, Producer] = field(default_factory=_nothing)
     """By name."""
     consumers: Mapping[str, Consumer] = field(default_factory=_nothing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from os import PathLike
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from .secrets import Secret
 
@@ -87,12 +87,84 @@ class ConnectionSettings(TypedDict, total=False):
     options: Mapping[str, Any]
 
 
-class SchemaRegistrySettings(TypedDict, total=False):
+class ReferenceSettings(TypedDict):
+    """A schema that another one names."""
+
+    name: str
+    subject: str
+    version: int
+
+
+class SchemaFileSettings(TypedDict, total=False):
+    """A schema in a file, with what it names."""
+
+    file: Path
+    references: Sequence[ReferenceSettings]
+
+
+class SchemaTextSettings(TypedDict, total=False):
+    """A schema as a text, with what it names."""
+
+    text: str
+    references: Sequence[ReferenceSettings]
+
+
+SchemaSource: TypeAlias = Path | SchemaFileSettings | SchemaTextSettings | Mapping[str, Any] | Sequence[Any] | None
+
+
+class SchemaOptionsSettings(TypedDict, total=False):
+    """KAFKA["producers"]["…"]["schema_options"]"""
+
+    subject: str | None
+    auto_register: bool | None
+    use_latest: bool | None
+    normalize: bool | None
+    schema_id_in: str | None
+
+
+class RegistryTlsSettings(TypedDict, total=False):
+    """KAFKA["schema_registry"]["tls"]"""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+    key_password: Kept
+    insecure_skip_verify: bool
+
+
+class RegistryOAuthSettings(TypedDict, total=False):
+    """KAFKA["schema_registry"]["oauth"]"""
+
+    token_url: str
+    client_id: Kept
+    client_secret: Kept
+    scope: str
+    ca_file: Path
+    function: str | None
+
+
+class SchemaRegistrySettings(SchemaOptionsSettings, total=False):
     """KAFKA["schema_registry"]"""
 
-    url: str
+    url: str | Sequence[str]
     username: Kept
     password: Kept
+    token: Kept
+    oauth: RegistryOAuthSettings
+    logical_cluster: str
+    identity_pool: str
+    tls: RegistryTlsSettings
+    timeout: Duration | None
+    latest_for: Duration
+
+
+class TopicSettings(TypedDict, total=False):
+    """KAFKA["topics"]["…"]"""
+
+    partitions: int | None
+    replication_factor: int | None
+    config: Mapping[str, str | float | bool | None]
+    delete: bool
 
 
 class ClusterSettings(TypedDict, total=False):
@@ -102,6 +174,7 @@ class ClusterSettings(TypedDict, total=False):
     security: SecuritySettings
     connection: ConnectionSettings
     schema_registry: SchemaRegistrySettings
+    topics: Mapping[str, TopicSettings] | Sequence[str | Mapping[str, Any]]
 
 
 class ProducerTopicSettings(TypedDict, total=False):
@@ -109,6 +182,9 @@ class ProducerTopicSettings(TypedDict, total=False):
 
     serializer: str | None
     key_serializer: str | None
+    schema: SchemaSource
+    key_schema: SchemaSource
+    schema_options: SchemaOptionsSettings
     routing: str | None
 
 
@@ -131,6 +207,9 @@ class ProducerSettings(TypedDict, total=False):
     send: Literal["on_commit", "immediate", "outbox"]
     serializer: str
     key_serializer: str
+    schema: SchemaSource
+    key_schema: SchemaSource
+    schema_options: SchemaOptionsSettings
     acks: Literal["all", "1", "0", -1, 0, 1]
     idempotent: bool | None
     max_retries: int | None
@@ -166,6 +245,7 @@ class DispatchSettings(TypedDict):
 
     header: Mapping[str, str]
     handler: str
+    dry_run: NotRequired[bool]
 
 
 _ImportSettings = TypedDict(
@@ -181,7 +261,11 @@ class ConsumerTopicSettings(_ImportSettings, total=False):
     handler: str | None
     serializer: str | None
     key_serializer: str | None
+    schema: SchemaSource
+    key_schema: SchemaSource
+    schema_options: SchemaOptionsSettings
     timeout: Duration | None
+    dry_run: bool
     retry: RetrySettings
     dispatch: Sequence[DispatchSettings]
     original: str | None
@@ -208,6 +292,9 @@ class ConsumerSettings(TypedDict, total=False):
     handler: str | None
     serializer: str
     key_serializer: str
+    schema: SchemaSource
+    key_schema: SchemaSource
+    schema_options: SchemaOptionsSettings
     auto_offset_reset: Literal["earliest", "latest", "error"]
     enable_auto_commit: bool
     auto_commit_interval: Duration
@@ -234,6 +321,18 @@ class ConsumerSettings(TypedDict, total=False):
     options: Mapping[str, Any]
 
 
+class MaskedTexts(TypedDict):
+    """Masks what a regular expression matches"""
+
+    regex: str
+
+
+class MaskedKeys(TypedDict):
+    """Masks whole keys"""
+
+    key: bool
+
+
 class DeadLettersSettings(TypedDict, total=False):
     """KAFKA["dead_letters"]"""
 
@@ -243,7 +342,11 @@ class DeadLettersSettings(TypedDict, total=False):
     topic: str | None
     producer: str | None
     max_shown: Size
-    mask: Sequence[str]
+    job_above: int
+    reason_above: int | None
+    edit: bool
+    mask: Sequence[str | MaskedTexts | MaskedKeys]
+    audit_retention: Duration | None
 
 
 class HeartbeatsSettings(TypedDict, total=False):
@@ -303,6 +406,7 @@ class KafkaSettings(ClusterSettings, total=False):
     group_id: str
     topic_prefix: str
     release: str
+    tenant: str | None
     clusters: Mapping[str, ClusterSettings]
     producers: Mapping[str, ProducerSettings] | Sequence[ProducerSettings]
     consumers: Mapping[str, ConsumerSettings] | Sequence[ConsumerSettings]

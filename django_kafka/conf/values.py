@@ -24,7 +24,10 @@ LARGEST = 2**31 - 1
 """No whole number that librdkafka takes is larger."""
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 """What producers, consumers and clusters may be called: names are labels of metrics and arguments of commands."""
-TEMPLATE_PLACES = ("topic", "group", "consumer")
+LETTERS_PLACES = ("topic", "group", "consumer")
+"""What the template of dead-letter topics may have in it."""
+RECORD_PLACES = ("app", "model", "type", "tenant")
+"""What the template of a producer's topics may have in it."""
 """What may stand between braces in the name of a dead-letter topic."""
 
 _UNITS = {
@@ -37,7 +40,7 @@ _SIZES = {
     "": 1, "B": 1, "k": 1000, "kB": 1000, "KB": 1000, "M": 1000**2, "MB": 1000**2, "G": 1000**3, "GB": 1000**3,
     "kiB": 1024, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
 }  # fmt: skip
-_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _BROKER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/,\[\]@]+)(?::(\d{1,5}))?")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -235,7 +238,7 @@ def choice_or_path(*allowed: str) -> Rule:
     """Return the rule for one of some words, or a dotted path."""
 
     def rule(value: object) -> str:
-        if isinstance(value, str) and (value in allowed or _PATH.fullmatch(value)):
+        if isinstance(value, str) and (value in allowed or PATH.fullmatch(value)):
             return value
         raise Wrong(f"{one_of(allowed)}, or a dotted path", did_you_mean(value, allowed))
 
@@ -244,7 +247,7 @@ def choice_or_path(*allowed: str) -> Rule:
 
 def dotted_path(value: object) -> str:
     """Read where something is imported from."""
-    if not isinstance(value, str) or not _PATH.fullmatch(value):
+    if not isinstance(value, str) or not PATH.fullmatch(value):
         raise Wrong('a dotted path such as "flights.handlers.flight_landed"')
     return value
 
@@ -303,9 +306,10 @@ def topic(prefix: str) -> Rule:
     return rule
 
 
-def topic_template(prefix: str) -> Rule:
+def topic_template(prefix: str, places: tuple[str, ...]) -> Rule:
     """Return the rule for the name of a topic in which other names have their places."""
-    allowed = "the name of a topic, which may have {topic}, {group} and {consumer} in it"
+    *some, last = (f"{{{place}}}" for place in places)
+    allowed = f"the name of a topic, which may have {', '.join(some)} and {last} in it"
 
     def rule(value: object) -> str:
         if not isinstance(value, str):
@@ -315,9 +319,9 @@ def topic_template(prefix: str) -> Rule:
         except ValueError:
             raise Wrong(allowed, "Each place is a word between { and }.") from None
         for _text, place, kind, conversion in parts:
-            if place is not None and (place not in TEMPLATE_PLACES or kind or conversion):
-                raise Wrong(allowed, did_you_mean(place, TEMPLATE_PLACES))
-        topic(prefix)(value.format(**dict.fromkeys(TEMPLATE_PLACES, "x")))
+            if place is not None and (place not in places or kind or conversion):
+                raise Wrong(allowed, did_you_mean(place, places))
+        topic(prefix)(value.format(**dict.fromkeys(places, "x")))
         return value
 
     return rule

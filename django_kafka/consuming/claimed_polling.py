@@ -22,6 +22,8 @@ _SOON = 1.0
 class ClaimingPoller(Poller):
     """Begins partitions at their claims. What it commits to the brokers only tells others how far it is."""
 
+    claims = True
+
     def _connect(self, chosen: dict[str, Any]) -> ConsumerClient:
         begins = str(chosen["auto.offset.reset"])
         self._claimant = Claimant(self.consumer, str(chosen["group.id"]), begins, self._fail)
@@ -43,7 +45,14 @@ class ClaimingPoller(Poller):
     def assigned(self, places: list[Place]) -> None:
         """Open the lanes of partitions that came, and have them claimed."""
         super().assigned(places)
-        self._await_claims([one for place in places if (one := self.lanes.get(place)) is not None])
+        mine = [one for place in places if (one := self.lanes.get(place)) is not None]
+        self._await_claims(self.steering.arrived(mine))
+
+    def put_back(self, partition: Partition, where: int | None, *, moved: bool, idle: bool) -> bool:
+        """Have a partition claimed, which tells where it goes on."""
+        partition.paused = False
+        self._await_claims([partition])
+        return True
 
     def _await_claims(self, partitions: Collection[Partition], after: float = 0.0) -> None:
         for partition in partitions:
@@ -89,7 +98,7 @@ class ClaimingPoller(Poller):
     def _throttle(self, lanes: Collection[Partition]) -> None:
         begun = []
         for partition in lanes:
-            if partition.claim is None or self.lanes.get(partition.place) is not partition:
+            if partition.claim is None or partition.suspended or self.lanes.get(partition.place) is not partition:
                 continue
             if partition.claim.fenced:
                 # By then the group has told whose it is.

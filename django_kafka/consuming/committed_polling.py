@@ -164,6 +164,24 @@ class CommittingPoller(Poller):
             self._asked.clear()
             super()._leave()
 
+    def set_aside(self, partition: Partition) -> int | None:
+        """Forget what of a partition is not committed, and finish the rest; return the offset of the first of those."""
+        queue = self.queues.pop(partition, None)
+        if queue is None:
+            return partition.expected
+        self.queued -= sum(len(messages) for messages, _size in queue)
+        self.queued_bytes -= sum(size for _messages, size in queue)
+        first: int = queue[0][0][0].offset()
+        return first
+
+    def is_through(self, partition: Partition) -> bool:
+        """Tell whether everything of it that is committed is handled: nobody else would."""
+        return not (partition in self._asked or partition.in_flight or partition.busy)
+
+    def conclude(self, partition: Partition) -> tuple[int | None, set[int]]:
+        """Return nothing that is not known: what is handled was committed before."""
+        return None, set()
+
     def _has_ended(self, partition: Partition) -> bool:
         # A commit that is refused while the worker leaves is not made again: the next owner reads what it was for.
         asked = partition in self._asked and self._again == math.inf

@@ -12,6 +12,7 @@ from ..monitoring import metrics, probes
 from ..monitoring.heartbeats import Heartbeat
 from ..monitoring.server import Answer
 from ..producers import close_all
+from .controls import Controls
 from .deaths import Tenures
 from .event_loop import ASIDE_THREADS, SENSITIVE_THREADS
 from .gate import Gate
@@ -99,6 +100,9 @@ class Crew:
         watchdog = Watchdog(self.workers)
         if conf.kafka().heartbeats.enabled:
             self._watch_for_deaths(beat, gate)
+            for worker in self.workers:
+                worker.obey()
+            beat.lookout = Controls(self.workers, beat.ids, beaten=beat.beaten.is_set, wake=beat.wake)
             beat.start()
         for worker in self.workers:
             worker.start()

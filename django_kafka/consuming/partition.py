@@ -15,6 +15,7 @@ from .slices import Slice
 
 if TYPE_CHECKING:
     from ..claims import Claimed
+    from .controlling import Answer, Suspension
     from .deaths import Holding
 
 _TURN = 500
@@ -34,7 +35,7 @@ class Partition(Lane):
     __slots__ = (
         "_apart", "_dealt", "_fetched", "_next", "at_end", "awaits", "blocked", "busy", "bytes", "claim", "committed",
         "dealing", "done_before", "end", "expected", "finish", "held_keys", "in_flight", "lost", "occupied", "ordering",
-        "paused", "splits", "stored", "tenure", "watermark", "width",
+        "paused", "sought", "splits", "stored", "suspended", "tenure", "watermark", "width",
     )  # fmt: skip
 
     def __init__(self, place: Place, ordering: str = "partition", width: int = 1) -> None:
@@ -84,6 +85,10 @@ class Partition(Lane):
         """Offsets of messages that are still to come, but were settled by its former worker."""
         self.blocked = ""
         """Why nothing of it is fetched, for people; "" when it is."""
+        self.suspended: Suspension | None = None
+        """What keeps it out, because somebody paused it or seeks in it; None: nothing does."""
+        self.sought: Answer | None = None
+        """What is to be said when its group has the offset that somebody sought."""
         self.occupied: set[Lane] = set()
         """Its lanes that have messages, where it splits."""
         self._fetched: deque[tuple[Sequence[RawMessage], int]] = deque()
@@ -116,6 +121,29 @@ class Partition(Lane):
         if last is not None:
             return (last.offset() or 0) + 1
         return self.committed if self.committed >= 0 else None
+
+    @property
+    def position(self) -> int | None:
+        """The offset of the first message that is not settled, when nothing runs; None: it has fetched nothing."""
+        last = self.watermark if self.splits else self.settled_message()
+        if last is not None:
+            return (last.offset() or 0) + 1
+        first = [offset for lane in self.lanes if (offset := lane.first_unsettled) is not None]
+        if self._fetched:
+            first.append(_offset_of(self._fetched[0][0][0]))
+        return min(first, default=self.expected)
+
+    def settled_beyond(self) -> set[int]:
+        """Return the offsets of messages behind the watermark that are settled, when nothing runs."""
+        fetched = {_offset_of(message) for messages, _size in self._fetched for message in messages}
+        left = {
+            _offset_of(message)
+            for lane in self.lanes
+            for piece in lane.slices
+            for message in piece.messages[piece.settled :]
+        }
+        low = self.position or 0
+        return {offset for offset in (fetched - left) | self.done_before if offset >= low}
 
     def undone(self, messages: list[RawMessage]) -> list[RawMessage]:
         """Return the messages of a fetch that its former worker has not settled."""

@@ -19,6 +19,7 @@ from ..gathering import close_broken_connections
 from ..tallies import ConsumerTally
 from .bounds import Bounds
 from .commits import Commits
+from .controlling import Steering
 from .lane import Place
 from .lanes import Lanes
 from .partition import Partition
@@ -44,6 +45,9 @@ _NEAR_THE_END = 0.005
 
 class Poller(Events):
     """Polls for one consumer until it is stopped, has taken `limit` messages, or finds its partitions empty."""
+
+    claims = False
+    """Whether it begins partitions where a database says."""
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class Poller(Events):
         self._replaced_now: set[Place] = set()
         self._ended_now: set[Place] = set()
         self._troubles = Troubles(consumer.name)
+        self.steering = Steering(self)
 
     @property
     def unsteady(self) -> float:
@@ -126,13 +131,15 @@ class Poller(Events):
             self._leave()
 
     def _finished(self) -> bool:
-        if self.lanes.in_flight or not self._assigned_once:
+        if self.lanes.in_flight or not self._assigned_once or self.steering.waits:
             return False
         if self._has_enough():
             return True
         if not self._until_empty or time.monotonic() < self._quiet_from:
             return False
-        return all(partition.at_end and (partition.expected or 0) > partition.awaits for partition in self.lanes)
+        # What is paused is not waited for.
+        left = [one for one in self.lanes if one.suspended is None or one.suspended.seek is not None]
+        return all(one.at_end and (one.expected or 0) > one.awaits for one in left)
 
     def _expect_more(self) -> None:
         """Note that partitions are on their way from one worker to another, and may come here with what is left."""
@@ -158,6 +165,7 @@ class Poller(Events):
         now = time.monotonic()
         if now - self._tended >= _TEND or most <= 0:
             self._tended = now
+            self.steering.tend()
             partitions = list(self.lanes) if self._bounds.full or self._has_enough() else self.lanes.stirred()
             self._throttle(partitions)
             self._commits.settle(partitions)
@@ -168,7 +176,8 @@ class Poller(Events):
     def _look_at_ends(self, now: float) -> None:
         self._ends_at = now + _ENDS
         for partition in self.lanes:
-            partition.end = self._client.end_of(partition.place)
+            # The client hears of an end with what it fetches: of what is out it would tell an old one.
+            partition.end = -1 if partition.suspended is not None else self._client.end_of(partition.place)
 
     def _room(self) -> int:
         """Return how many messages may be fetched now."""
@@ -201,10 +210,17 @@ class Poller(Events):
     def _begin(self) -> None:
         """Have what was just assigned fetched."""
         # A pause outlives a revocation; a new assignment begins unpaused whatever was before.
-        self._client.resume([place for place in self._assigned_now if self.lanes.get(place)])
+        mine = [one for place in self._assigned_now if (one := self.lanes.get(place)) is not None]
+        self._client.resume([one.place for one in self.steering.arrived(mine)])
         if self._replaced_now:
             # Left and come back within one call: what it returned may be from before.
             self._start_over(self._replaced_now)
+        else:
+            self._keep_paused()
+
+    def _keep_paused(self) -> None:
+        if out := [one.place for one in self.lanes if one.suspended is not None]:
+            self._client.pause(out)
 
     def _fetch_again(self, error: Exception) -> None:
         if is_fatal(error):
@@ -216,6 +232,7 @@ class Poller(Events):
 
     def _start_over(self, places: Collection[Place]) -> None:
         self._client.start_over(places, self._next_offsets())
+        self._keep_paused()
         self._store_again()
 
     def _next_offsets(self) -> dict[Place, int]:
@@ -233,6 +250,9 @@ class Poller(Events):
         for place, group in self._client.by_partition(messages):
             partition = self.lanes.get(place)
             if partition is None or partition.halted or place in self._replaced_now:
+                if partition is not None and (out := partition.suspended) is not None and out.position is None:
+                    # Fetched in the call that assigned it.
+                    out.position = group[0].offset()
                 continue
             self._notice_jump(partition, group)
             partition.at_end = False
@@ -270,15 +290,72 @@ class Poller(Events):
 
     def _throttle(self, partitions: Collection[Partition]) -> None:
         """Pause partitions that wait and, when the worker is full, those that fill it; resume them at the low mark."""
-        pause, resume = self._bounds.changes(partitions, enough=self._has_enough())
+        free = [one for one in partitions if one.suspended is None]
+        pause, resume = self._bounds.changes(free, enough=self._has_enough())
         if pause:
             self._client.pause(pause)
         if resume:
             self._client.resume(resume)
 
+    @property
+    def committing(self) -> bool:
+        """Whether a commit has no answer yet."""
+        return self._client.committing
+
+    def pause(self, places: Collection[Place]) -> None:
+        """Fetch no more of these partitions."""
+        self._client.pause(places)
+
+    def commit_at(self, place: Place, offset: int) -> None:
+        """Have the group where an operator wants it."""
+        self._client.commit_at(place, offset)
+
+    def set_aside(self, partition: Partition) -> int | None:
+        """Let nothing more begin of a partition; return where it stands, if that is known by now."""
+        self.lanes.halt([partition.place])
+        return None
+
+    def is_through(self, partition: Partition) -> bool:
+        """Tell whether nothing of a partition runs any more that was set aside."""
+        return not partition.busy
+
+    def conclude(self, partition: Partition) -> tuple[int | None, set[int]]:
+        """Store how far it is; return the offset that is to be read next, and those beyond it that are settled."""
+        self._commits.settle([partition])
+        return partition.position, partition.settled_beyond() if partition.splits else set()
+
+    def put_back(self, partition: Partition, where: int | None, *, moved: bool, idle: bool) -> bool:
+        """Have a partition fetched from an offset (None: from where its group is), or stay there when `idle`.
+
+        `moved`: the group is to have that offset. Tells whether the client could do it.
+        """
+        try:
+            if where is not None:
+                self._client.go_on(partition.place, where)
+                self._commits.expect()
+            else:
+                self._client.resume([partition.place])
+            if idle:
+                self._client.pause([partition.place])
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            log.warning(
+                "consumer=%s topic=%s partition=%s cannot be fetched from offset %s: %s; it is tried again",
+                self.consumer.name, *partition.place, where, type(error).__name__,
+            )  # fmt: skip
+            return False
+        if moved and where is not None:
+            self._client.commit_at(partition.place, where)
+        partition.expected = where
+        if not idle:
+            partition.at_end = partition.paused = partition.halted = partition.interrupted = False
+        return True
+
     def _leave(self) -> None:
         """Finish what runs, polling all the while, then commit and leave the group."""
         lanes = self.lanes.halt()
+        self.steering.left([partition.place for partition in lanes])
         try:
             self._client.pause([partition.place for partition in lanes])
             while not self.lanes.drain(lanes, _POLL):
@@ -325,6 +402,7 @@ class Poller(Events):
         self.rebalanced = time.monotonic()
         self._expect_more()
         began = time.monotonic()
+        self.steering.left(places)
         lanes = self.lanes.halt(places)
         try:
             if not lost:
@@ -356,6 +434,7 @@ class Poller(Events):
     def committed(self, offsets: Mapping[Place, int], refused: str | None, sentence: str) -> None:
         """Note what the group has, or that it takes nothing for now."""
         self._commits.answered(offsets, refused)
+        self.steering.committed(offsets)
         if refused is not None:
             self.trouble(refused, f"commit failed: {sentence}; what it covered may be read again", None)
 

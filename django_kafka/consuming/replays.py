@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from django.db import connections
 
 from .. import logs, retries
-from ..dead_letters.carrying import carry_out
-from ..dead_letters.executing import Executor
+from ..dead_letters.carrying import Everything, carry_out
+from ..dead_letters.jobs.settling import Settled
+from ..models import Replay
 from .gate import Gate
 
 log = logs.of(__name__)
@@ -18,7 +19,7 @@ _LOOK_EVERY, _LOOK_AFTER_TROUBLE = 1.0, 15.0
 
 
 class ReplayThread(threading.Thread):
-    """Looks for requested replays every second and carries them out, one at a time."""
+    """Looks for requested replays and jobs every second and carries them out, one at a time."""
 
     def __init__(
         self, consumers: Sequence[str], stop_worker: Callable[[BaseException], None], gate: Gate | None = None
@@ -31,7 +32,7 @@ class ReplayThread(threading.Thread):
 
     def run(self) -> None:
         """Work until the end."""
-        executor = Executor(self._consumers)
+        executor = Everything(self._consumers)
         try:
             while not self._ended.is_set():
                 self._ended.wait(self._look(executor))
@@ -41,15 +42,20 @@ class ReplayThread(threading.Thread):
             executor.close()
             connections.close_all()
 
-    def _look(self, executor: Executor) -> float:
+    def _look(self, executor: Everything) -> float:
         """Carry out what is there, and return after how many seconds to look again."""
         try:
             with self._gate.beside() as allowed:
                 if not allowed:
                     return _LOOK_EVERY
-                for replay in carry_out(executor, stop=self._ended, waiting=self._note):
-                    log.info("replay=%s letter=%s %s", replay.pk, replay.letter_id, replay.state)
+                found: Iterator[Replay | Settled] = carry_out(executor, stop=self._ended, waiting=self._note)
+                for done in found:
+                    if isinstance(done, Settled):
+                        log.debug("job=%s letters=%s", done.job, done.done)
+                    else:
+                        log.info("replay=%s letter=%s %s", done.pk, done.letter_id, done.state)
                     if self._gate.only is not None:
+                        executor.rest()
                         break
         except Exception as error:
             if retries.stops_worker(error):
@@ -63,6 +69,6 @@ class ReplayThread(threading.Thread):
         log.warning("replays wait %.1f s: %s", pause, type(error).__name__)
 
     def end(self) -> None:
-        """Finish the replay that runs, and stop."""
+        """Finish what runs, and stop."""
         self._ended.set()
         self.join()

@@ -15,6 +15,8 @@ from .circuits import Standing
 
 _STUCK_AFTER = 2
 """Times its limit that a handler may take."""
+_UNSETTLED_AFTER = 2
+"""Times `max.poll.interval.ms` that a group may take to give it a place: so long it may wait for a slow member."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,7 @@ class Vitals:
     """How a worker is."""
 
     state: str
-    """starting, joining, running, waiting, paused, stopping or stuck."""
+    """starting, joining, unsettled, running, waiting, paused, stopping or stuck."""
     not_live: str = ""
     """Why only a restart helps; "" when it would not."""
     not_ready: str = ""
@@ -44,8 +46,13 @@ class Polling(Protocol):
         """Whether brokers are out of reach."""
 
 
-def vitals(consumer: str, poller: Polling, *, polls: bool, stopping: bool, waits_for: str, circuit: Standing) -> Vitals:
-    """Tell how a worker is. `polls`: whether its poll loop runs; `waits_for`: what an outage keeps it from."""
+def vitals(
+    consumer: str, poller: Polling, *, polls: bool, stopping: bool, waits_for: str, circuit: Standing, paused: str = ""
+) -> Vitals:
+    """Tell how a worker is.
+
+    `polls`: whether its poll loop runs; `waits_for`: what an outage keeps it from; `paused`: by whom it is paused.
+    """
     if stopping:
         return Vitals(state="stopping", not_ready="It is stopping.")
     not_live = _not_live(consumer, poller, polls, waiting=bool(waits_for) or poller.away)
@@ -54,9 +61,13 @@ def vitals(consumer: str, poller: Polling, *, polls: bool, stopping: bool, waits
     if poller.away:
         return Vitals(state="waiting", not_ready="Its brokers are out of reach; it goes on when they answer.")
     if poller.unsteady:
+        long = poller.unsteady > _UNSETTLED_AFTER * poller.max_poll_interval
         return Vitals(
-            state="joining", not_ready=f"It has had no settled place in its group for {poller.unsteady:.0f} s."
+            state="unsettled" if long else "joining",
+            not_ready=f"It has had no settled place in its group for {poller.unsteady:.0f} s.",
         )
+    if paused:
+        return Vitals(state="paused", not_ready=paused)
     if waits_for:
         return Vitals(state="waiting", not_ready=f"It waits: {waits_for}")
     if circuit.state.value != "closed":

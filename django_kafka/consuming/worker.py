@@ -16,7 +16,9 @@ from ..monitoring import working
 from ..monitoring.working import PartitionNow, WorkerNow
 from . import forwarding, guarantees
 from .circuits import Circuit
+from .controlling import Wishes
 from .event_loop import EventLoop, threads_of
+from .lane import Place
 from .lanes import Lanes
 from .partition import Partition
 from .vitals import Vitals, vitals
@@ -43,6 +45,8 @@ class Worker:
         self._poller = guarantees.poller_of(self.consumer)(
             self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds
         )
+        self.wishes = Wishes()
+        """What operators want of it."""
         self._threads = threads_of(self.consumer, self.group_id, self.lanes, self.tally, self.fail)
         # The main thread stays free for signals, which must never reach the thread that polls.
         self._polling = threading.Thread(target=self._run, name=f"kafka-{name}-poller", daemon=True)
@@ -64,6 +68,14 @@ class Worker:
                 self.consumer.name,
             )
         signals.worker_started.send_robust(self.consumer.name, worker=self)
+
+    def obey(self) -> None:
+        """Have it do what its wishes say, from its first message on. To be called before it starts."""
+        self._poller.steering.wishes = self.wishes
+
+    def owns(self, place: Place) -> bool:
+        """Tell whether it has a partition. For any thread."""
+        return self.lanes.get(place) is not None
 
     def _run(self) -> None:
         try:
@@ -135,8 +147,13 @@ class Worker:
         over = self._poller.error is None and (self._poller.stopping.is_set() or not lives)
         return vitals(
             self.consumer.name, self._poller, polls=polls, stopping=over, waits_for=self.waits_for,
-            circuit=self.circuit.standing(),
+            circuit=self.circuit.standing(), paused=self.paused,
         )  # fmt: skip
+
+    @property
+    def paused(self) -> str:
+        """By whom it is paused, or the first of its partitions that is, since when and why; "" when none is."""
+        return self.wishes.whole or next(filter(None, map(_paused, self.lanes)), "")
 
     @property
     def waits_for(self) -> str:
@@ -145,8 +162,14 @@ class Worker:
 
     def partitions(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Return what the rows of its partitions show."""
+        certain = self._poller.steering.up_to_date
         return {
-            one.place: {"in_flight": one.in_flight, "lag": _now(one).lag, "waits_for": _waits_for(one)}
+            one.place: {
+                "in_flight": one.in_flight,
+                "lag": _now(one).lag,
+                "waits_for": _paused(one)[:300] or _waits_for(one),
+                "paused": certain and bool(_paused(one)) and one.suspended is not None and one.suspended.out,
+            }
             for one in self.lanes
         }
 
@@ -160,6 +183,7 @@ class Worker:
             in_flight_bytes=self.lanes.bytes,
             paused=sum(one.paused for one in partitions),
             waiting=len(_waiting(partitions)),
+            suspended=sum(bool(_paused(one)) for one in partitions),
             circuit=self.circuit.standing().state.value,
             poll_age=time.monotonic() - self._poller.polled,
             partitions=[_now(one) for one in partitions],
@@ -207,6 +231,11 @@ def _waiting(partitions: Iterable[Partition]) -> list[Partition]:
         one for one in partitions
         if one.blocked or any(lane.outage is not None or lane.full for lane in one.lanes)
     ]  # fmt: skip
+
+
+def _paused(partition: Partition) -> str:
+    suspension = partition.suspended
+    return "" if suspension is None else suspension.paused
 
 
 def _waits_for(partition: Partition) -> str:

@@ -19,7 +19,9 @@ from django.db.models.functions import Greatest
 from .. import conf
 from ..models import DeadLetter, FailureGroup, FailureHour, FailureTally
 from ..models.failures import fingerprint, hour_of
+from . import decoding
 from .failures import Failure
+from .masking import masking
 
 MOST = 1000
 """Groups of one consumer. Further causes share one: those of imported letters are told by strangers."""
@@ -33,6 +35,22 @@ Failed = Sequence[tuple[DeadLetter, Failure]]
 
 def assign(using: str, failed: Failed) -> None:
     """Give letters the group of what they failed with, and count it. Part of the transaction that stores them."""
+    place(using, failed)
+    release = conf.kafka().release
+    counted: dict[int, FailureTally] = {}
+    for letter, failure in failed:
+        letter.release = release
+        group_id = int(letter.failure_group_id or 0)
+        tally = counted.setdefault(
+            group_id, FailureTally(failure_group_id=group_id, at=failure.at, count=0, release=release)
+        )
+        tally.count += 1
+        tally.at = max(tally.at, failure.at)
+    FailureTally.objects.using(using).bulk_create(counted.values())
+
+
+def place(using: str, failed: Failed) -> None:
+    """Give letters the group of what they failed with, and count nothing: for failures that were counted before."""
     of_cause: dict[str, list[tuple[DeadLetter, Failure]]] = defaultdict(list)
     for letter, failure in failed:
         cause = _cause(letter.cluster, letter.consumer, failure.handler, failure.error_type, failure.frame)
@@ -40,18 +58,9 @@ def assign(using: str, failed: Failed) -> None:
     known = _known(using, of_cause)
     if len(known) < len(of_cause):
         known |= _begin(using, {cause: each for cause, each in of_cause.items() if cause not in known})
-    release = conf.kafka().release
-    counted: dict[int, FailureTally] = {}
     for cause, members in of_cause.items():
-        group_id = known[cause]
-        for letter, failure in members:
-            letter.failure_group_id, letter.release = group_id, release
-            tally = counted.setdefault(
-                group_id, FailureTally(failure_group_id=group_id, at=failure.at, count=0, release=release)
-            )
-            tally.count += 1
-            tally.at = max(tally.at, failure.at)
-    FailureTally.objects.using(using).bulk_create(counted.values())
+        for letter, _failure in members:
+            letter.failure_group_id = known[cause]
 
 
 _cause = lru_cache(1000)(fingerprint)
@@ -82,7 +91,7 @@ def _row(cause: str, letter: DeadLetter, failure: Failure, *, other: bool = Fals
         "handler": failure.handler,
         "error_type": failure.error_type,
         "frame": failure.frame,
-        "example": _first_line(failure.error_message),
+        "example": example(letter, failure.error_message),
     }  # fmt: skip
     release = conf.kafka().release
     return FailureGroup(
@@ -91,7 +100,17 @@ def _row(cause: str, letter: DeadLetter, failure: Failure, *, other: bool = Fals
     )  # fmt: skip
 
 
-def _first_line(text: str) -> str:
+def example(letter: DeadLetter, text: str) -> str:
+    """Return what a group keeps of an error of a letter as its example, without what is masked."""
+    # Masked here once, while its payload is at hand: the letter that it is of may be gone when somebody looks.
+    found = masking()
+    if found.active:
+        found = decoding.knowing(found, letter)
+    return first_line(found.text(text))
+
+
+def first_line(text: str) -> str:
+    """Return the first line of an error, as long as an example may be."""
     return next(iter(text.strip().splitlines()), "")[:300]
 
 

@@ -144,11 +144,11 @@ def let_go(using: str, letter_id: int, hold_id: int, replay: Replay) -> Replay |
 
 def refuse(letter: DeadLetter, target: str) -> None:
     """Raise `ReplayRefused` when a replay would break the order of the letter's key."""
-    if letter.hold_id is None:
+    if letter.hold_id is None or target == Replay.Target.DRY_RUN:
         return
     if target == Replay.Target.TOPIC:
         raise ReplayRefused(
-            f"{letter} holds its key back: sent to its topic, it would be parked behind itself. "
+            f"{letter} holds its key back: sent to a topic, it would come behind all that waits for it. "
             "Replay it to its handler, or discard it."
         )
     using = conf.kafka().dead_letters.database

@@ -16,7 +16,7 @@ from ..exceptions import ReplayRefused
 from ..execution import leave_foreign_transaction
 from ..messages import Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
-from ..models.dead_letters import encode_headers, fingerprint, key_hash
+from ..models.dead_letters import encode_headers, fingerprint, key_hash, trace_of
 from ..signals import message_dead_lettered
 from . import foreign
 from .failures import Failure
@@ -82,6 +82,7 @@ def _letter(consumer: conf.Consumer, group_id: str, message: Message, format: st
         key_hash=key_hash(message.raw_key),
         value=message.raw_value,
         stored_headers=stored_headers,
+        trace_id=trace_of(headers),
         imported_as=origin.format,
         origin_topic=origin.topic,
         origin_partition=origin.partition,
@@ -146,14 +147,14 @@ def home(letter: DeadLetter) -> str:
     return letter.origin_topic
 
 
-def refuse(letter: DeadLetter, target: str) -> None:
+def refuse(letter: DeadLetter, target: str, to_topic: str = "") -> None:
     """Raise `ReplayRefused` when an imported letter cannot be replayed to a target."""
     if not letter.imported_as:
         return
-    if target == Replay.Target.HANDLER:
+    if target != Replay.Target.TOPIC:
         raise ReplayRefused(
             f"It was imported from {letter.topic}: what failed on it runs elsewhere. Replay it to its topic."
         )
-    if not home(letter):
+    if not (to_topic or home(letter)):
         path = f'KAFKA["consumers"]["{letter.consumer}"]["topics"]["…"]["original"]'
         raise ReplayRefused(f"Its headers do not name its original topic. Name it in {path} for {letter.topic}.")

@@ -12,7 +12,7 @@ from .. import conf
 from ..execution import leave_foreign_transaction
 from ..messages import Message
 from ..models import DeadLetter
-from . import holds
+from . import holds, searching
 from .recording import Finish
 from .rows import new_letter
 
@@ -70,6 +70,7 @@ def park(
             if count and holds.parked(using, hold_id) >= consumer.hold_key_limit:
                 return Parking.FULL
             letter.save(using=using, force_insert=True)
+            searching.mark(using, letter.pk)
         if finish is not None:
             finish([message.offset])
         still_ours()

@@ -12,7 +12,8 @@ from ..exceptions import ConfigurationError, DeliveryFailed, RecordTooLarge
 from ..gathering import Sent
 from ..messages import Message
 from ..models import DeadLetter
-from ..producers import Route, producers
+from ..producer import Route
+from ..producers import producers
 from ..producing import outlet, send_now
 from ..records import Wire
 from .foreign import OURS

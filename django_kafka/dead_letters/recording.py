@@ -189,8 +189,11 @@ def named_letter(message: Message) -> int | None:
 
 
 def has_content_of(letter: DeadLetter, message: Message) -> bool:
-    """Tell whether a letter has the very same key and value."""
-    return (_bytes(letter.key), _bytes(letter.value)) == (message.raw_key, message.raw_value)
+    """Tell whether a letter has the very same key and value; one that was erased has nobody's."""
+    return letter.erased_at is None and (_bytes(letter.key), _bytes(letter.value)) == (
+        message.raw_key,
+        message.raw_value,
+    )
 
 
 def _own(headers: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:

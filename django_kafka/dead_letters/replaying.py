@@ -65,16 +65,23 @@ def unclaimed() -> Q:
 
 
 def request(
-    chosen: Iterable[int], *, target: str = Replay.Target.HANDLER, user: Any = None, name: str = ""
+    chosen: Iterable[int],
+    *,
+    target: str = Replay.Target.HANDLER,
+    topic: str = "",
+    user: Any = None,
+    name: str = "",
 ) -> Requested:
     """Ask for a replay of the letters with these ids.
 
-    Only open letters without an outstanding replay are taken. `user` is the person who asks, `name` who or what asks
-    where there is none. Nothing runs here. Raises `ReplayRefused` when one of them holds its key back and is to be sent
-    to its topic.
+    Only open letters without an outstanding replay are taken. With the target "topic", `topic` names another one than
+    their own, without the prefix; it is in the cluster that they came from. `user` is the person who asks, `name` who
+    or what asks where there is none. Nothing runs here.
+
+    Raises `ReplayRefused` when one of them holds its key back and is to be sent to a topic, and `ConfigurationError`
+    when Kafka would refuse the name of the topic.
     """
-    if target not in Replay.Target.values:
-        raise ValueError(f"The target {target!r} is not one of: {', '.join(Replay.Target.values)}.")
+    to_topic = aim(target, topic)
     count = refused = 0
     consumers: set[str] = set()
     for ids in _pieces(sorted(set(chosen))):
@@ -88,8 +95,9 @@ def request(
                 Replay(
                     letter_id=pk,
                     target=target,
+                    to_topic=to_topic,
                     requested_by_id=None if user is None else user.pk,
-                    requested_by_name=name or _name(user),
+                    requested_by_name=name or name_of(user),
                     requested_at=now,
                 )
                 for pk in ids
@@ -103,14 +111,30 @@ def request(
     return Requested(count=count, refused=refused, consumers=frozenset(consumers))
 
 
+def aim(target: str, topic: str) -> str:
+    """Return the topic of a replay as Kafka knows it; "": that of its letter.
+
+    Raises `ValueError` for a target that there is not, or that has no topic, and `ConfigurationError` for a name that
+    Kafka refuses.
+    """
+    if target not in Replay.Target.values:
+        raise ValueError(f"The target {target!r} is not one of: {', '.join(Replay.Target.values)}.")
+    if not topic:
+        return ""
+    if target != Replay.Target.TOPIC:
+        raise ValueError(f"A replay with the target {target!r} is sent to no topic; it names {topic!r}.")
+    return conf.kafka().prefixed(conf.topic_name(topic))
+
+
 def cancel(chosen: Iterable[int]) -> int:
     """Take back replays of the letters with these ids that nobody works on; return how many.
 
     That is those that nobody has begun, and those whose executor was killed: a handler that kills its process would
-    otherwise be tried again and again.
+    otherwise be tried again and again. What is part of a job is cancelled with that.
     """
+    waiting = replays().filter(unclaimed(), job__isnull=True)
     return sum(
-        replays().filter(unclaimed(), letter__in=ids).update(state=Replay.State.CANCELLED, finished_at=timezone.now())
+        waiting.filter(letter__in=ids).update(state=Replay.State.CANCELLED, finished_at=timezone.now())
         for ids in _pieces(sorted(set(chosen)))
     )
 
@@ -127,7 +151,7 @@ def discard(chosen: Iterable[int], *, user: Any = None, name: str = "") -> int:
     What is parked behind one of them is released: replays of it are asked for, by `user` or `name` as in `request`.
     """
     using = conf.kafka().dead_letters.database
-    by = Replay(requested_by_id=None if user is None else user.pk, requested_by_name=name or _name(user))
+    by = Replay(requested_by_id=None if user is None else user.pk, requested_by_name=name or name_of(user))
     count = 0
     for ids in _pieces(sorted(set(chosen))):
         with transaction.atomic(using=using):
@@ -140,14 +164,18 @@ def discard(chosen: Iterable[int], *, user: Any = None, name: str = "") -> int:
 
 
 def reopen(chosen: Iterable[int]) -> int:
-    """Open discarded letters again; return how many. They hold no key: later messages have been handled already."""
+    """Open discarded letters again; return how many. They hold no key: later messages have been handled already.
+
+    What was erased stays as it is: there is nothing to replay.
+    """
     return _move(chosen, DeadLetter.State.DISCARDED, DeadLetter.State.OPEN)
 
 
 def _move(chosen: Iterable[int], old: str, new: str) -> int:
     settled = None if new == DeadLetter.State.OPEN else timezone.now()
+    whole = Q(erased_at__isnull=True) if new == DeadLetter.State.OPEN else Q()
     return sum(
-        letters().filter(pk__in=ids, state=old).exclude(outstanding()).update(state=new, settled_at=settled)
+        letters().filter(whole, pk__in=ids, state=old).exclude(outstanding()).update(state=new, settled_at=settled)
         for ids in _pieces(sorted(set(chosen)))
     )
 
@@ -156,5 +184,6 @@ def _pieces(ids: Sequence[int], size: int = 500) -> Iterable[Sequence[int]]:
     return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
-def _name(user: Any) -> str:
+def name_of(user: Any) -> str:
+    """Return what a person is called in rows."""
     return "" if user is None else str(user.get_username())[:200]

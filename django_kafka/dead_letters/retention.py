@@ -11,7 +11,8 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from .. import conf, logs
-from ..models import DeadLetter, FailureGroup, FailureHour, FailureTally
+from ..models import DeadLetter, FailureGroup, FailureHour, FailureTally, Replay, ReplayJob
+from . import audit
 from .replaying import letters, outstanding
 
 log = logs.of(__name__)
@@ -25,8 +26,9 @@ _HOURS_KEPT = timedelta(days=31)
 def prune(*, most: int | None = None, go_on: Callable[[], bool] = lambda: True) -> int:
     """Delete letters that `dead_letters.retention` and `unresolved_max_age` keep no longer; return how many.
 
-    With them go their attempts and replays, and failure groups that have no letters, owner or note and did not fail as
-    long. At most about `most` letters, and as long as `go_on()` says so, which is asked between two transactions.
+    With them go their attempts and replays, failure groups that have no letters, owner or note and did not fail as
+    long, and entries of the audit whose time is over. At most about `most` letters, and as long as `go_on()` says so,
+    which is asked between two transactions.
     Whatever another process has locked is left for the next time.
     """
     settings = conf.kafka().dead_letters
@@ -40,7 +42,10 @@ def prune(*, most: int | None = None, go_on: Callable[[], bool] = lambda: True) 
         log.info("dead letters deleted: %s, whose retention is over", count)
     if settings.retention is not None and go_on():
         _forget_groups(now - timedelta(seconds=settings.retention))
+        _forget_jobs(now - timedelta(seconds=settings.retention))
     FailureHour.objects.using(settings.database).filter(hour__lt=now - _HOURS_KEPT).delete()
+    if go_on():
+        audit.prune()
     return count
 
 
@@ -70,6 +75,13 @@ def _delete_some(condition: Q) -> int:
 def _locked(found: QuerySet[Any], using: str) -> QuerySet[Any]:
     skip = connections[using].features.has_select_for_update_skip_locked
     return found.order_by("pk").select_for_update(skip_locked=skip)
+
+
+def _forget_jobs(before: datetime) -> None:
+    """Delete jobs that ended long ago and whose letters are gone."""
+    jobs = ReplayJob.objects.using(conf.kafka().dead_letters.database)
+    left = Replay.objects.using(jobs.db).filter(job=OuterRef("pk"))
+    jobs.filter(finished_at__lt=before, state__in=ReplayJob.ENDED).exclude(Exists(left)).delete()
 
 
 def _forget_groups(before: datetime) -> None:

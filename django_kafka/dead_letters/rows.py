@@ -12,18 +12,20 @@ from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 from django.db.models import F
+from django.utils import timezone
 
 from .. import conf
 from ..messages import Message
-from ..models import DeadLetter, DeadLetterAttempt
-from ..models.dead_letters import encode_headers, fingerprint, key_hash
-from . import grouping
+from ..models import DeadLetter, DeadLetterAttempt, LetterWords
+from ..models.dead_letters import encode_headers, fingerprint, key_hash, trace_of
+from . import grouping, searching
 from .failures import Failure
 
 
 def new_letter(consumer: conf.Consumer, group_id: str, message: Message, **fields: Any) -> DeadLetter:
     """Return the row of a message that is not stored yet."""
-    headers = encode_headers(message.headers)
+    pairs = message.headers
+    headers = encode_headers(pairs)
     key, value, timestamp = message.raw_key, message.raw_value, message.timestamp_ms
     values = {
         **_empty(),
@@ -39,6 +41,7 @@ def new_letter(consumer: conf.Consumer, group_id: str, message: Message, **field
         "key_hash": key_hash(key),
         "value": value,
         "stored_headers": headers,
+        "trace_id": trace_of(pairs) if pairs else "",
         **fields,
     }
     # By position: Django takes twice as long to sort out keywords.
@@ -79,12 +82,15 @@ def insert(using: str, fresh: Sequence[tuple[DeadLetter, Failure]], origin: str)
                 _copy(connection, cursor, DeadLetter, _empty(), map(_values, letters))
                 attempts = (row for letter, failure in fresh for row in _attempt_rows(letter, failure, origin))
                 _copy(connection, cursor, DeadLetterAttempt, ("letter_id", *_OF_ATTEMPT), attempts)
+                # Words are taken from them later: that takes as long as all the rest.
+                _copy(connection, cursor, LetterWords, ("letter_id",), ((letter.pk,) for letter in letters))
                 for letter in letters:
                     # As Django's own inserts leave it: receivers of the signal read and save it where it is.
                     letter._state.adding, letter._state.db = False, using
                 return
     _insert(using, letters)
     _insert(using, [attempt for letter, failure in fresh for attempt in _attempts(letter, failure, origin)])
+    LetterWords.objects.using(using).bulk_create([LetterWords(letter_id=letter.pk) for letter in letters])
 
 
 def _insert(using: str, rows: Sequence[DeadLetter] | Sequence[DeadLetterAttempt]) -> None:
@@ -150,6 +156,36 @@ def add_attempt(using: str, letter: DeadLetter, failure: Failure, origin: str) -
     DeadLetter.objects.using(using).filter(pk=letter.pk).update(**changes)
     letter.refresh_from_db(using=using, fields=list(changes))
     DeadLetterAttempt.objects.using(using).bulk_create(_attempts(letter, failure, origin))
+    # What it failed with has changed, or it was not stored by `insert`.
+    searching.mark(using, letter.pk)
+
+
+def add_attempts(using: str, failed: Sequence[tuple[DeadLetter, Failure]], origin: str) -> None:
+    """Do that with many letters, each of them once; in memory they stay as they were."""
+    if not failed:
+        return
+    grouping.assign(using, failed)
+    rows: list[DeadLetterAttempt] = []
+    for letter, failure in failed:
+        changes = {"failure_group": letter.failure_group_id, "release": letter.release, **latest(failure)}
+        stored = DeadLetter.objects.using(using).filter(pk=letter.pk)
+        stored.update(attempts=F("attempts") + failure.attempt, state=DeadLetter.State.OPEN, settled_at=None, **changes)
+        rows += _attempts(letter, failure, origin, before=letter.attempts)
+    DeadLetterAttempt.objects.using(using).bulk_create(rows)
+    searching.mark_all(using, [letter.pk for letter, _failure in failed])
+
+
+def add_successes(using: str, letters: Iterable[DeadLetter], origin: str) -> None:
+    """Add the attempt that succeeded to each of these letters, which are as they were before it."""
+    now, connection = timezone.now(), connections[using]
+    rows = [(one.pk, one.attempts + 1, now, str(origin), me(), True, "", "", "", "") for one in letters]
+    columns = ("letter_id", *_OF_ATTEMPT)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql" and hasattr(cursor, "copy"):
+            _copy(connection, cursor, DeadLetterAttempt, columns, rows)
+            return
+    made = (DeadLetterAttempt(**dict(zip(columns, row, strict=True))) for row in rows)
+    DeadLetterAttempt.objects.using(using).bulk_create(made)
 
 
 _OF_ATTEMPT = (
@@ -157,14 +193,21 @@ _OF_ATTEMPT = (
 )  # fmt: skip
 
 
-def _attempts(letter: DeadLetter, failure: Failure, origin: str) -> Iterator[DeadLetterAttempt]:
-    for letter_id, *values in _attempt_rows(letter, failure, origin):
+def _attempts(
+    letter: DeadLetter, failure: Failure, origin: str, before: int | None = None
+) -> Iterator[DeadLetterAttempt]:
+    for letter_id, *values in _attempt_rows(letter, failure, origin, before):
         yield DeadLetterAttempt(letter_id=letter_id, **dict(zip(_OF_ATTEMPT, values, strict=True)))
 
 
-def _attempt_rows(letter: DeadLetter, failure: Failure, origin: str) -> Iterator[tuple[Any, ...]]:
-    """Return the values of a letter's id and of `_OF_ATTEMPT` for each attempt of a failure."""
-    before = letter.attempts - failure.attempt
+def _attempt_rows(
+    letter: DeadLetter, failure: Failure, origin: str, before: int | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Return the values of a letter's id and of `_OF_ATTEMPT` for each attempt of a failure.
+
+    `before` is how many attempts there were before it; None: the letter counts it already.
+    """
+    before = letter.attempts - failure.attempt if before is None else before
     for one in (*failure.earlier, failure):
         yield (
             letter.pk, before + one.attempt, one.at, str(origin), me(), False,

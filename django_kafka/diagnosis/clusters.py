@@ -13,8 +13,9 @@ from ..clients.credentials import Properties
 from ..clients.inspecting import Cluster, Inspector
 from ..clients.refusals import Refusals
 from ..clients.scrubbing import Scrubber
+from ..conf.registries import KINDS
 from ..exceptions import AuthenticationFailed, ConfigurationError
-from . import clocks, encryption, features, groups, reaching, topics
+from . import clocks, encryption, features, groups, reaching, registries, topics
 from .budget import Budget, Late, side_by_side
 from .encryption import Encryption
 from .findings import Chain, Finding, State, Step, error, note, unseen, warning, well
@@ -168,6 +169,7 @@ class Look:
 
     def _topics(self) -> Iterator[Finding]:
         yield from topics.look(self.way, self._cluster, self._inspector, self.budget.part(_ASKING).left)
+        yield from topics.declared(self.way, self.budget.part(_ASKING).left)
 
     def _groups(self) -> Iterator[Finding]:
         yield from groups.look(self.way, self._inspector, self.budget.part(_ASKING).left)
@@ -178,11 +180,17 @@ class Look:
         yield clocks.of_records(self._inspector.newest(found, self.budget.part(_ASKING).left), bool(found))
 
     def _registry(self) -> Iterator[Finding]:
-        registry = self.way.cluster.schema_registry
-        if not registry.url:
-            yield unseen("registry", "settings name none")
-            return
-        yield note("registry", f"Settings name {registry!r}; it is not asked: this version has no use for it.")
+        yield from registries.look(self.way.cluster, self.budget.part(_ASKING).left, _kinds(self.way))
+
+
+def _kinds(way: Way) -> frozenset[str]:
+    """Return the serializers of a way that need a schema registry."""
+    clients: list[conf.Producer | conf.Consumer] = [*way.producers, *way.consumers]
+    found: set[str | None] = set()
+    for client in clients:
+        for one in (client, *client.topics.values()):
+            found |= {one.serializer, one.key_serializer}
+    return frozenset(kind for kind in KINDS if kind in found)
 
 
 def _mechanism(found: Properties) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..clients.admin import TopicAdmin
 from ..clients.asking import Unreachable
 from ..clients.inspecting import Cluster, Inspector, Permitted, Topic
 from ..exceptions import AuthorizationFailed
 from ..needed_topics import Access, Needed
+from ..topic_plans import Kind, changes
 from .findings import Finding, error, unseen, warning, well
 from .ways import Way
 
@@ -51,6 +53,26 @@ def look(way: Way, cluster: Cluster, inspector: Inspector, seconds: float) -> It
     if blind:
         why = "the cluster does not tell" if cluster.controlled else "the cluster has no controller that would tell"
         yield unseen("permissions", f"{why}; looked for: {', '.join(blind)}")
+
+
+def declared(way: Way, seconds: float) -> Iterator[Finding]:
+    """Yield how the topics that settings declare for the cluster of a way differ from what they are."""
+    if not way.cluster.topics:
+        return
+    try:
+        found = changes(TopicAdmin(way.cluster, seconds, way.own))
+    except Unreachable as error_:
+        yield unseen("declared topics", str(error_))
+        return
+    # What clients need is said above when it is missing.
+    said = {topic.name for topic, _accesses in way.topics()}
+    for one in found:
+        if one.kind is not Kind.CREATE or one.topic not in said:
+            saw = f"{one.topic!r} is not as settings declare it: {one.kind.value}, {one.what}."
+            mend = f"python manage.py kafka_topics apply {one.topic}" if one.kind is not Kind.IMPOSSIBLE else one.note
+            yield warning("declared topics", saw, mend, of=one.topic, change=one.kind.value)
+    if not found:
+        yield well("declared topics", f"{len(way.cluster.topics)} topics are as settings declare them.")
 
 
 def _one(name: str, there: Topic) -> str:

@@ -33,7 +33,7 @@ class Worker(models.Model):
     """What runs although its time is over: a dict for each with topic, partition, offset, handler, seconds, limit."""
 
     state = models.CharField(_("state"), max_length=20, default="starting")
-    """starting, joining, running, waiting, paused, stopping or stuck."""
+    """starting, joining, unsettled, running, waiting, paused, stopping or stuck."""
     not_live = models.CharField(_("not alive because"), max_length=500, blank=True)
     """Why only a restart helps it; "" when that is not so."""
     not_ready = models.CharField(_("not ready because"), max_length=500, blank=True)
@@ -73,7 +73,7 @@ class Worker(models.Model):
         verbose_name = _("worker")
         verbose_name_plural = _("workers")
         ordering = ("consumer", "host", "supervisor", "number", "pid")
-        permissions = (("close_circuit", _("Can close circuit breakers")),)
+        permissions = (("control_worker", _("Can control workers: close circuits, pause, seek, stop")),)
 
     def __str__(self) -> str:
         return f"{self.consumer} {self.address}"
@@ -97,6 +97,8 @@ class WorkerPartition(models.Model):
     lag = models.BigIntegerField(_("lag"), null=True)
     """Messages that are not settled; None: it does not know the end."""
     waits_for = models.CharField(_("waits for"), max_length=300, blank=True)
+    paused = models.BooleanField(_("paused"), default=False)
+    """Whether somebody has paused it, and nothing of it runs any more."""
 
     class Meta:
         app_label = "lynx_kafka"

@@ -1,4 +1,4 @@
-"""Whether everything works: brokers, producers of this process, consumers as workers and brokers tell, dead letters.
+"""Whether everything works: brokers, schema registries, producers of this process, consumers, dead letters.
 
 Nothing here raises for what is down: each component says in a sentence what is wrong with it. No sentence has a secret.
 """
@@ -12,9 +12,14 @@ from typing import Any
 from django.db import Error as DatabaseFailure
 
 from .. import conf
+from ..clients import schema_registry
+from ..exceptions import KafkaError
 from ..models import DeadLetter, Worker
 from ..producers import producers
 from . import heartbeats, lag
+
+_REGISTRY = 5.0
+"""Seconds that a schema registry may take for its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +27,7 @@ class Component:
     """One thing that can be well or not."""
 
     kind: str
-    """broker, producer, consumer or dead_letters."""
+    """broker, registry, producer, consumer or dead_letters."""
     name: str
     """Of the cluster, producer or consumer."""
     problems: tuple[str, ...] = ()
@@ -80,6 +85,8 @@ def _components() -> Iterator[Component]:
     made = [one for one in whole.producers.values() if one.enabled]
     for name in dict.fromkeys([*(one.cluster for one in consumers), *(one.cluster for one in made)]):
         yield broker(name)
+        if whole.clusters[name].schema_registry.url:
+            yield registry(name)
     for each in made:
         yield producer(each.name)
     for one in consumers:
@@ -92,6 +99,23 @@ def broker(cluster: str = "default") -> Component:
     found = lag.of_cluster(cluster)
     problems = (found.reason,) if found.reason else ()
     return Component(kind="broker", name=cluster, problems=problems, detail={"topics": found.topics})
+
+
+def registry(cluster: str = "default") -> Component:
+    """Tell whether the schema registry of a cluster answers, asked with the project's own login."""
+    detail: dict[str, Any] = {}
+
+    def ask() -> list[str]:
+        return schema_registry.of(cluster).types()
+
+    try:
+        detail["types"] = sorted(schema_registry.within(_REGISTRY, ask))
+    except KafkaError as error:
+        return Component(kind="registry", name=cluster, problems=(str(error),))
+    except schema_registry.TooSlow as error:
+        url = conf.cluster(cluster).schema_registry.url
+        return Component(kind="registry", name=cluster, problems=(f"The schema registry at {url}: {error}",))
+    return Component(kind="registry", name=cluster, detail=detail)
 
 
 def producer(name: str | None = None) -> Component:
@@ -134,6 +158,10 @@ def consumer(name: str | None = None, *, max_lag: int | None = None, max_lag_age
     return Component(kind="consumer", name=settings.name, problems=tuple(problems), detail=detail)
 
 
+_PASSING = ("joining", "stopping")
+"""States of a worker that every deploy brings with it."""
+
+
 def _of_workers(settings: conf.Consumer, detail: dict[str, Any]) -> list[str]:
     rows = Worker.objects.using(conf.kafka().dead_letters.database).filter(consumer=settings.name)
     workers = list(heartbeats.living(rows))
@@ -141,7 +169,7 @@ def _of_workers(settings: conf.Consumer, detail: dict[str, Any]) -> list[str]:
     detail["states"] = sorted(one.state for one in workers)
     if not workers:
         return ["None of its workers was heard of lately."]
-    return [f"{one.address}: {one.not_ready}" for one in workers if one.not_ready and one.state != "stopping"] + [
+    return [f"{one.address}: {one.not_ready}" for one in workers if one.not_ready and one.state not in _PASSING] + [
         f"{one.address}: {hang['handler']} runs past its limit of {hang['limit']:g} s, for {hang['seconds']:g} s."
         for one in workers
         if not one.not_live

@@ -27,6 +27,8 @@ _FORGOTTEN_AFTER = 720
 """Beats missed before its row is deleted: an hour at the default interval."""
 _FIGURES_BEATS, _FIGURES_EVERY = 3, 15.0
 """Beats, or seconds where those are fewer, from one beat that writes figures to the next: they are most of a row."""
+_LOOK_EVERY = 1.0
+"""Seconds between two looks at what somebody wants of workers."""
 
 
 def alive(consumer: str) -> bool:
@@ -115,6 +117,13 @@ class Ledger(Protocol):
         """Take it out of all rows."""
 
 
+class Lookout(Protocol):
+    """Looks at what somebody wants of workers, as heartbeats see it."""
+
+    def look(self) -> None:
+        """Look once."""
+
+
 class Heartbeat(threading.Thread):
     """Writes one row for each consumer of this process, every `heartbeats.interval`, and deletes them at the end.
 
@@ -137,6 +146,8 @@ class Heartbeat(threading.Thread):
         """Set when the rows are there."""
         self.ledgers: list[Ledger] = []
         """What is brought up to date with each beat, and closed together with the rows."""
+        self.lookout: Lookout | None = None
+        """What looks between beats, every second."""
         self._rows = [
             Worker(
                 id=uuid.uuid4().hex,
@@ -152,10 +163,13 @@ class Heartbeat(threading.Thread):
             )
             for consumer, group_id in consumers
         ]
-        self._failing = False
+        self._failing: set[str] = set()
+        """What failed when it was done last, which is said once."""
         self._figures_due = 0.0
         self._written: dict[tuple[str, str, int], dict[str, Any]] = {}
         """What the rows of partitions say."""
+        self._anew = False
+        """Whether nobody knows what they say."""
 
     @property
     def ids(self) -> list[str]:
@@ -166,17 +180,33 @@ class Heartbeat(threading.Thread):
         """Beat until the end. A database that is down is waited for."""
         _beating.append(self)
         try:
+            self._try(self._look, "control")
             self._try(self._forget_the_dead)
             self._try(self._beat)
+            self._try(self._look, "control")
             while not self._ended.is_set():
-                self._woken.wait(self._settings.heartbeats.interval)
-                self._woken.clear()
+                self._wait_for_next_beat()
                 if not self._ended.is_set():
                     self._try(self._beat)
+                    self._try(self._look, "control")
+            self._try(self._look, "control")
             self._try(self._remove_rows)
         finally:
             _beating.remove(self)
             connections[self._database].close()
+
+    def _wait_for_next_beat(self) -> None:
+        """Wait until it is due or wanted, and look at what is wanted meanwhile."""
+        due = time.monotonic() + self._settings.heartbeats.interval
+        while (left := due - time.monotonic()) > 0:
+            if self._woken.wait(min(left, _LOOK_EVERY)):
+                break
+            self._try(self._look, "control")
+        self._woken.clear()
+
+    def _look(self) -> None:
+        if self.lookout is not None:
+            self.lookout.look()
 
     def end(self) -> None:
         """Delete the rows and stop."""
@@ -199,9 +229,12 @@ class Heartbeat(threading.Thread):
                 setattr(row, name, value)
         rows = Worker.objects.using(self._database)
         written = ["seen_at", "hangs", *_REPORTED, *self._look_at_figures()]
-        rows.bulk_create(self._rows, update_conflicts=True, unique_fields=["id"], update_fields=written)
+        # Together: whoever sees that a worker was seen since may rely on what is there of its partitions.
+        with transaction.atomic(using=self._database):
+            rows.bulk_create(self._rows, update_conflicts=True, unique_fields=["id"], update_fields=written)
+            self._write_partitions()
+        self._anew = False
         self.beaten.set()
-        self._write_partitions()
         self._close_circuits()
         self._ask_around()
         for ledger in self.ledgers:
@@ -225,6 +258,9 @@ class Heartbeat(threading.Thread):
             for (topic, number), shown in subject.partitions().items()
         }
         rows = WorkerPartition.objects.using(self._database)
+        if self._anew:
+            rows.filter(worker__in=self.ids).delete()
+            self._written = {}
         new = {key: shown for key, shown in now.items() if self._written.get(key) != shown}
         if new:
             rows.bulk_create(
@@ -234,7 +270,7 @@ class Heartbeat(threading.Thread):
                 ],
                 update_conflicts=True,
                 unique_fields=["worker", "topic", "partition"],
-                update_fields=["in_flight", "lag", "waits_for"],
+                update_fields=["in_flight", "lag", "waits_for", "paused"],
             )
             self._written |= new
         left = [key for key in self._written if key not in now]
@@ -283,16 +319,16 @@ class Heartbeat(threading.Thread):
         known = Worker.objects.using(self._database).values("pk")
         WorkerPartition.objects.using(self._database).exclude(worker__in=known).delete()
 
-    def _try(self, step: Callable[[], None]) -> None:
+    def _try(self, step: Callable[[], None], what: str = "heartbeat") -> None:
         try:
             step()
-            self._failing = False
+            self._failing.discard(what)
         except Exception as error:  # noqa: BLE001  # heartbeats must never end a worker
-            if not self._failing:
-                log.warning("heartbeat failed: %s", type(error).__name__)
-            self._failing = True
-            # Others may have taken the rows of one that was silent away.
-            self._written = {key: {} for key in self._written}
+            if what not in self._failing:
+                log.warning("%s failed: %s", what, type(error).__name__)
+            self._failing.add(what)
+            # Others may have taken the rows of one that was silent away, or what was written was not committed.
+            self._anew = True
             connections[self._database].close()
 
 

@@ -20,7 +20,7 @@ from django.db import Error as DatabaseFailure
 from django.db import connections
 
 from .. import conf
-from ..models import DeadLetter, Worker, WorkerPartition
+from ..models import DeadLetter, Pause, Worker, WorkerPartition
 from . import figures, heartbeats, lag, packing
 from .lag import ClusterLag
 from .overview import COUNTED_TO, Cluster, Consumer, Overview, Partition
@@ -85,7 +85,10 @@ class Observer:
                 workers = tuple(found)
                 partitions = _partitions(alias, [one for one in workers if heartbeats.is_alive(one)])
                 names = list(dict.fromkeys([*names, *(one.consumer for one in workers)]))
-            return _Rows(workers=workers, partitions=partitions, letters=count_letters(alias, names))
+            pauses = list(Pause.objects.using(alias).filter(consumer__in=names).order_by("topic", "partition"))
+            return _Rows(
+                workers=workers, partitions=partitions, letters=count_letters(alias, names), pauses=_pauses(pauses)
+            )
         except DatabaseFailure as error:
             # Only its kind: what a database says may name users and hosts.
             return _Rows(problem=f"Database {alias!r} cannot be read ({type(error).__name__}).")
@@ -149,18 +152,20 @@ class _Rows:
     """By consumer, topic and number: what their workers say."""
     letters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """By consumer and state."""
+    pauses: Mapping[str, str] = field(default_factory=dict)
+    """By consumer: what is paused of it."""
     problem: str = ""
 
     def of(self, consumer: str) -> dict[str, Any]:
         """Return what it says of one consumer."""
-        letters = self.letters.get(consumer)
+        stored = {"dead_letters": self.letters.get(consumer), "paused": self.pauses.get(consumer, "")}
         if self.workers is None:
-            return {"dead_letters": letters}
+            return stored
         alive = [one for one in self.workers if one.consumer == consumer and heartbeats.is_alive(one)]
         circuits = {one.circuit for one in alive}
         reports = [report for one in alive if (report := packing.unpacked(one.figures)) is not None]
         return {
-            "dead_letters": letters,
+            **stored,
             "workers": len(alive),
             "waiting": sum(one.waiting for one in alive),
             "figures": figures.of_consumer(reports) if reports else None,
@@ -169,15 +174,34 @@ class _Rows:
 
 
 def _partitions(alias: str, workers: Iterable[Worker]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    by_id = {one.pk: one for one in workers}
-    return {
-        (by_id[one.worker].consumer, one.topic, one.partition): {
-            "worker": by_id[one.worker].address,
-            "in_flight": one.in_flight,
-            "waits_for": one.waits_for,
-        }
-        for one in WorkerPartition.objects.using(alias).filter(worker__in=by_id)
-    }
+    by_id = {one.pk: (one.consumer, one.address) for one in workers}
+    # Not as objects: there may be ten thousand.
+    rows = WorkerPartition.objects.using(alias).filter(worker__in=by_id)
+    found = {}
+    for worker, topic, number, in_flight, waits_for, paused in rows.values_list(
+        "worker", "topic", "partition", "in_flight", "waits_for", "paused"
+    ):
+        consumer, address = by_id[worker]
+        found[consumer, topic, number] = {
+            "worker": address, "in_flight": in_flight, "waits_for": waits_for, "paused": paused,
+        }  # fmt: skip
+    return found
+
+
+def _pauses(rows: Iterable[Pause]) -> dict[str, str]:
+    """Return what is paused of each consumer; those of whole consumers come first."""
+    found: dict[str, list[Pause]] = {}
+    for one in rows:
+        found.setdefault(one.consumer, []).append(one)
+    return {consumer: _said(some) for consumer, some in found.items()}
+
+
+def _said(pauses: Sequence[Pause]) -> str:
+    first = pauses[0]
+    if not first.topic:
+        return first.sentence
+    more = f" and {len(pauses) - 1} more" if len(pauses) > 1 else ""
+    return f"{first.topic}[{first.partition}]{more}: {first.sentence}"
 
 
 def count_letters(alias: str, consumers: Sequence[str]) -> dict[str, dict[str, int]]:

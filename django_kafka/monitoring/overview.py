@@ -48,6 +48,8 @@ class Partition:
     """Messages that this worker has and that are not settled."""
     waits_for: str = ""
     """What it waits for; "": for nothing."""
+    paused: bool = False
+    """Whether somebody has paused it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,8 @@ class Consumer:
     """How many of its workers were heard of lately; None: not known."""
     waiting: int = 0
     """How many of their partitions wait."""
+    paused: str = ""
+    """By whom it is paused, since when and why, or how many of its partitions are; "" when none is."""
     circuit: str | None = None
     """The worst of their circuits: open, probing or closed; None: there is none."""
     figures: ConsumerMetrics | None = None
@@ -142,6 +146,7 @@ def _consumer(one: Consumer) -> dict[str, Any]:
         "dead_letters": None if one.dead_letters is None else {**one.dead_letters, "counted_to": COUNTED_TO},
         "workers": one.workers,
         "waiting": one.waiting,
+        "paused": one.paused,
         "circuit": one.circuit,
         "windows": None if one.figures is None else {name: asdict(span) for name, span in one.figures.windows.items()},
         "missing_topics": [] if group is None else list(group.missing),
@@ -162,6 +167,7 @@ def _partition(one: Partition) -> dict[str, Any]:
         "worker": one.worker,
         "in_flight": one.in_flight,
         "waits_for": one.waits_for,
+        "paused": one.paused,
     }
 
 

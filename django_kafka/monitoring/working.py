@@ -36,6 +36,8 @@ class WorkerNow:
     """Partitions for which it fetches nothing at the moment."""
     waiting: int
     """Partitions with a lane that waits for an outage to end, or for something else to pass."""
+    suspended: int = 0
+    """Partitions that somebody has paused."""
     circuit: str
     """closed, open or probing."""
     poll_age: float

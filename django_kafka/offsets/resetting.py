@@ -46,7 +46,14 @@ class Shift:
     by: int
 
 
-Target = Earliest | Latest | Offset | Since | Shift
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """Each partition to an offset of its own; those that are not named stay."""
+
+    numbers: Mapping[Place, int]
+
+
+Target = Earliest | Latest | Offset | Offsets | Since | Shift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +100,8 @@ def plan(books: Books, stand: Stand, target: Target) -> list[Move]:
     moves: list[Move] = []
     wrong: list[str] = []
     for one in stand.partitions:
+        if isinstance(target, Offsets) and one.place not in target.numbers:
+            continue
         try:
             moves.append(_move(one, target, times))
         except ConfigurationError as error:
@@ -110,6 +119,8 @@ def _move(one: Standing, target: Target, times: Mapping[Place, int | None]) -> M
             return Move(standing=one, to=log_.low)
         case Latest():
             return Move(standing=one, to=log_.high)
+        case Offsets(numbers=numbers):
+            return _move(one, Offset(numbers[one.place]), times)
         case Offset(number=number):
             if not log_.low <= number <= log_.high:
                 raise ConfigurationError(f"{where} has offsets from {log_.low} to {log_.high} (its end), not {number}.")

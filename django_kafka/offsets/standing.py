@@ -75,12 +75,13 @@ class Stand:
 class Books:
     """What brokers and database know of one consumer. Raises `ConfigurationError` for one that settings lack."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, timeout: float = _TIMEOUT) -> None:
+        """`timeout`: seconds that brokers may take for each answer."""
         self.consumer = conf.consumer(name)
         origins, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
         self.retries = frozenset(handlers.retry_topics(name))
         self.topics = [*origins, *sorted(self.retries)]
-        self.timeout = min(_TIMEOUT, max(1.0, conf.cluster(self.consumer.cluster).connection.timeout))
+        self.timeout = min(timeout, max(1.0, conf.cluster(self.consumer.cluster).connection.timeout))
         self.reset = reset_of(self.consumer)
         self._admin = GroupAdmin(self.consumer, self.group_id, self.timeout)
 

@@ -13,10 +13,12 @@ from django.db import transaction
 
 from ..deliveries import Delivery
 from ..exceptions import DeliveryDiscarded
-from ..producers import Route
-from ..producing import open_transaction, outlet, route_to
-from ..records import Headers, Wire, prepare
-from ..serializers import Serializer
+from ..producer import Route
+from ..producers import producers
+from ..producing import open_transaction, outlet
+from ..records import Headers, Record, Wire
+from ..routing import routed
+from ..serializers import Serializer, decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +132,11 @@ def _discard(delivery: Delivery) -> None:
         )
 
 
-def _decoded(serializer: Serializer, data: bytes | None, topic: str) -> Any:
+def _decoded(
+    serializer: Serializer, data: bytes | None, topic: str, headers: Sequence[tuple[str, bytes | None]]
+) -> Any:
     try:
-        return None if data is None else serializer.decode(data, topic)
+        return None if data is None else decode(serializer, data, topic, headers)
     except Exception:  # noqa: BLE001  # bytes that were sent as they were may be anything
         return data
 
@@ -142,8 +146,8 @@ def _seen(route: Route, wire: Wire) -> Produced:
     return Produced(
         producer=route.producer.name,
         topic=route.topic,
-        key=_decoded(route.key, key, route.topic),
-        value=_decoded(route.value, value, route.topic),
+        key=_decoded(route.key, key, route.topic, headers or ()),
+        value=_decoded(route.value, value, route.topic, headers or ()),
         raw_key=key,
         raw_value=value,
         headers=tuple(headers or ()),
@@ -167,5 +171,5 @@ def record(
     topic: str | None, key: Any, value: Any, *, headers: Headers | None = None, producer: str | None = None
 ) -> Produced:
     """Return a record as if it had been produced, to give it to `consume`."""
-    route = route_to(producer, topic)
-    return _seen(route, prepare(route, key, value, headers))
+    made = Record(key=key, value=value, headers=headers)
+    return _seen(*routed(producers[producer], topic, made, captured=True))

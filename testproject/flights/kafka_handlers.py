@@ -17,7 +17,7 @@ from .models import Flight
 MISSING = {""}
 
 
-@kafka_handler(topics="flights", consumer="operations")
+@kafka_handler(topics="flights", consumer="operations", dry_run=True)
 def flight_departed(message: Message) -> None:
     """Write down when a flight left. The same message again changes nothing."""
     line: dict[str, str] = message.value

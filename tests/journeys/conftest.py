@@ -44,7 +44,12 @@ def migrated_database(kafka: Kafka, postgresql: PostgreSQL, tmp_path_factory: py
 def project(
     kafka: Kafka, postgresql: PostgreSQL, migrated_database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Project]:
-    """A project with an empty database of its own; what it started is ended when the test is over."""
+    """A project with an empty database of its own; what it started is ended when the test is over.
+
+    Tests with the mark `own_brokers` may stop and kill those that it has.
+    """
+    if request.node.get_closest_marker("own_brokers"):
+        kafka = request.getfixturevalue("own_kafka")
     # A journey about an outage that failed half-way leaves a server down.
     kafka.start()
     postgresql.start()

@@ -16,17 +16,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import RowFactory, class_row, dict_row, tuple_row
 
 from tests.servers import Kafka, PostgreSQL
 from tests.servers.processes import Program, tail
 
 ROOT = Path(__file__).resolve().parents[2]
+Row = TypeVar("Row")
+_OF_TOPIC = "(%(topic)s::text IS NULL OR topic = %(topic)s)"
+_EFFECTS = f'FROM tests_effect WHERE "group" = %(group)s AND {_OF_TOPIC}'
+_LETTERS = f"FROM lynx_kafka_deadletter WHERE {_OF_TOPIC}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,9 @@ class Project:
     """Every record that `produce` sent and the broker acknowledged."""
     programs: list[Program] = field(default_factory=list)
     """Every process that was started."""
+    _reading: psycopg.Connection[Any] | None = None
+    _asking: dict[str, Consumer] = field(default_factory=dict)
+    _partitions: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # So that it does not take long to be known that a worker was killed: nobody goes on before that.
@@ -151,6 +158,10 @@ class Project:
         """End whatever still runs, at once."""
         for program in self.programs:
             program.end()
+        self._forget_connection()
+        for one in self._asking.values():
+            one.close()
+        self._asking.clear()
 
     def create_topic(self, name: str, partitions: int = 1, **settings: str) -> str:
         """Make a topic on the cluster and return its name."""
@@ -201,24 +212,44 @@ class Project:
 
     def effects(self, topic: str | None = None, group: str | None = None) -> list[Effect]:
         """Every effect there is, in the order in which they were made."""
-        query = (
-            'SELECT id, "group", topic, partition, "offset", key, payload FROM tests_effect'
-            ' WHERE "group" = %(group)s AND (%(topic)s::text IS NULL OR topic = %(topic)s) ORDER BY id'
-        )
-        with (
-            psycopg.connect(self.dsn, connect_timeout=10) as connection,
-            connection.cursor(row_factory=class_row(Effect)) as cursor,
-        ):
-            return cursor.execute(query, {"group": group or self.group, "topic": topic}).fetchall()
+        query = f'SELECT id, "group", topic, partition, "offset", key, payload {_EFFECTS} ORDER BY id'
+        return self.ask_database(query, {"group": group or self.group, "topic": topic}, class_row(Effect))
+
+    def count_effects(self, topic: str) -> int:
+        """How many effects there are of a topic in this journey's group."""
+        [row] = self.ask_database(f"SELECT count(*) {_EFFECTS}", {"group": self.group, "topic": topic}, tuple_row)
+        return int(row[0])
 
     def letters(self, topic: str | None = None) -> list[dict[str, Any]]:
         """Every dead letter there is, as rows with the names of their columns."""
-        query = "SELECT * FROM lynx_kafka_deadletter WHERE (%(topic)s::text IS NULL OR topic = %(topic)s) ORDER BY id"
-        with (
-            psycopg.connect(self.dsn, connect_timeout=10) as connection,
-            connection.cursor(row_factory=dict_row) as cursor,
-        ):
-            return cursor.execute(query, {"topic": topic}).fetchall()
+        return self.ask_database(f"SELECT * {_LETTERS} ORDER BY id", {"topic": topic}, dict_row)
+
+    def count_letters(self, topic: str) -> int:
+        """How many dead letters there are of a topic."""
+        [row] = self.ask_database(f"SELECT count(*) {_LETTERS}", {"topic": topic}, tuple_row)
+        return int(row[0])
+
+    def ask_database(self, query: str, parameters: dict[str, Any], factory: RowFactory[Row]) -> list[Row]:
+        """Return the rows of a query, over one connection: waiting asks twenty times a second.
+
+        It is made anew once when it is broken, because a journey may have stopped the server.
+        """
+        for again in (True, False):
+            try:
+                if self._reading is None or self._reading.closed:
+                    self._reading = psycopg.connect(self.dsn, connect_timeout=10, autocommit=True)
+                with self._reading.cursor(row_factory=factory) as cursor:
+                    return cursor.execute(query.encode(), parameters).fetchall()
+            except psycopg.OperationalError:
+                self._forget_connection()
+                if not again:
+                    raise
+        raise AssertionError("not reached")
+
+    def _forget_connection(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def rows(self) -> str:
         """What the workers have written of themselves, or why that cannot be read; for whoever looks for a failure."""
@@ -240,12 +271,15 @@ class Project:
 
     def committed(self, topic: str, group: str | None = None) -> dict[int, int]:
         """The committed offset of every partition of a topic; 0 where nothing was committed."""
-        partitions = self.cluster.admin().list_topics(topic, timeout=30).topics[topic].partitions
-        consumer = Consumer({"bootstrap.servers": self.cluster.address, "group.id": group or self.group})
-        try:
-            answers = self.ask(lambda: consumer.committed([TopicPartition(topic, n) for n in partitions], timeout=10))
-        finally:
-            consumer.close()
+        group = group or self.group
+        # One for each group, because waiting asks five times a second.
+        if group not in self._asking:
+            self._asking[group] = Consumer({"bootstrap.servers": self.cluster.address, "group.id": group})
+        consumer = self._asking[group]
+        if topic not in self._partitions:
+            self._partitions[topic] = list(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
+        places = [TopicPartition(topic, number) for number in self._partitions[topic]]
+        answers = self.ask(lambda: consumer.committed(places, timeout=10))
         for answer in answers:
             assert answer.error is None, f"The committed offset of {answer} cannot be read: {answer.error}"
         return {answer.partition: max(0, answer.offset) for answer in answers}

@@ -29,12 +29,12 @@ def wait_committed(project: Project, topic: str, seconds: float = 30, group: str
 
 def wait_effects(project: Project, topic: str, count: int, seconds: float = 30) -> None:
     """Wait until so many effects are there."""
-    wait_until(lambda: len(project.effects(topic)) >= count, seconds, f"{count} effects are not there")
+    wait_until(lambda: project.count_effects(topic) >= count, seconds, f"{count} effects are not there")
 
 
 def wait_letters(project: Project, topic: str, count: int, seconds: float = 30) -> None:
     """Wait until so many dead letters are there."""
-    wait_until(lambda: len(project.letters(topic)) >= count, seconds, f"{count} dead letters are not there")
+    wait_until(lambda: project.count_letters(topic) >= count, seconds, f"{count} dead letters are not there")
 
 
 def wait_said(program: Program, words: str, seconds: float = 30, times: int = 1) -> None:

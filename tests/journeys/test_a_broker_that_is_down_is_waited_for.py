@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
+import pytest
+
 from tests.journeys.project import Project
 from tests.journeys.steps import numbered, wait_committed, wait_effects, wait_said
+
+pytestmark = pytest.mark.own_brokers
 
 
 def test_a_broker_that_crashes_in_mid_stream_loses_nothing(project: Project, topic: Callable[..., str]) -> None:

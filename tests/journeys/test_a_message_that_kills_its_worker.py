@@ -42,7 +42,7 @@ class Service:
 
     def stop(self) -> None:
         self.worker.send_signal(signal.SIGTERM)
-        assert self.worker.finish(30) == 0
+        assert self.worker.finish() == 0
 
 
 @pytest.mark.parametrize("transaction", ["message", "batch"])

@@ -74,7 +74,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(
     worker.send_signal(signal.SIGTERM)
 
     # Nobody has opened the gate, before which the message would have waited for a minute.
-    assert worker.finish(30) == 128 + signal.SIGTERM
+    assert worker.finish() == 128 + signal.SIGTERM
     assert len(project.effects(name)) == 10, "The effect of the unfinished message is rolled back."
     gate.touch()
     project.consumer("journey", name, GATED, session_timeout="6s", heartbeat_interval="1s")
@@ -122,6 +122,7 @@ def test_a_stop_in_the_midst_of_a_rebalance_ends_promptly(project: Project, topi
     project.assert_ledger(name, once=True)
 
 
+@pytest.mark.own_brokers
 def test_a_stop_during_an_outage_of_the_brokers_ends(project: Project, topic: Callable[..., str], gate: Path) -> None:
     name = project.create_topic(topic())
     worker = in_the_middle(project, name, gate, session_timeout="6s", heartbeat_interval="1s")

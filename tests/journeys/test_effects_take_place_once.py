@@ -100,11 +100,13 @@ def test_a_worker_that_wakes_up_after_another_took_over_rolls_back(
     name = project.create_topic(topic())
     begun, gate = tmp_path / "begun", tmp_path / "gate"
     project.consumer("journey", name, GATED, ordering=ordering, **ONCE)
-    records = numbered(100)
+    # Of one key, and so with nothing beside it: stopped between its claim and COMMIT, it would hold up whoever claims.
+    records = numbered(100, keys=1)
     records[40]["value"] |= {"begun": str(begun), "gate": str(gate)}
     project.produce(records, name)
     zombie = project.manage("kafka_consume")
-    wait_until(begun.exists, 30)
+    wait_until(begun.exists)
+    wait_until(lambda: query(project, 'SELECT "offset" FROM lynx_kafka_claim') == [(40,)])
     # In mid-transaction: its effect is written, and not committed.
     zombie.send_signal(signal.SIGSTOP)
     gate.touch()

@@ -38,7 +38,7 @@ def test_the_last_of_max_messages_may_run_longer_than_the_poll_interval(
     project.produce(numbered(3, seconds=8), name)
     worker = project.manage("kafka_consume", "--max-messages", 1)
 
-    assert worker.finish(40) == 0
+    assert worker.finish() == 0
     assert project.committed(name) == {0: 1}
     assert len(project.effects(name)) == 1
     project.assert_ledger(name, once=True)

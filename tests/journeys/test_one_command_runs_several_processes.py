@@ -297,7 +297,7 @@ def test_a_process_that_finds_itself_wrongly_configured_is_not_started_again(
     name = project.create_topic(topic())
     project.consumer("journey", name, options={"no.such.property": 1})
     program = project.manage("kafka_consume", "--processes", 2, "--skip-checks")
-    assert program.finish(30) == 1
+    assert program.finish() == 1
     assert "no.such.property" in program.output()
     assert "cannot work as it is configured; its reason is above." in program.output()
     assert "is started again" not in program.output()

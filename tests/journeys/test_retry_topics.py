@@ -88,7 +88,7 @@ def test_a_missing_retry_topic_holds_the_message_and_names_the_command(
     name = project.create_topic(topic(), partitions=2)
     retries = declare(project, name)
     program = project.manage("kafka_topics")
-    assert program.finish(30) == 1
+    assert program.finish() == 1
     assert "3 topics are missing" in program.output()
     project.produce([{"partition": 0, "value": {"fails": 1}}, {"partition": 1, "value": {}}], name)
 

@@ -82,7 +82,7 @@ def test_an_offset_waits_until_the_broker_has_the_records(
     handled = time.monotonic()
     if end == "stop":
         worker.send_signal(signal.SIGTERM)
-        assert worker.finish(30) == 0
+        assert worker.finish() == 0
         assert "undelivered=" in worker.output(), "What was not delivered is reported."
     else:
         # Time enough for several commits.

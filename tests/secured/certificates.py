@@ -58,7 +58,10 @@ class Certificates:
         signer = ca or self.ca
         pair, request = self._pair(name), self.directory / f"{name}.csr"
         extensions = self.directory / f"{name}.ext"
-        extensions.write_text(f"{extension}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        extensions.write_text(
+            f"{extension}\nextendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n"
+            "subjectKeyIdentifier=hash\n"
+        )
         openssl("req", "-new", *_CURVE, "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")
         openssl(
             "x509", "-req", "-in", request, "-CA", signer.certificate, "-CAkey", signer.key, "-CAcreateserial",
@@ -75,8 +78,9 @@ class Certificates:
     def _authority(self, name: str) -> Pair:
         pair = self._pair(name)
         openssl(
-            "req", "-x509", *_CURVE, "-keyout", pair.key, "-out", pair.certificate, "-days", 2, "-subj", f"/CN={name}"
-        )
+            "req", "-x509", *_CURVE, "-keyout", pair.key, "-out", pair.certificate, "-days", 2, "-subj", f"/CN={name}",
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+        )  # fmt: skip
         return pair
 
     def _pair(self, name: str) -> Pair:

@@ -21,6 +21,11 @@ def hold(signal_number: int) -> None:
         prctl(PR_SET_PDEATHSIG, signal_number)
 
 
+def leashed(signal_number: int, user: str = "-") -> list[str]:
+    """Return what begins the command of a program that this process starts, for it to get the signal at our death."""
+    return [sys.executable, "-S", "-E", __file__, str(os.getpid()), user, str(int(signal_number))]
+
+
 def become(user: str) -> None:
     """Give up root for an ordinary user."""
     account = pwd.getpwnam(user)

@@ -10,25 +10,32 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-LEASH = Path(__file__).with_name("leash.py")
+from .forking import ForkServer
+from .leash import leashed
+
 # Below the range from which the kernel takes ports for outgoing connections: while a server is down, a client that
 # tries to reach it must not be given its port.
 PORTS = range(20000, 32000)
+PATIENCE = 60.0
+"""Seconds that tests wait for what must happen. It bounds a hang, not the product: a machine may be very busy."""
 
 T = TypeVar("T")
 
 # A leash is held by a thread, not by a process, so all are held by one thread that lives as long as the process.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
+fork_server: ForkServer | None = None
+"""What starts programs of Django quickly, where tests have set it."""
 _given_ports: set[int] = set()
 # A server takes seconds to listen on its port, and several test processes look for free ones: each keeps those that it
 # has given away locked, a byte for a port, until it ends.
@@ -57,18 +64,26 @@ class Program(subprocess.Popen[bytes]):
         user: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        errors: Path | None = None,
+        anew: bool = False,
     ) -> Self:
-        """Start a program in a group of its own and append what it says to `log`."""
-        leash = [sys.executable, "-S", "-E", str(LEASH), str(os.getpid()), user or "-", str(int(signal.SIGKILL))]
-        arguments = [*leash, *map(str, command)]
+        """Start a program in a group of its own and append what it says to `log`, or errors to a file of their own.
+
+        `anew`: in an interpreter that has read no module before; otherwise it may be forked.
+        """
+        words = list(map(str, command))
 
         def begin() -> Self:
-            with log.open("ab") as output:
+            with log.open("ab") as output, (errors or log).open("ab") as wrong:
+                if user is None and not anew and fork_server is not None:
+                    pid = fork_server.start(words, (output.fileno(), wrong.fileno()), env, cwd)
+                    if pid is not None:
+                        return cls._of(pid, words)
                 return cls(
-                    arguments,
+                    [*leashed(signal.SIGKILL, user or "-"), *words],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
-                    stderr=subprocess.STDOUT,
+                    stderr=wrong,
                     env=None if env is None else dict(env),
                     cwd=cwd,
                     start_new_session=True,
@@ -78,11 +93,21 @@ class Program(subprocess.Popen[bytes]):
         program.log = log
         return program
 
+    @classmethod
+    def _of(cls, pid: int, command: Sequence[str]) -> Self:
+        """Return the program that a child is which another process has forked for us."""
+        program = cls.__new__(cls)
+        vars(program).update(
+            args=command, pid=pid, returncode=None, stdin=None, stdout=None, stderr=None,
+            _child_created=True, _waitpid_lock=threading.Lock(), _sigint_wait_secs=0.25,
+        )  # fmt: skip
+        return program
+
     def output(self) -> str:
         """All that it has said so far."""
         return self.log.read_text(errors="replace")
 
-    def finish(self, seconds: float = 30) -> int:
+    def finish(self, seconds: float = PATIENCE) -> int:
         """Wait for its end and return its exit code; fail with its output when it goes on for longer."""
         try:
             return self.wait(seconds)
@@ -90,14 +115,15 @@ class Program(subprocess.Popen[bytes]):
             raise AssertionError(f"It still ran after {seconds} s. {tail(self.log)}") from None
 
     def end(self, *signals: signal.Signals, seconds: float = 15) -> None:
-        """Send signals one after another until it is gone, then make sure that its whole group is."""
-        for number in (*signals, signal.SIGKILL):
+        """Send signals one after another, `seconds` apart, until it is gone; then make sure that its whole group is."""
+        for number in signals:
             if self.poll() is None:
                 self.send_signal(number)
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     self.wait(seconds)
-                except subprocess.TimeoutExpired:
-                    continue
+        self.kill()
+        # Nothing survives that; a busy machine only takes its time.
+        self.wait()
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
@@ -204,7 +230,7 @@ def listens(port: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30, message: str = "", *, every: float = 0.05) -> T:
+def wait_until(condition: Callable[[], T], seconds: float = PATIENCE, message: str = "", *, every: float = 0.05) -> T:
     """Return the first true answer of `condition`; raise AssertionError when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):

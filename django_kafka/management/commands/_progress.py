@@ -1,4 +1,4 @@
-"""How far `kafka_replay` is: a bar on a terminal where rich is installed, else a line now and then."""
+"""How far a command is: a bar on a terminal where rich is installed, else a line now and then."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class Progress:
 
 
 class _OnTerminal(Progress):
-    def __init__(self, out: Any, total: int, bar: Any) -> None:
+    def __init__(self, out: Any, total: int, bar: Any, doing: str) -> None:
         super().__init__(out, total)
         self._bar = bar
-        self._task = bar.add_task("Replaying", total=total)
+        self._task = bar.add_task(doing, total=total)
 
     def advance(self, count: int) -> None:
         self.done += count
@@ -71,14 +71,14 @@ class _OnTerminal(Progress):
 
 
 @contextmanager
-def progress(out: Any, total: int) -> Iterator[Progress]:
-    """Show how far `total` replays are on the command's `out`."""
+def progress(out: Any, total: int, doing: str = "Replaying") -> Iterator[Progress]:
+    """Show how far `total` of what it does are on the command's `out`."""
     if Bar is None or not out.isatty():
         yield Progress(out, total)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(file=out._out)) as bar:
-        yield _OnTerminal(out, total, bar)
+        yield _OnTerminal(out, total, bar, doing)
 
 
 def _line(text: str) -> str:

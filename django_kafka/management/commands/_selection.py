@@ -47,6 +47,13 @@ def chosen_letters(options: dict[str, Any]) -> QuerySet[DeadLetter]:
     if described(options) and options["all"]:
         raise CommandError("--all means every open letter: leave it out, or leave the filters out.")
     letters = replaying.letters().filter(state=DeadLetter.State.OPEN)
+    if options["id"] is not None:
+        letters = letters.filter(pk__in=_existing(options["id"]))
+    return filtered(letters, options)
+
+
+def filtered(letters: QuerySet[DeadLetter], options: dict[str, Any]) -> QuerySet[DeadLetter]:
+    """Return those of these letters that the options choose, but for `--id`."""
     if (consumer := options["consumer"]) is not None:
         _must_exist("consumer", consumer, conf.kafka().consumers)
         letters = letters.filter(consumer=consumer)
@@ -68,8 +75,6 @@ def chosen_letters(options: dict[str, Any]) -> QuerySet[DeadLetter]:
         letters = letters.filter(last_failed_at__gte=moment("--since", options["since"], end=False))
     if options["until"] is not None:
         letters = letters.filter(last_failed_at__lte=moment("--until", options["until"], end=True))
-    if options["id"] is not None:
-        letters = letters.filter(pk__in=_existing(options["id"]))
     return letters
 
 

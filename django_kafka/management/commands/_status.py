@@ -79,6 +79,8 @@ def state(one: Consumer, asking: bool) -> str:
         return "not declared"
     if not one.enabled:
         return "off"
+    if one.paused:
+        return "paused"
     if one.circuit in (Worker.Circuit.OPEN, Worker.Circuit.PROBING):
         return f"circuit {one.circuit}"
     if one.waiting:
@@ -139,7 +141,8 @@ def consumer_columns(asking: frozenset[str]) -> tuple[Column[Consumer], ...]:
         Column(heading="group", name=True, text=lambda one, _: one.group_id, wide=True),
         Column(
             heading="state", text=lambda one, _: stands(one),
-            wrong=lambda one: not one.declared or one.waiting > 0 or one.circuit not in (None, Worker.Circuit.CLOSED),
+            wrong=lambda one: not one.declared or bool(one.waiting or one.paused)
+            or one.circuit not in (None, Worker.Circuit.CLOSED),
         ),
         Column(
             heading="members", right=True, wide=True,
@@ -284,6 +287,8 @@ def sentences(overview: Overview) -> Iterator[str]:
         if cluster.reason:
             yield f"cluster {cluster.name}: {cluster.reason}"
     for one in overview.consumers:
+        if one.paused:
+            yield f"{one.name}: {one.paused}"
         if one.group is not None:
             if one.group.missing:
                 yield f"{one.name}: topics that are not there, or may not be seen: {', '.join(one.group.missing)}"

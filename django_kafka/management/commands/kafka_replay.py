@@ -9,21 +9,29 @@ from collections import Counter
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Count, Max, QuerySet
 
-from ...dead_letters import replaying
+from ...dead_letters import audit, replaying, targets
 from ...dead_letters.carrying import carry_out
 from ...dead_letters.executing import Executor
 from ...dead_letters.rows import me
-from ...exceptions import ConfigurationError
+from ...exceptions import ConfigurationError, DeliveryFailed, ReplayRefused
 from ...models import DeadLetter, Replay
+from ._jobs import carry_out_jobs, chosen_jobs
 from ._operator import user
 from ._progress import Progress, progress
 from ._selection import add_filters, chosen_letters, described, duration
 from ._signals import StopSignals, say
 
 _PIECE = 500
+_VERBS = {
+    (Replay.Target.HANDLER, False): "replay",
+    (Replay.Target.DRY_RUN, False): "dry-run",
+    (Replay.Target.TOPIC, False): "replay-to-topic",
+    (Replay.Target.TOPIC, True): "replay-to-other-topic",
+}
+"""What the audit calls it: by target, and whether a topic was named."""
 _LOOK_EVERY = 0.5
 _GO_ON = "A worker carries it out, or: python manage.py kafka_replay --requested"
 
@@ -41,16 +49,27 @@ class Command(BaseCommand):
         add_filters(parser)
         parser.add_argument("--all", action="store_true", help="every open letter; needed when nothing else chooses")
         parser.add_argument(
-            "--target", choices=Replay.Target.values, help="run the handler again (default), or send to the topic again"
+            "--target",
+            choices=(Replay.Target.HANDLER.value, Replay.Target.TOPIC.value),
+            help="run the handler again (default), or send to the topic again",
         )
+        parser.add_argument("--to-topic", metavar="NAME", help="send to this topic instead, named without the prefix")
         parser.add_argument("--requested", action="store_true", help="carry out what was asked for already")
+        parser.add_argument(
+            "--jobs", nargs="*", type=int, metavar="ID", help="carry out these replay jobs (none: all that go on)"
+        )
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
         parser.add_argument("--timeout", type=duration, metavar="TIME", help="stop after this long, such as 90s or 10m")
 
     def handle(self, *_arguments: Any, **options: Any) -> None:
         """Ask, carry out, sum up."""
+        if options["jobs"] is not None:
+            self._jobs(options)
+            return
         if options["requested"] and options["target"]:
             raise CommandError("--requested takes each replay with its own target: leave --target out.")
+        if options["to_topic"] is not None and (options["target"] != Replay.Target.TOPIC or not options["to_topic"]):
+            raise CommandError("--to-topic names a topic, and needs --target topic.")
         try:
             letters = chosen_letters(options)
             replays = self._requested(letters, options) if options["requested"] else None
@@ -77,8 +96,27 @@ class Command(BaseCommand):
                 returncode=ending.returncode,
             ) from error
 
+    def _jobs(self, options: dict[str, Any]) -> None:
+        others = ("all", "requested", "target", "dry_run")
+        if described(options) or any(options[name] for name in others):
+            raise CommandError("--jobs takes jobs as they were made: leave all but --timeout out.")
+        ids = chosen_jobs(options["jobs"])
+        if not ids:
+            self.stdout.write("No replay job goes on.")
+            return
+        ending = _Ending(options["timeout"])
+        try:
+            with ending:
+                carry_out_jobs(self.stdout, ids, ending)
+        except (OperationalError, InterfaceError) as error:
+            raise CommandError(
+                f"{ending.reason} while the database is unavailable ({type(error).__name__}); the rest is left. A "
+                "worker carries it out, or: python manage.py kafka_replay --jobs",
+                returncode=ending.returncode,
+            ) from error
+
     def _requested(self, letters: QuerySet[DeadLetter], options: dict[str, Any]) -> QuerySet[Replay]:
-        waiting = replaying.replays().filter(state__in=Replay.OUTSTANDING).order_by("pk")
+        waiting = replaying.replays().filter(state__in=Replay.OUTSTANDING, job__isnull=True).order_by("pk")
         return waiting.filter(letter__in=letters) if described(options) else waiting
 
     def _say_what(
@@ -90,6 +128,8 @@ class Command(BaseCommand):
         else:
             letters = letters.exclude(replaying.outstanding())
             verb = f"replay to the {options['target'] or Replay.Target.HANDLER}"
+            if options["to_topic"]:
+                verb += f" {replaying.aim(Replay.Target.TOPIC, options['to_topic'])}"
         groups = letters.order_by().values("consumer", "topic", "error_type").annotate(count=Count("pk"))
         count = 0
         for group in groups.order_by("consumer", "topic", "error_type"):
@@ -102,6 +142,9 @@ class Command(BaseCommand):
         before = replaying.replays().aggregate(last=Max("pk"))["last"] or 0
         name = f"kafka_replay {user()} {me()}"[:200]
         target = options["target"] or Replay.Target.HANDLER
+        topic = options["to_topic"] or ""
+        if topic:
+            self._look_for(replaying.aim(target, topic), letters)
         ids: list[int] = []
         refused = last = 0
         if target == Replay.Target.TOPIC and (held := letters.filter(hold__isnull=False).count()):
@@ -109,12 +152,27 @@ class Command(BaseCommand):
             self.stderr.write(f"Left alone: {_letters(held)} that hold their keys back; replay them to the handler.")
         while piece := list(letters.filter(pk__gt=last).order_by("pk").values_list("pk", flat=True)[:_PIECE]):
             last = piece[-1]
-            refused += replaying.request(piece, target=target, name=name).refused
-            mine = replaying.replays().filter(pk__gt=before, letter__in=piece, requested_by_name=name)
-            ids += mine.order_by("pk").values_list("pk", flat=True)
+            with transaction.atomic(using=letters.db):
+                refused += replaying.request(piece, target=target, topic=topic, name=name).refused
+                mine = replaying.replays().filter(pk__gt=before, letter__in=piece, requested_by_name=name)
+                asked = dict(mine.order_by("pk").values_list("pk", "letter"))
+                found = replaying.letters().filter(pk__in=asked.values()).order_by("pk")
+                verb = _VERBS[target, bool(topic)]
+                audit.note(name, verb, found.only("topic", "partition", "offset", "consumer"))
+            ids += asked
         if refused:
             self.stderr.write(f"Left alone: {_letters(refused)}, whose replay was asked for already (see --requested).")
         return ids
+
+    def _look_for(self, topic: str, letters: QuerySet[DeadLetter]) -> None:
+        """Refuse a topic that a cluster of these letters does not have; while nobody answers, it is asked for later."""
+        for cluster in letters.order_by("cluster").values_list("cluster", flat=True).distinct():
+            try:
+                targets.refuse_missing(cluster, topic)
+            except ReplayRefused as refusal:
+                raise CommandError(str(refusal)) from refusal
+            except DeliveryFailed as error:
+                self.stderr.write(f"Whether there is a topic {topic} is looked at when it is sent: {error}")
 
     def _carry_out(self, ids: list[int], ending: _Ending, shown: Progress) -> list[int]:
         """Carry out these replays and those of messages that this releases; return the latter."""

@@ -14,8 +14,12 @@ from ...clients.admin import BROKERS_DECIDE, Layout, TopicAdmin
 from ...exceptions import ConfigurationError
 from ...legible import printable
 from ...needed_topics import Needed, Place, needed
+from . import _topics
+from ._operator import agrees, somebody_is_there
 from ._table import table
 
+_SHOW, _APPLY = "show", "apply"
+_WORDS = (_SHOW, "plan", _APPLY, "check")
 _COLUMNS = ("cluster", "topic", "used for", "partitions", "replicas", "state")
 _TIMEOUT = 15.0
 
@@ -40,13 +44,18 @@ class Command(BaseCommand):
     """Show the topics that the project needs; make the missing ones on request."""
 
     help = (
-        "Show the topics that settings and handlers name, with retry topics and dead-letter topics, and whether they "
-        "exist. Changes nothing without --create. The exit code is 1 while any is missing."
+        "show (also without a word): the topics that settings and handlers name, with retry topics and dead-letter "
+        "topics, and whether they exist; --create makes what is missing. plan: how they differ from what settings "
+        "declare. apply: make them so. check: the same as plan, with an exit code for scripts. The exit code is 1 "
+        "while a topic is missing (show), anything differs (check), or something was not done (apply)."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the command's own arguments."""
-        parser.add_argument("names", nargs="*", metavar="topic", help="only these topics, with their prefix")
+        parser.add_argument(
+            "names", nargs="*", metavar="show|plan|apply|check topic",
+            help="what to do, and only these topics, with their prefix",
+        )  # fmt: skip
         parser.add_argument("--create", action="store_true", help="make the missing ones")
         parser.add_argument(
             "--partitions", type=_count, default=BROKERS_DECIDE, metavar="N",
@@ -56,11 +65,27 @@ class Command(BaseCommand):
             "--replication-factor", type=_count, default=BROKERS_DECIDE, metavar="N",
             help="for the same; default: as brokers are set up",
         )  # fmt: skip
+        parser.add_argument("--force", action="store_true", help="apply what loses messages, too")
+        parser.add_argument(
+            "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask for confirmation"
+        )
         parser.add_argument("--json", action="store_true", help="write one JSON object, for programs")
 
     def handle(self, *_arguments: Any, **options: Any) -> None:
-        """Look, make what is missing when asked to, and show it."""
+        """Look, do what was asked for, and show it."""
         usual = Layout(partitions=options["partitions"], replication=options["replication_factor"])
+        word, *names = options["names"] or [_SHOW]
+        if word not in _WORDS:
+            word, names = _SHOW, options["names"]
+        if options["create"] and word != _SHOW:
+            raise CommandError(f"--create goes with {_SHOW}; `apply` makes what is missing as well.")
+        options["names"] = names
+        if word != _SHOW:
+            try:
+                self._compare(word, usual, options)
+            except ConfigurationError as error:
+                raise CommandError(str(error)) from error
+            return
         try:
             found = [
                 one
@@ -81,6 +106,38 @@ class Command(BaseCommand):
             are = "1 topic is" if missing == 1 else f"{missing} topics are"
             hint = "" if options["create"] else " `python manage.py kafka_topics --create` makes what is missing."
             raise CommandError(f"{are} missing.{hint}")
+
+    def _compare(self, word: str, usual: Layout, options: dict[str, Any]) -> None:
+        """Plan, check or apply."""
+        names = options["names"]
+        if unknown := set(names) - _topics.known(names):
+            raise CommandError(f"The project does not need {', '.join(map(printable, sorted(unknown)))}.")
+        steps = _topics.planned(names, usual)
+        if word == _APPLY and steps:
+            if not options["json"]:
+                _topics.show(self.stdout, steps)
+            question = f"This makes {_changes(len(steps))}."
+            if options["interactive"] and somebody_is_there() and not agrees(self.stderr, question):
+                raise CommandError("Nothing was changed.")
+            steps = []
+            for step in _topics.apply(names, usual, force=options["force"]):
+                steps.append(step)
+                if not options["json"]:
+                    self.stdout.write(printable(f"{step.change.topic}: {step.change.what}: {_topics.note(step)}"))
+        if options["json"]:
+            self.stdout.write(json.dumps({"changes": [one.as_dict() for one in steps]}, indent=2))
+        elif not steps:
+            self.stdout.write("All topics are as they are to be.")
+        elif word != _APPLY:
+            _topics.show(self.stdout, steps)
+        if word == "check" and steps:
+            raise CommandError(f"{_changes(len(steps))} to make: see `python manage.py kafka_topics plan`.")
+        if word == _APPLY and (left := sum(one.state != "done" for one in steps)):
+            raise CommandError(f"Not done: {_changes(left)}.")
+
+
+def _changes(count: int) -> str:
+    return f"{count} change{'' if count == 1 else 's'}"
 
 
 def _look(cluster: str, usual: Layout, names: list[str], *, create: bool) -> list[_Found]:

@@ -81,6 +81,11 @@ NOW = (
         means="Those of them for which nothing is fetched at the moment.", read=_of_worker(lambda one: one.paused),
     ),
     Family(
+        name="lynx_kafka_consumer_partitions_paused_by_operator", kind="gauge", labels=OF_CONSUMER,
+        means="Those of them that somebody has paused, until somebody resumes them.",
+        read=_of_worker(lambda one: one.suspended),
+    ),
+    Family(
         name="lynx_kafka_consumer_partitions_waiting", kind="gauge", labels=OF_CONSUMER,
         means="Those of them with a lane that waits, for an outage to end or for something else to pass.",
         read=_of_worker(lambda one: one.waiting),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ...conf.schema import CATEGORIES
-from ...producers import Producer, producers
+from ...producer import Producer
+from ...producers import producers
 from .family import OF_PRODUCED, Family, Read, Sample, Scene, histograms, of_produced
 
 

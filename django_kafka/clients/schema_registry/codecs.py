@@ -1,0 +1,339 @@
+"""Values of one topic to framed bytes and back, by the library's own serializers.
+
+A codec has one of them for writing and one for reading, each made with the registry's client of the moment. Once a
+schema is known, nothing is asked any more: what stands here is all that is added to the library's work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
+
+from confluent_kafka.serialization import MessageField, SerializationContext
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from ... import conf
+from ...exceptions import ConfigurationError, DecodeError, KafkaError, RegistryUnavailable, UnknownSchema
+from . import frames, library, registry, sources
+from .frames import LENGTHS
+from .refusals import NotARegistry, Question
+
+Pairs = Sequence[tuple[str, "bytes | None"]]
+_HEADERS = {"key": "__key_schema_id", "value": "__value_schema_id"}
+"""The headers in which the library writes the id of a schema."""
+_DEFAULTS = conf.SchemaOptions(
+    subject="topic", auto_register=None, use_latest=False, normalize=False, schema_id_in="payload"
+)
+_STRATEGIES = {"topic": "topic_subject_name_strategy", "record": "record_subject_name_strategy",
+               "topic_record": "topic_record_subject_name_strategy"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What a codec is for."""
+
+    kind: str
+    """avro, jsonschema or protobuf."""
+    cluster: str
+    """Whose registry it asks."""
+    topic: str
+    """As Kafka knows it, prefix included; of a retry topic the one that it is for."""
+    part: str
+    """key or value."""
+    schema: conf.Schema | None = None
+    """What is written, or what readers want to have."""
+    options: conf.SchemaOptions = field(default_factory=conf.SchemaOptions)
+    """How the registry is used."""
+    place: str = "`schema`"
+    """Where settings have the schema, for sentences."""
+
+
+class Codec:
+    """Writes and reads the keys, or the values, of one topic. Safe in threads and over `fork()`."""
+
+    def __init__(self, use: Use, plain: Callable[[Any], Any]) -> None:
+        """`plain` makes what JSON has of any value, or raises `TypeError`."""
+        self.use = use
+        self._plain = plain
+        self._registry = registry.of(use.cluster)
+        base = self._registry.settings.options.over(_DEFAULTS)
+        self.options = use.options.over(base)
+        self._context = SerializationContext(use.topic, MessageField.KEY if use.part == "key" else MessageField.VALUE)
+        self._header = _HEADERS[use.part]
+        self.in_headers = self.options.schema_id_in == "headers"
+        """Whether what it writes names its schema in a header."""
+        # Made with a client of the registry; another generation of that, as after a fork, has others made.
+        self._writer: Any = None
+        self._reader: Any = None
+        self._written_with = self._read_with = -1
+        self._seen: set[bytes] = set()
+
+    def __repr__(self) -> str:
+        return f"<Codec {self.use.kind} of {self.use.topic} {self.use.part}>"
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` when its schema cannot be read, or the extra is missing. Asks nothing."""
+        library.load(self.use.kind)
+        self._strategy(library.load())
+        if self.use.kind == "protobuf":
+            assert self._message_class is not None
+        elif self.use.schema is not None:
+            sources.written(self.use.kind, self.use.schema, self.use.place)
+
+    # Writing
+
+    def encode(self, value: Any, topic: str) -> bytes:
+        """Return the framed bytes for a value; see `encode_with`."""
+        return self.encode_with(value, topic, None)
+
+    def encode_with(self, value: Any, _topic: str, headers: list[tuple[str, bytes | None]] | None) -> bytes:
+        """Return the bytes for a value, framed, or with the id of the schema appended to `headers`.
+
+        Raises `SchemaRefused`, `RegistryUnavailable`, and `ValueError` or `TypeError` for what does not fit the schema.
+        """
+        context = self._context
+        if self.in_headers:
+            if headers is None:
+                raise ValueError("the id of its schema stands in a header, and there is no place for one here")
+            context = SerializationContext(self.use.topic, self._context.field, cast("Any", headers))
+        if self.use.kind == "protobuf":
+            value = self._as_message(value)
+        if self._written_with != self._registry.generation or self._writer is None:
+            return self._registry.ask(self._question, lambda client: self._first_encode(client, value, context))
+        try:
+            return self._writer(value, context)  # type: ignore[no-any-return]
+        except Exception as error:  # noqa: BLE001  # looked at, and raised again
+            found = self._refused(error)
+            if found is None:
+                raise self._unfit(error) from None
+        raise found
+
+    def _first_encode(self, client: Any, value: Any, context: Any) -> bytes:
+        writer, generation = self._make_writer(client), self._registry.generation
+        try:
+            framed: bytes = writer(value, context)
+        except Exception as error:  # looked at, and raised again
+            if self._registry.refusals.of(error, self._question) is not None:
+                raise
+            self._writer, self._written_with = writer, generation
+            raise self._unfit(error) from None
+        self._writer, self._written_with = writer, generation
+        return framed
+
+    def _refused(self, error: Exception) -> KafkaError | None:
+        found = self._registry.refused(error, self._question)
+        if isinstance(found, RegistryUnavailable):
+            # So that the next one asks in its turn, with the secrets of then.
+            self._writer = None
+        return found
+
+    @cached_property
+    def _question(self) -> Question:
+        subject = (
+            f"{self.use.topic}-{self.use.part}" if self.options.subject == "topic" else f"that of {self.use.topic}"
+        )
+        return Question(what=f"subject {subject!r}", subject=subject, registers=self._registers)
+
+    @property
+    def _registers(self) -> bool:
+        asked = self.options.auto_register
+        return not self.options.use_latest and (settings.DEBUG if asked is None else asked)
+
+    def _make_writer(self, client: Any) -> Any:
+        package, use = library.load(), self.use
+        module = library.load(use.kind)
+        chosen = {
+            "auto.register.schemas": self._registers,
+            "use.latest.version": self.options.use_latest,
+            "normalize.schemas": self.options.normalize,
+            "subject.name.strategy": self._strategy(package),
+            "schema.id.serializer": (
+                package.header_schema_id_serializer if self.in_headers else package.prefix_schema_id_serializer
+            ),
+        }
+        if use.kind == "protobuf":
+            return module.ProtobufSerializer(self._message_class, client, {**chosen, "use.deprecated.format": False})
+        if use.schema is None and not self.options.use_latest:
+            raise ConfigurationError(
+                f"{use.topic!r} is sent as {use.kind} and has no schema: name one in {use.place}, or have the newest "
+                'of the registry with "schema_options": {"use_latest": True}.'
+            )
+        schema = None if use.schema is None else sources.written(use.kind, use.schema, use.place)
+        try:
+            if use.kind == "avro":
+                return module.AvroSerializer(client, schema, conf=chosen)
+            return module.JSONSerializer(schema, client, self._to_plain, chosen, json_encode=_compact)
+        except Exception as error:  # looked at, and raised again
+            if self._registry.refusals.of(error, self._question) is not None:
+                raise
+            raise ConfigurationError(
+                f"{use.place} is no schema for {use.kind}: {type(error).__name__}: {error}"
+            ) from None
+
+    def _to_plain(self, value: Any, _context: Any) -> Any:
+        return _plain(value, self._plain)
+
+    def _as_message(self, value: Any) -> Any:
+        kind = self._message_class
+        if isinstance(value, kind):
+            return value
+        if isinstance(value, dict):
+            try:
+                return library.as_message(value, kind)
+            except Exception as error:  # noqa: BLE001  # the library's own error is no ValueError
+                raise ValueError(str(error)) from None
+        raise TypeError(f"it has to be a {kind.__name__}, or a dict with its fields")
+
+    @cached_property
+    def _message_class(self) -> Any:
+        if self.use.schema is None:
+            raise ConfigurationError(
+                f"{self.use.topic!r} is Protobuf: name the class of its messages in {self.use.place}."
+            )
+        return sources.message_class(self.use.schema, self.use.place)
+
+    def _strategy(self, package: Any) -> Any:
+        chosen = self.options.subject or "topic"
+        if chosen in _STRATEGIES:
+            return getattr(package, _STRATEGIES[chosen])
+        try:
+            own = import_string(chosen)
+        except ImportError as error:
+            raise ConfigurationError(f"`subject` is {chosen!r}, which cannot be imported: {error}") from None
+        topic, part = self.use.topic, self.use.part
+        return lambda _context, record: own(topic, part, record)
+
+    @staticmethod
+    def _unfit(error: Exception) -> Exception:
+        if isinstance(error, MemoryError | KafkaError | ValueError | TypeError | RecursionError):
+            return error
+        if "GUID is not set" in str(error):
+            return ValueError('the registry gives schemas no globally unique id, which "schema_id_in": "headers" needs')
+        # The library's errors are of all kinds; of values, these are what serializers raise.
+        return ValueError(f"{type(error).__name__}: {error}")
+
+    # Reading
+
+    def decode(self, data: bytes, topic: str) -> Any:
+        """Return the value of framed bytes; see `decode_with`."""
+        return self.decode_with(data, topic, ())
+
+    def decode_with(self, data: bytes, _topic: str, headers: Pairs) -> Any:
+        """Return the value of bytes whose schema is named in their frame, or in one of `headers`.
+
+        Raises `DecodeError`, whose sentence has nothing of the bytes in it, and `RegistryUnavailable`.
+        """
+        frame = data
+        if headers:
+            wanted = self._header
+            for name, value in headers:
+                if name == wanted and value is not None:
+                    frame = value + data
+                    break
+        start = frame[: LENGTHS.get(frame[0], 0)] if frame else b""
+        if start not in self._seen or self._read_with != self._registry.generation:
+            return self._first_decode(start, frame)
+        try:
+            return self._reader(frame, self._context)
+        except Exception as error:  # noqa: BLE001  # looked at, and raised again
+            raise self._undecodable(start, error) from None
+
+    def _first_decode(self, start: bytes, frame: bytes) -> Any:
+        if not start or len(start) != LENGTHS[start[0]]:
+            raise DecodeError(frames.fault_of(frame))
+        question = Question(what=frames.id_in(start))
+        if (known := self._registry.unknown(start)) is not None:
+            raise known
+        return self._registry.ask(question, lambda client: self._decode_anew(client, start, frame))
+
+    def _decode_anew(self, client: Any, start: bytes, frame: bytes) -> Any:
+        if self._read_with != self._registry.generation or self._reader is None:
+            # In this order: other threads read meanwhile.
+            self._seen = set()
+            self._reader = self._make_reader(client)
+            self._read_with = self._registry.generation
+        try:
+            value = self._reader(frame, self._context)
+        except Exception as error:  # noqa: BLE001  # looked at, and raised again
+            found = self._undecodable(start, error)
+            if isinstance(found, NotARegistry):
+                # Many registries have no globally unique ids, and some take no number above 2**31. When this one
+                # answers otherwise, it is the message that is wrong.
+                self._registry.types()
+                found = UnknownSchema(
+                    f"the schema registry at {self._registry.settings.url} has no {frames.id_in(start)}"
+                )
+                self._registry.note_unknown(start, found)
+            if not isinstance(found, RegistryUnavailable | UnknownSchema):
+                self._note(start)
+            raise found from None
+        self._note(start)
+        return value
+
+    def _note(self, start: bytes) -> None:
+        self._seen.add(start)
+        self._registry.note((self.use.topic, self.use.part, start))
+
+    def _undecodable(self, start: bytes, error: Exception) -> Exception:
+        if isinstance(error, MemoryError | ConfigurationError):
+            return error
+        found = self._registry.refused(error, Question(what=frames.id_in(start)))
+        if isinstance(found, UnknownSchema):
+            self._registry.note_unknown(start, found)
+        if found is not None:
+            return found
+        # What it says may quote the bytes.
+        return DecodeError(f"{type(error).__name__}, with {frames.id_in(start)}")
+
+    def _make_reader(self, client: Any) -> Any:
+        package, use = library.load(), self.use
+        module = library.load(use.kind)
+        chosen = {
+            "use.latest.version": self.options.use_latest,
+            "subject.name.strategy": self._strategy(package),
+            "schema.id.deserializer": package.prefix_schema_id_deserializer,
+        }
+        if use.kind == "protobuf":
+            return module.ProtobufDeserializer(self._message_class, {**chosen, "use.deprecated.format": False}, client)
+        schema = None if use.schema is None else sources.written(use.kind, use.schema, use.place)
+        if use.kind == "avro":
+            return module.AvroDeserializer(client, schema, conf=chosen)
+        return module.JSONDeserializer(schema, schema_registry_client=client, conf=chosen)
+
+
+def _plain(value: Any, other: Callable[[Any], Any]) -> Any:
+    """Return a value with nothing in it but what JSON has."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(inner, other) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, other) for inner in value]
+    return _plain(other(value), other)
+
+
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+_made: dict[Use, Codec] = {}
+
+
+def codec(use: Use, plain: Callable[[Any], Any]) -> Codec:
+    """Return the codec for a use, made once. Raises `ConfigurationError`."""
+    found = _made.get(use)
+    if found is None:
+        found = _made.setdefault(use, Codec(use, plain))
+    return found
+
+
+def _forget_settings(*, setting: str, **_event: Any) -> None:
+    if setting in ("KAFKA", "DEBUG"):
+        _made.clear()
+
+
+setting_changed.connect(_forget_settings, dispatch_uid="django_kafka.clients.schema_registry.codecs")

@@ -1,0 +1,69 @@
+"""Schemas as settings name them: a text, a file, a class of messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from ... import conf
+from ...exceptions import ConfigurationError
+from . import library
+
+_TYPES = {"avro": "AVRO", "jsonschema": "JSON"}
+
+
+def written(kind: str, source: conf.Schema, place: str) -> Any:
+    """Return an Avro or JSON schema as the library takes it. Raises `ConfigurationError`; `place` says where it is."""
+    text = _text(source, place)
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{place} is no schema: it is not JSON ({error}).") from None
+    package = library.load()
+    references = [package.SchemaReference(one.name, one.subject, one.version) for one in source.references]
+    return package.Schema(text, _TYPES[kind], references)
+
+
+def message_class(source: conf.Schema, place: str) -> Any:
+    """Return the class of Protobuf messages at a dotted path. Raises `ConfigurationError`."""
+    library.load("protobuf")
+    if not source.path:
+        raise ConfigurationError(f"{place} is no dotted path; Protobuf needs that of a message class.")
+    found = _at(source.path, place)
+    if not (isinstance(found, type) and hasattr(found, "DESCRIPTOR")):
+        raise ConfigurationError(f"{place} is {source.path!r}, which is no class of Protobuf messages.")
+    return found
+
+
+def _text(source: conf.Schema, place: str) -> str:
+    if source.path:
+        found = _at(source.path, place)
+        if isinstance(found, Mapping | list):
+            return json.dumps(found)
+        if isinstance(found, str):
+            return found
+        if not isinstance(found, Path):
+            raise ConfigurationError(
+                f"{place} is {source.path!r}, of type {type(found).__name__}; allowed: a text, a dict or a Path."
+            )
+        source = conf.Schema(file=str(found))
+    if not source.file:
+        return source.text
+    file = Path(getattr(settings, "BASE_DIR", "")) / source.file
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigurationError(f"{place} is {source.file!r}, which cannot be read: {reason} ({file}).") from None
+
+
+def _at(path: str, place: str) -> Any:
+    try:
+        return import_string(path)
+    except ImportError as error:
+        raise ConfigurationError(f"{place} is {path!r}, which cannot be imported: {error}") from None
