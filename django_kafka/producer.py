@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cached_property
 from itertools import repeat
 from typing import Any, TypeVar
+
+from django.utils.functional import cached_property
 
 from . import conf, history, logs, partitioning, serializers, tallies, tracing
 from .alike import LARGEST, AlikeReports

@@ -16,7 +16,7 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from django_kafka.clients.embedded import Cluster, Request
-from django_kafka.clients.producer import _Forks
+from django_kafka.clients.producer import ProducerClient, _Forks
 from django_kafka.deliveries import Delivery
 from django_kafka.exceptions import ConfigurationError, DeliveryFailed, NotAvailable, ProduceError
 from django_kafka.producers import close_all, producers
@@ -257,6 +257,30 @@ def test_children_fork_while_threads_send_and_wait(embedded: Cluster, name: str)
             thread.join(20)
     arrived = values(read(embedded, name, len(sent) + 10))
     assert (arrived.count("child"), arrived.count("parent")) == (10, len(sent))
+
+
+def test_a_child_forked_while_its_parent_makes_the_client_makes_its_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, making, go_on = os.getpid(), threading.Event(), threading.Event()
+
+    class Slow(ProducerClient):
+        def __init__(self, *given: Any) -> None:
+            if os.getpid() == parent:
+                making.set()
+                go_on.wait(60)
+            super().__init__(*given)
+
+    monkeypatch.setattr("django_kafka.producer.ProducerClient", Slow)
+    delivered = threading.Thread(target=lambda: produce(name, None, "parent").result(20))
+    delivered.start()
+    try:
+        assert making.wait(20)
+        in_child(lambda: produce(name, None, "child").result(20) and None)
+    finally:
+        go_on.set()
+        delivered.join(20)
+    assert not delivered.is_alive()
 
 
 def test_a_lock_that_a_thread_holds_at_the_fork_is_free_in_the_child(name: str) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, cast
 
 from confluent_kafka.serialization import MessageField, SerializationContext
 from django.conf import settings
 from django.core.signals import setting_changed
+from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
 from ... import conf

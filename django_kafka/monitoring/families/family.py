@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
+
+from django.utils.functional import cached_property
 
 from ... import tallies
 from ...tallies import ConsumedTopic, ConsumerTally, Histogram, ProducedTopic, ProducerTally
