@@ -50,6 +50,9 @@ LEVELS = (
         "dead_letters",
         "needed_topics",
         "topic_plans",
+        "needed_schemas",
+        "schema_differences",
+        "schema_plans",
     ),
     ("monitoring", "consuming", "offsets"),
     (
