@@ -236,13 +236,24 @@ class TopicDecoder:
         """Whether a schema registry may have to be asked."""
         return any(isinstance(one, schema_registry.Codec) for one in (self._key, self._value))
 
+    def outside(self) -> TopicDecoder:
+        """Return what reads as much as everybody may see who sees the bytes: nothing is decrypted."""
+        return self
+
+    def encrypted(self, message: Message) -> list[Any]:
+        """Return what was encrypted of a message."""
+        return []
+
     def key(self, message: Message) -> Any:
         """Return the decoded key of `message`; raise `DecodeError`."""
         return _decode(self._key, message.raw_key, message, "key", self._most)
 
     def value(self, message: Message) -> Any:
         """Return the decoded value of `message`; raise `DecodeError`."""
-        return _decode(self._value, message.raw_value, message, "value", self._most)
+        return self._decoded(message.raw_value, message)
+
+    def _decoded(self, data: bytes | None, message: Message) -> Any:
+        return _decode(self._value, data, message, "value", self._most)
 
     def encode(self, value: Any, topic: str, part: str) -> bytes | None:
         """Return bytes that read as `value`, which is the key or the value as `part` says; raise `EncodeError`."""
@@ -252,7 +263,7 @@ class TopicDecoder:
         """Return the decoded keys of messages of one topic, without making those; raise `DecodeError`."""
         try:
             return _decode_all(self._key, raws, [raw.key() for raw in raws], self._most)
-        except _UNREADABLE:
+        except UNREADABLE:
             # Which one it is, and where it is from.
             return [self.key(Message(raw, self)) for raw in raws]
 
@@ -260,11 +271,11 @@ class TopicDecoder:
         """Return the decoded values of messages of one topic, without making those; raise `DecodeError`."""
         try:
             return _decode_all(self._value, raws, [raw.value() for raw in raws], self._most)
-        except _UNREADABLE:
+        except UNREADABLE:
             return [self.value(Message(raw, self)) for raw in raws]
 
 
-_UNREADABLE = (ValueError, TypeError, RecursionError, DecodeError)
+UNREADABLE = (ValueError, TypeError, RecursionError, DecodeError)
 """What a serializer raises for bytes that it cannot read."""
 _ANY_SIZE = sys.maxsize
 
@@ -296,7 +307,7 @@ def _decode(serializer: Serializer, data: bytes | None, message: Message, part: 
         if isinstance(serializer, schema_registry.Codec):
             return serializer.decode_with(data, message.topic, header_pairs(message._raw))
         return serializer.decode(data, message.topic)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         place = message.topic, message.partition, message.offset
         made = type(error) if isinstance(error, DecodeError) else DecodeError
         sentence = (

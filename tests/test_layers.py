@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 LEVELS = (
     ("exceptions", "legible", "logs", "signals", "tallies", "history", "reports", "alike", "deliveries", "messages"),
     ("conf",),
-    ("clients", "serializers", "partitioning", "correlation", "tracing", "models"),
+    ("clients", "serializers", "envelopes", "partitioning", "correlation", "tracing", "models"),
     (
         "gathering",
         "reachability",
@@ -76,6 +76,7 @@ ONLY_IN = "clients"
 LATE_IMPORTS = {
     ("apps.py", "*"): "an application may import its modules only when it is ready",
     ("*", "celery"): "optional extra",
+    ("*", "cryptography"): "optional extra",
     ("*", "opentelemetry"): "optional extra",
     ("*", "yaml"): "optional extra",
 }

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .. import conf
 from ..dead_letters import holds, importing, replaying
-from ..dead_letters.decoding import decoded
+from ..dead_letters.decoding import decoded, outside
 from ..dead_letters.dry_runs import Report
 from ..dead_letters.stored import StoredMessage
 from ..messages import Message
@@ -215,7 +215,7 @@ def _part(name: str, title: Any, letter: DeadLetter, size: int | None, limit: in
         return Part(name=name, title=title, size=size)
     if size > limit:
         return Part(name=name, title=title, size=size, too_large=True)
-    value, why = decoded(letter, name)
+    value, why = decoded(letter, name) if sight.whole else outside(letter, name)
     undecodable = showing.line(sight.text(why), 500)
     if not sight.whole:
         shown = sight.masking.key(value) if name == "key" else sight.masking.value(value)

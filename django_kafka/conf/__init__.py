@@ -14,6 +14,7 @@ from . import availability, parsing
 from .blocks import Problem
 from .clusters import Cluster, Connection
 from .consumers import through_topics
+from .encryption import Encryption, EncryptionKey
 from .parsing import Reading
 from .registries import Reference, Schema, SchemaOptions, SchemaRegistry
 from .schema import (
@@ -46,6 +47,8 @@ __all__ = [
     "ConsumerTopic",
     "DeadLetters",
     "Dispatch",
+    "Encryption",
+    "EncryptionKey",
     "Health",
     "Heartbeats",
     "Kafka",

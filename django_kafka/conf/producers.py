@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from . import encryption
 from .blocks import CONTRADICTION, Block
 from .librdkafka import CLUSTER_SAME, PRODUCER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
@@ -46,6 +47,7 @@ PRODUCER: Mapping[str, Rule] = {
     "serializer": SERIALIZER,
     "key_serializer": SERIALIZER,
     **SCHEMAS,
+    **encryption.WRITING,
     "acks": acks,
     "idempotent": optional(flag),
     "max_retries": optional(whole()),
@@ -63,6 +65,7 @@ PRODUCER_TOPIC: Mapping[str, Rule] = {
     "serializer": optional(SERIALIZER),
     "key_serializer": optional(SERIALIZER),
     **SCHEMAS,
+    **encryption.WRITING_TOPIC,
     "routing": optional(ROUTING),
 }
 

@@ -185,6 +185,7 @@ class ProducerTopicSettings(TypedDict, total=False):
     schema: SchemaSource
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
+    encryption: Literal["none", "payload"] | Sequence[str] | None
     routing: str | None
 
 
@@ -210,6 +211,7 @@ class ProducerSettings(TypedDict, total=False):
     schema: SchemaSource
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
+    encryption: Literal["none", "payload"] | Sequence[str]
     acks: Literal["all", "1", "0", -1, 0, 1]
     idempotent: bool | None
     max_retries: int | None
@@ -264,6 +266,9 @@ class ConsumerTopicSettings(_ImportSettings, total=False):
     schema: SchemaSource
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
+    encryption: Literal["none", "payload"] | Sequence[str] | None
+    accept_plain: bool | None
+    encrypted_for: Sequence[str]
     timeout: Duration | None
     dry_run: bool
     retry: RetrySettings
@@ -295,6 +300,8 @@ class ConsumerSettings(TypedDict, total=False):
     schema: SchemaSource
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
+    encryption: Literal["none", "payload"] | Sequence[str]
+    accept_plain: bool
     auto_offset_reset: Literal["earliest", "latest", "error"]
     enable_auto_commit: bool
     auto_commit_interval: Duration
@@ -347,6 +354,12 @@ class DeadLettersSettings(TypedDict, total=False):
     edit: bool
     mask: Sequence[str | MaskedTexts | MaskedKeys]
     audit_retention: Duration | None
+
+
+class EncryptionSettings(TypedDict, total=False):
+    """KAFKA["encryption"]"""
+
+    keys: Mapping[str, Kept]
 
 
 class HeartbeatsSettings(TypedDict, total=False):
@@ -411,6 +424,7 @@ class KafkaSettings(ClusterSettings, total=False):
     producers: Mapping[str, ProducerSettings] | Sequence[ProducerSettings]
     consumers: Mapping[str, ConsumerSettings] | Sequence[ConsumerSettings]
     dead_letters: DeadLettersSettings
+    encryption: EncryptionSettings
     heartbeats: HeartbeatsSettings
     health: HealthSettings
     metrics: MetricsSettings
