@@ -12,6 +12,7 @@ from django.core.signals import setting_changed
 
 from . import conf, coroutines, deadlines, envelopes, serializers
 from .coroutines import Coroutine, on_an_event_loop
+from .envelopes.opening import OpeningDecoder
 from .exceptions import BatchFailed, ConfigurationError, NoHandler
 from .messages import Message, Messages, RawMessage
 from .registry import (
@@ -144,7 +145,7 @@ def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
     origin = topic if retry is None else retry.origin
     key = serializers.of_part(settings, own, origin, "key")
     if (envelope := envelopes.of(settings, own, origin)) is not None:
-        return envelopes.OpeningDecoder(key, envelope, settings.max_payload)
+        return OpeningDecoder(key, envelope, settings.max_payload)
     return serializers.TopicDecoder(key, serializers.of_part(settings, own, origin, "value"), settings.max_payload)
 
 
@@ -273,7 +274,7 @@ def resolve_all(consumer: str) -> None:
         )
     for topic in topics(consumer):
         found = for_topic(consumer, conf.kafka().prefixed(topic))
-        if isinstance(found.decoder, envelopes.OpeningDecoder):
+        if isinstance(found.decoder, OpeningDecoder) and found.decoder.envelope.encryption:
             envelopes.encryption.check_keys()
     on_an_event_loop(consumer)
 

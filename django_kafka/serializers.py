@@ -15,7 +15,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.functional import Promise
 from django.utils.module_loading import import_string
 
-from . import conf
+from . import cloud_events, conf
 from .clients import schema_registry
 from .clients.schema_registry import Use
 from .conf.registries import KINDS
@@ -244,6 +244,10 @@ class TopicDecoder:
         """Return what was encrypted of a message."""
         return []
 
+    def event(self, message: Message) -> cloud_events.CloudEvent | None:
+        """Return what a message says of itself as a CloudEvent; None when it is none."""
+        return cloud_events.of_headers(message.headers)
+
     def key(self, message: Message) -> Any:
         """Return the decoded key of `message`; raise `DecodeError`."""
         return _decode(self._key, message.raw_key, message, "key", self._most)
@@ -251,6 +255,9 @@ class TopicDecoder:
     def value(self, message: Message) -> Any:
         """Return the decoded value of `message`; raise `DecodeError`."""
         return self._decoded(message.raw_value, message)
+
+    def _refuse_large(self, data: bytes, message: Message) -> None:
+        _refuse_large(data, message, "value", self._most)
 
     def _decoded(self, data: bytes | None, message: Message) -> Any:
         return _decode(self._value, data, message, "value", self._most)
@@ -294,15 +301,19 @@ def _decode_all(
     return [None if part is None else decode(part, topic) for part in parts]
 
 
-def _decode(serializer: Serializer, data: bytes | None, message: Message, part: str, most: int) -> Any:
-    if data is None:
-        return None
+def _refuse_large(data: bytes, message: Message, part: str, most: int) -> None:
     if len(data) > most:
         raise PayloadTooLarge(
             f"The {part} of {message.topic}[{message.partition}]@{message.offset} has {len(data)} bytes, and "
             f"`max_payload` of its consumer is {most}: it is not read.",
             place=(message.topic, message.partition, message.offset),
         )
+
+
+def _decode(serializer: Serializer, data: bytes | None, message: Message, part: str, most: int) -> Any:
+    if data is None:
+        return None
+    _refuse_large(data, message, part, most)
     try:
         if isinstance(serializer, schema_registry.Codec):
             return serializer.decode_with(data, message.topic, header_pairs(message._raw))

@@ -20,7 +20,19 @@ PACKAGE = "django_kafka"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 LEVELS = (
-    ("exceptions", "legible", "logs", "signals", "tallies", "history", "reports", "alike", "deliveries", "messages"),
+    (
+        "exceptions",
+        "legible",
+        "logs",
+        "signals",
+        "tallies",
+        "history",
+        "reports",
+        "alike",
+        "deliveries",
+        "cloud_events",
+        "messages",
+    ),
     ("conf",),
     ("clients", "serializers", "envelopes", "partitioning", "correlation", "tracing", "models"),
     (

@@ -13,7 +13,8 @@ from django.utils.translation import gettext_lazy
 
 from .. import handlers, serializers
 from ..dead_letters.stored import StoredMessage
-from ..envelopes import Envelope, OpeningDecoder
+from ..envelopes import Envelope
+from ..envelopes.opening import OpeningDecoder
 from ..exceptions import KafkaError, shown
 from ..messages import Message
 from ..models import DeadLetter, Replay
@@ -45,7 +46,7 @@ class Written:
 class Language:
     """What a part of a letter is written in: the serializer of its handler knows.
 
-    A value that is encrypted as a whole is written as what is inside.
+    A value that is encrypted as a whole is written as what is inside, a whole CloudEvent as the JSON that it is.
     """
 
     letter: DeadLetter
@@ -70,7 +71,7 @@ class Language:
     def literal(self) -> bool:
         """Whether what reads as a value may stand for it: with encrypted fields, it would be in clear."""
         envelope = self._envelope()
-        return envelope is None or envelope.covers
+        return envelope is None or not envelope.encryption.fields or envelope.is_event(self.letter.headers)
 
     def _envelope(self) -> Envelope | None:
         try:
@@ -91,7 +92,7 @@ class Language:
 
     def _decoder(self) -> serializers.TopicDecoder:
         decoder = handlers.decoder_for(self.letter.consumer, self.letter.topic)
-        return decoder.inside() if isinstance(decoder, OpeningDecoder) else decoder
+        return decoder.inside(self.letter.headers) if isinstance(decoder, OpeningDecoder) else decoder
 
 
 def write(data: bytes | None, language: Language) -> Written:

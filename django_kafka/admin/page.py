@@ -12,6 +12,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import conf
+from ..cloud_events import CloudEvent
 from ..dead_letters import holds, importing, replaying
 from ..dead_letters.decoding import decoded, outside
 from ..dead_letters.dry_runs import Report
@@ -208,6 +209,9 @@ class _Undecoded:
 
     def value(self, message: Message) -> Any:
         return message.raw_value
+
+    def event(self, message: Message) -> CloudEvent | None:
+        return None
 
 
 def _part(name: str, title: Any, letter: DeadLetter, size: int | None, limit: int, sight: Sight) -> Part:

@@ -15,6 +15,7 @@ from .blocks import Problem
 from .clusters import Cluster, Connection
 from .consumers import through_topics
 from .encryption import Encryption, EncryptionKey
+from .events import CloudEvents
 from .parsing import Reading
 from .registries import Reference, Schema, SchemaOptions, SchemaRegistry
 from .schema import (
@@ -41,6 +42,7 @@ from .values import Wrong, parse_duration, topic
 
 __all__ = [
     "CircuitBreaker",
+    "CloudEvents",
     "Cluster",
     "Connection",
     "Consumer",

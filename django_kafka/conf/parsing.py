@@ -11,6 +11,7 @@ from .blocks import CONTRADICTION, DUPLICATE_NAME, UNKNOWN_CLUSTER, WRONG_VALUE,
 from .clusters import Cluster, read_cluster
 from .consumers import read_consumer
 from .encryption import find_what_encryption_lacks, read_keys
+from .events import find_what_events_lack
 from .librdkafka import reason_against
 from .masks import mask
 from .producers import read_producer
@@ -100,6 +101,7 @@ def read(setting: object) -> Reading:
     _find_unknown_clusters(clusters, "consumers", consumers.values(), problems)
     find_what_schemas_lack(clusters, "producers", producers.values(), problems)
     find_what_schemas_lack(clusters, "consumers", consumers.values(), problems)
+    find_what_events_lack(producers.values(), problems)
     find_what_encryption_lacks(rest["encryption_keys"], "producers", producers.values(), problems)
     find_what_encryption_lacks(rest["encryption_keys"], "consumers", consumers.values(), problems)
     kafka = Kafka(

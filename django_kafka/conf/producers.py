@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from . import encryption
+from . import encryption, events
 from .blocks import CONTRADICTION, Block
 from .librdkafka import CLUSTER_SAME, PRODUCER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
@@ -48,6 +48,7 @@ PRODUCER: Mapping[str, Rule] = {
     "key_serializer": SERIALIZER,
     **SCHEMAS,
     **encryption.WRITING,
+    **events.WRITING,
     "acks": acks,
     "idempotent": optional(flag),
     "max_retries": optional(whole()),
@@ -66,6 +67,7 @@ PRODUCER_TOPIC: Mapping[str, Rule] = {
     "key_serializer": optional(SERIALIZER),
     **SCHEMAS,
     **encryption.WRITING_TOPIC,
+    **events.WRITING,
     "routing": optional(ROUTING),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .clusters import Cluster
 from .encryption import Encryption, EncryptionKey
+from .events import CloudEvents
 from .masks import Mask
 from .registries import Schema, SchemaOptions
 from .secrets import Options
@@ -44,6 +45,8 @@ class ProducerTopic:
     """How the registry is used."""
     encryption: Encryption | None = None
     """What of values is encrypted."""
+    cloud_events: CloudEvents = field(default_factory=CloudEvents)
+    """How values are written as CloudEvents."""
     routing: str | None = None
     """Which partition a record goes to."""
 
@@ -90,6 +93,8 @@ class Producer:
     """How the registry is used."""
     encryption: Encryption = field(default_factory=Encryption)
     """What of values is encrypted."""
+    cloud_events: CloudEvents = field(default_factory=CloudEvents)
+    """How values are written as CloudEvents."""
     acks: str = "all"
     """How many replicas must have a record: all, 1, or 0."""
     idempotent: bool | None = None
@@ -197,6 +202,8 @@ class ConsumerTopic:
     """Whether values are read that are not encrypted."""
     encrypted_for: tuple[str, ...] = ()
     """Other topics, as Kafka knows them, for which its values may have been encrypted: they are copied from there."""
+    cloud_events: bool | None = None
+    """Whether values that are whole CloudEvents are read as their data."""
     timeout: float | None = None
     """How long a handler may run."""
     retry: Retry | None = None
@@ -259,6 +266,8 @@ class Consumer:
     """What of values is encrypted."""
     accept_plain: bool = False
     """Whether values are read that are not encrypted; else they are poison."""
+    cloud_events: bool = False
+    """Whether values that are whole CloudEvents are read as their data."""
     auto_offset_reset: str = "earliest"
     """Where a group begins that has no offset: earliest, latest, or error."""
     enable_auto_commit: bool = True

@@ -177,6 +177,15 @@ class ClusterSettings(TypedDict, total=False):
     topics: Mapping[str, TopicSettings] | Sequence[str | Mapping[str, Any]]
 
 
+class CloudEventsSettings(TypedDict, total=False):
+    """KAFKA["producers"]["…"]["cloud_events"]"""
+
+    mode: Literal["none", "binary", "structured"]
+    source: str | None
+    type: str | None
+    content_type: str | None
+
+
 class ProducerTopicSettings(TypedDict, total=False):
     """KAFKA["producers"]["…"]["topics"]["…"]"""
 
@@ -186,6 +195,7 @@ class ProducerTopicSettings(TypedDict, total=False):
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
     encryption: Literal["none", "payload"] | Sequence[str] | None
+    cloud_events: Literal["none", "binary", "structured"] | CloudEventsSettings | None
     routing: str | None
 
 
@@ -212,6 +222,7 @@ class ProducerSettings(TypedDict, total=False):
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
     encryption: Literal["none", "payload"] | Sequence[str]
+    cloud_events: Literal["none", "binary", "structured"] | CloudEventsSettings | None
     acks: Literal["all", "1", "0", -1, 0, 1]
     idempotent: bool | None
     max_retries: int | None
@@ -269,6 +280,7 @@ class ConsumerTopicSettings(_ImportSettings, total=False):
     encryption: Literal["none", "payload"] | Sequence[str] | None
     accept_plain: bool | None
     encrypted_for: Sequence[str]
+    cloud_events: bool | None
     timeout: Duration | None
     dry_run: bool
     retry: RetrySettings
@@ -302,6 +314,7 @@ class ConsumerSettings(TypedDict, total=False):
     schema_options: SchemaOptionsSettings
     encryption: Literal["none", "payload"] | Sequence[str]
     accept_plain: bool
+    cloud_events: bool
     auto_offset_reset: Literal["earliest", "latest", "error"]
     enable_auto_commit: bool
     auto_commit_interval: Duration

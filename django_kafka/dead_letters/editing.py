@@ -16,7 +16,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .. import conf, handlers, serializers
-from ..envelopes import OpeningDecoder, encryption
+from ..envelopes import encryption
+from ..envelopes.opening import OpeningDecoder
 from ..exceptions import KafkaError, ReplayRefused, shown
 from ..messages import Message
 from ..models import DeadLetter, Replay

@@ -9,7 +9,7 @@ from django.db import connections
 
 from .. import conf, correlation, handlers, logs, retries, tallies
 from ..deliveries import Delivery
-from ..envelopes import OpeningDecoder
+from ..envelopes.opening import OpeningDecoder
 from ..exceptions import ConfigurationError, DeliveryTimeout, ReplayRefused
 from ..execution import Execution
 from ..gathering import Gathered, here
