@@ -22,6 +22,7 @@ def version() -> str:
 
 EXTRAS = {
     "celery": ["celery>=5.4"],
+    "encryption": ["cryptography>=44"],
     "schema-registry": ["confluent-kafka[avro,json,protobuf,schemaregistry]"],
     "otel": ["opentelemetry-api>=1.20"],
     "rich": ["rich>=13"],
@@ -51,6 +52,7 @@ setup(
         "all": sorted(requirement for requirements in EXTRAS.values() for requirement in requirements),
         "test": [
             *EXTRAS["celery"],
+            *EXTRAS["encryption"],
             *EXTRAS["schema-registry"],
             "django-tasks-db>=0.13",
             "gunicorn>=27",

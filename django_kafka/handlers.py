@@ -10,8 +10,9 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from . import conf, coroutines, deadlines, serializers
+from . import conf, coroutines, deadlines, envelopes, serializers
 from .coroutines import Coroutine, on_an_event_loop
+from .envelopes.opening import OpeningDecoder
 from .exceptions import BatchFailed, ConfigurationError, NoHandler
 from .messages import Message, Messages, RawMessage
 from .registry import (
@@ -142,11 +143,10 @@ def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
     settings, own = _settings_of(consumer, topic)
     retry = retry_topics(consumer).get(topic)
     origin = topic if retry is None else retry.origin
-    return serializers.TopicDecoder(
-        serializers.of_part(settings, own, origin, "key"),
-        serializers.of_part(settings, own, origin, "value"),
-        settings.max_payload,
-    )
+    key = serializers.of_part(settings, own, origin, "key")
+    if (envelope := envelopes.of(settings, own, origin)) is not None:
+        return OpeningDecoder(key, envelope, settings.max_payload)
+    return serializers.TopicDecoder(key, serializers.of_part(settings, own, origin, "value"), settings.max_payload)
 
 
 def _settings_of(consumer: str, topic: str) -> tuple[conf.Consumer, conf.ConsumerTopic | None]:
@@ -273,7 +273,9 @@ def resolve_all(consumer: str) -> None:
             "@kafka_handler in an app's kafka_handlers.py."
         )
     for topic in topics(consumer):
-        for_topic(consumer, conf.kafka().prefixed(topic))
+        found = for_topic(consumer, conf.kafka().prefixed(topic))
+        if isinstance(found.decoder, OpeningDecoder) and found.decoder.envelope.encryption:
+            envelopes.encryption.check_keys()
     on_an_event_loop(consumer)
 
 

@@ -20,9 +20,21 @@ PACKAGE = "django_kafka"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 LEVELS = (
-    ("exceptions", "legible", "logs", "signals", "tallies", "history", "reports", "alike", "deliveries", "messages"),
+    (
+        "exceptions",
+        "legible",
+        "logs",
+        "signals",
+        "tallies",
+        "history",
+        "reports",
+        "alike",
+        "deliveries",
+        "cloud_events",
+        "messages",
+    ),
     ("conf",),
-    ("clients", "serializers", "partitioning", "correlation", "tracing", "models"),
+    ("clients", "serializers", "envelopes", "partitioning", "correlation", "tracing", "models"),
     (
         "gathering",
         "reachability",
@@ -79,6 +91,7 @@ ONLY_IN = "clients"
 LATE_IMPORTS = {
     ("apps.py", "*"): "an application may import its modules only when it is ready",
     ("*", "celery"): "optional extra",
+    ("*", "cryptography"): "optional extra",
     ("*", "opentelemetry"): "optional extra",
     ("*", "yaml"): "optional extra",
 }

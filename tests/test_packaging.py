@@ -87,7 +87,15 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert metadata["Version"] == django_kafka.__version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"celery", "schema-registry", "otel", "rich", "all", "test"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        "celery",
+        "encryption",
+        "schema-registry",
+        "otel",
+        "rich",
+        "all",
+        "test",
+    }
 
 
 def test_only_four_packages_are_required(wheel: Path) -> None:

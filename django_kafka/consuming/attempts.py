@@ -53,6 +53,7 @@ class Attempt:
             retries.blamed(self.error),
             category=category,
             handler=self._path(),
+            message=self.message,
             attempt=self.message.attempt,
             earlier=before,
         )
