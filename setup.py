@@ -23,6 +23,7 @@ def version() -> str:
 EXTRAS = {
     "celery": ["celery>=5.4"],
     "schema-registry": ["confluent-kafka[avro,json,protobuf,schemaregistry]"],
+    "pydantic": ["pydantic>=2.7"],
     "otel": ["opentelemetry-api>=1.20"],
     "rich": ["rich>=13"],
 }
@@ -43,6 +44,7 @@ setup(
     install_requires=[
         "Django>=5.2",
         "confluent-kafka>=2.13",
+        "msgspec>=0.19",
         "django-prometheus>=2.3",
         "django-health-check>=4",
     ],
@@ -51,6 +53,7 @@ setup(
         "all": sorted(requirement for requirements in EXTRAS.values() for requirement in requirements),
         "test": [
             *EXTRAS["celery"],
+            *EXTRAS["pydantic"],
             *EXTRAS["schema-registry"],
             "django-tasks-db>=0.13",
             "gunicorn>=27",

@@ -14,7 +14,7 @@ from django.core import checks
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, coroutines, handlers, serializers
+from . import conf, coroutines, handlers, serializers, signatures
 from .clients import properties, security
 from .conf.secrets import is_secret
 from .consuming import forwarding, guarantees
@@ -143,8 +143,8 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
         # What settings do not say cannot be compared with what is registered.
         return []
     sources = (
-        handlers.problems(), coroutines.problems(), publishing.problems(), publishing.doubled(), forwarding.problems(),
-        guarantees.problems(),
+        handlers.problems(), coroutines.problems(), signatures.problems(), publishing.problems(),
+        publishing.doubled(), forwarding.problems(), guarantees.problems(),
     )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():

@@ -15,7 +15,8 @@
     │   │   └── SchemaRefused           serialization   … because the registry has not, or does not take, its schema
     │   └── DecodeError                 serialization   bytes that their serializer cannot read: poison
     │       ├── UnknownSchema           serialization   … because the registry has no schema of that id
-    │       └── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
+    │       ├── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
+    │       └── WrongEvent              serialization   … as an event of the type that their handler wants
     ├── NoHandler                       serialization   a message that no handler of its consumer matches: poison
     ├── ProduceError                    network         a record that was not taken or not delivered
     │   ├── RecordTooLarge              serialization   larger than the producer may send
@@ -137,6 +138,10 @@ class UnknownSchema(DecodeError):
 
 class PayloadTooLarge(DecodeError):
     """A key or value of more bytes than `max_payload` of its consumer lets a serializer read."""
+
+
+class WrongEvent(DecodeError):
+    """A value that is no event of the type that its handler wants. It names the field, and not what that holds."""
 
 
 class NoHandler(KafkaError):

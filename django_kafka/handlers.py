@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +11,7 @@ from django.core.signals import setting_changed
 
 from . import conf, coroutines, deadlines, serializers
 from .coroutines import Coroutine, on_an_event_loop
+from .events import Converter
 from .exceptions import BatchFailed, ConfigurationError, NoHandler
 from .messages import Message, Messages, RawMessage
 from .registry import (
@@ -26,6 +26,7 @@ from .registry import (
     subscribe,
 )
 from .retry_topics import RetryTopic, of_topic
+from .signatures import taken
 
 __all__ = [
     "Handler",
@@ -64,6 +65,8 @@ class Handler:
     """How many messages its list has at most; None: as many as came together."""
     dry_run: bool = False
     """Whether it may run in a transaction that is rolled back."""
+    event: Converter | None = None
+    """What makes an event of the type that it wants of a decoded value; None: it takes any value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,30 +189,31 @@ def _usable(registration: Registration, limit: float | None, consumer: conf.Cons
             f"The handler {registration.path!r} is {type(function).__name__}; it must be callable."
         )
     path, batch = registration.path, batch_of(function)
+    takes = taken(function, path, lists=batch is not None)
     if coroutines.is_coroutine(function):
         coroutines.refuse_transaction(consumer, path)
         if batch is not None:
             raise ConfigurationError(f"The handler {path!r} is `async def`; it cannot take lists (batch=True).")
-        coroutine: Coroutine = _adapt(function, path)
+        coroutine: Coroutine = takes.adapted(function)
         if limit is not None:
             coroutine = deadlines.limited_coroutine(coroutine, limit=limit, handler=path, consumer=consumer.name)
-        return Handler(path, coroutines.in_a_thread(coroutine), limit, coroutine)
+        return Handler(path, coroutines.in_a_thread(coroutine), limit, coroutine, event=takes.converter)
     if batch is not None:
-        return _of_lists(function, path, registration.batch_size or batch.batch_size, limit, consumer)
-    call = _adapt(function, path)
+        call_all = takes.adapted_to_list(function)
+        made = _of_lists(call_all, path, registration.batch_size or batch.batch_size, limit, consumer)
+        return replace(made, event=takes.converter)
+    call = takes.adapted(function)
     if limit is not None:
         call = deadlines.limited(
             call, limit=limit, handler=path, consumer=consumer.name, database=consumer.database,
             shared=consumer.transaction == "batch",
         )  # fmt: skip
-    return Handler(path, call, limit)
+    return Handler(path, call, limit, event=takes.converter)
 
 
 def _of_lists(
-    function: HandlerFunction, path: str, most: int | None, limit: float | None, consumer: conf.Consumer
+    function: Callable[[Messages], Any], path: str, most: int | None, limit: float | None, consumer: conf.Consumer
 ) -> Handler:
-    if _adapt(function, path) is not function:
-        raise ConfigurationError(f"The handler {path!r} takes lists (batch=True); it must take (messages) only.")
     if limit is None:
         return Handler(path, partial(_alone, function), call_all=function, most=most)
     name, database = consumer.name, consumer.database
@@ -222,7 +226,7 @@ def _of_lists(
     )
 
 
-def _alone(function: HandlerFunction, message: Message) -> Any:
+def _alone(function: Callable[[Messages], Any], message: Message) -> Any:
     """Run a handler of lists on one message: what it says of that is what it raises."""
     try:
         return function(Messages.alone(message))
@@ -244,25 +248,6 @@ def named(failed: BatchFailed, messages: Sequence[Message]) -> dict[int, Excepti
             raise ValueError(f"The handler raised BatchFailed for {message!r}, which is not in the list it was given.")
         found[index] = error
     return dict(sorted(found.items()))
-
-
-def _adapt(function: HandlerFunction, path: str) -> Callable[[Message], Any]:
-    """Return a callable of one message, for a function of (message) or of (event, message)."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return function
-    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    open_ended = any(one.kind is one.VAR_POSITIONAL for one in parameters)
-    required = [one for one in positional if one.default is one.empty]
-    keyword_only = [one for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
-    if keyword_only or len(required) > 2 or not (positional or open_ended):
-        raise ConfigurationError(f"The handler {path!r} must take (message) or (event, message).")
-    return partial(_with_event, function) if len(required) == 2 else function
-
-
-def _with_event(function: HandlerFunction, message: Message) -> Any:
-    return function(message.value, message)
 
 
 def resolve_all(consumer: str) -> None:

@@ -15,7 +15,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.functional import Promise
 from django.utils.module_loading import import_string
 
-from . import conf
+from . import conf, events
 from .clients import schema_registry
 from .clients.schema_registry import Use
 from .conf.registries import KINDS
@@ -69,12 +69,13 @@ class Text:
 
 
 class _Encoder(DjangoJSONEncoder):
-    """Django's encoder, but with the microseconds that it cuts off."""
+    """Django's encoder, but with the microseconds that it cuts off, and with objects of event types."""
 
     def default(self, o: Any) -> Any:
         if isinstance(o, datetime | time):
             return o.isoformat()
-        return super().default(o)
+        found = events.plain(o, text=True)
+        return super().default(o) if found is None else found
 
 
 _ENCODER = _Encoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -174,6 +175,9 @@ def encode(
     if value is None or type(value) is bytes:
         return value
     try:
+        if isinstance(serializer, schema_registry.Codec) and type(value) is not dict:
+            found = events.plain(value, text=serializer.use.kind == "protobuf")
+            value = value if found is None else found
         if headers is not None and isinstance(serializer, schema_registry.Codec):
             return serializer.encode_with(value, topic, headers)
         return _bytes(serializer.encode(value, topic))

@@ -20,7 +20,19 @@ PACKAGE = "django_kafka"
 ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 LEVELS = (
-    ("exceptions", "legible", "logs", "signals", "tallies", "history", "reports", "alike", "deliveries", "messages"),
+    (
+        "exceptions",
+        "legible",
+        "logs",
+        "signals",
+        "tallies",
+        "history",
+        "reports",
+        "alike",
+        "deliveries",
+        "messages",
+        "events",
+    ),
     ("conf",),
     ("clients", "serializers", "partitioning", "correlation", "tracing", "models"),
     (
@@ -32,6 +44,7 @@ LEVELS = (
         "retry_topics",
         "registry",
         "coroutines",
+        "signatures",
         "handlers",
         "membership",
         "categories",

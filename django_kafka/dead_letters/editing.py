@@ -15,8 +15,8 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from .. import conf, handlers, serializers
-from ..exceptions import KafkaError, ReplayRefused, shown
+from .. import conf, handlers, serializers, signatures
+from ..exceptions import KafkaError, ReplayRefused, WrongEvent, shown
 from ..messages import Message
 from ..models import DeadLetter, Replay
 from ..models.dead_letters import encode_headers
@@ -139,9 +139,27 @@ def _of_bytes(letter: DeadLetter, edit: Edit) -> list[str]:
         try:
             serializers.patiently(decoder, partial(read, Message(stored, decoder)))
         except Exception as error:  # noqa: BLE001  # a serializer of the project's own may raise anything
-            sentence = _("%(part)s cannot be read as its handler would read it: %(error)s")
-            found.append(sentence % {"part": part, "error": shown(error)[:500]})
-    return found
+            found.append(_unreadable(part, error))
+    return found or _of_event(letter, Message(stored, decoder))
+
+
+def _of_event(letter: DeadLetter, message: Message) -> list[str]:
+    """Return what keeps the message from being an event of the type that its handler wants."""
+    try:
+        handler = handlers.for_topic(letter.consumer, letter.topic).match(message)
+        if handler.event is not None:
+            signatures.event_of(handler.event, message)
+    except WrongEvent as error:
+        return [_unreadable(_("The value"), error)]
+    except KafkaError:
+        # No handler for it: it may be edited for another topic.
+        return []
+    return []
+
+
+def _unreadable(part: str, error: Exception) -> str:
+    sentence = _("%(part)s cannot be read as its handler would read it: %(error)s")
+    return sentence % {"part": part, "error": shown(error)[:500]}
 
 
 def request(
