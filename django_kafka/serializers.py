@@ -176,7 +176,7 @@ def encode(
         return value
     try:
         if isinstance(serializer, schema_registry.Codec) and type(value) is not dict:
-            found = events.plain(value, text=serializer.use.kind == "protobuf")
+            found = events.plain(value, text=serializer.use.kind != "avro")
             value = value if found is None else found
         if headers is not None and isinstance(serializer, schema_registry.Codec):
             return serializer.encode_with(value, topic, headers)

@@ -6,5 +6,6 @@ Dataclasses are read by msgspec, models of pydantic by pydantic: both are fast, 
 from .conversion import Converter, plain, typed
 from .faults import Unfit
 from .models import event_of
+from .schemas import json_schema
 
-__all__ = ["Converter", "Unfit", "event_of", "plain", "typed"]
+__all__ = ["Converter", "Unfit", "event_of", "json_schema", "plain", "typed"]

@@ -38,14 +38,10 @@ def typed(kind: Any) -> Converter | None:
         return None
     name = kind.__qualname__ if isinstance(kind, type) and not get_args(kind) else str(kind)
     try:
-        return pydantic.Models(kind, name) if _has_models(kind) else _Plain(kind, name)
+        return pydantic.Models(kind, name) if pydantic.has_models(kind) else _Plain(kind, name)
     except Exception as error:  # of the type's own making
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(f"{name} is no type that can be read: {type(error).__name__}: {reason}") from error
-
-
-def _has_models(kind: Any) -> bool:
-    return pydantic.is_model(kind) or any(_has_models(one) for one in get_args(kind))
 
 
 class _Plain:

@@ -20,6 +20,11 @@ def is_model(kind: Any) -> bool:
     return isinstance(kind, type) and "__pydantic_validator__" in kind.__dict__
 
 
+def has_models(kind: Any) -> bool:
+    """Tell whether a type is such a model, or is made of one, as a list of them."""
+    return is_model(kind) or any(has_models(one) for one in get_args(kind))
+
+
 class Models:
     """Reads a type that has models in it."""
 
@@ -72,6 +77,12 @@ def _what(fault: dict[str, Any]) -> str:
 @cache
 def _adapter(kind: Any) -> Any:
     return importlib.import_module("pydantic").TypeAdapter(kind)
+
+
+def json_schema(kind: Any) -> dict[str, Any]:
+    """Return the JSON Schema of what is sent for a model."""
+    found: dict[str, Any] = _adapter(kind).json_schema(by_alias=True, mode="serialization")
+    return found
 
 
 def dumped(value: Any, *, text: bool) -> Any:
