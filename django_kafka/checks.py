@@ -14,7 +14,7 @@ from django.core import checks
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, coroutines, handlers, serializers, signatures
+from . import conf, coroutines, handlers, serializers, signatures, upcasters
 from .clients import properties, security
 from .conf.secrets import is_secret
 from .consuming import forwarding, guarantees
@@ -143,7 +143,7 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
         # What settings do not say cannot be compared with what is registered.
         return []
     sources = (
-        handlers.problems(), coroutines.problems(), signatures.problems(), publishing.problems(),
+        handlers.problems(), coroutines.problems(), signatures.problems(), upcasters.problems(), publishing.problems(),
         publishing.doubled(), forwarding.problems(), guarantees.problems(),
     )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
@@ -301,7 +301,7 @@ def _paths(whole: conf.Kafka) -> Iterator[tuple[str, str, str]]:
 def _topic_paths(topic: conf.ConsumerTopic, place: str) -> Iterator[tuple[str, str, str]]:
     yield from _named(topic, place, ("handler", "serializer", "key_serializer"))
     for index, dispatch in enumerate(topic.dispatch):
-        yield from _named(dispatch, f'{place}["dispatch"][{index}]', ("handler",))
+        yield from _named(dispatch, f'{place}["dispatch"][{index}]', ("handler", "when"))
     if topic.retry:
         yield from _retry_paths(topic.retry, f'{place}["retry"]')
 

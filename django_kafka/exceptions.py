@@ -16,6 +16,7 @@
     │   └── DecodeError                 serialization   bytes that their serializer cannot read: poison
     │       ├── UnknownSchema           serialization   … because the registry has no schema of that id
     │       ├── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
+    │       ├── UpcastFailed            serialization   … because an upcaster of their version failed
     │       └── WrongEvent              serialization   … as an event of the type that their handler wants
     ├── NoHandler                       serialization   a message that no handler of its consumer matches: poison
     ├── ProduceError                    network         a record that was not taken or not delivered
@@ -138,6 +139,10 @@ class UnknownSchema(DecodeError):
 
 class PayloadTooLarge(DecodeError):
     """A key or value of more bytes than `max_payload` of its consumer lets a serializer read."""
+
+
+class UpcastFailed(DecodeError):
+    """A value of an older version that its upcaster could not bring to the next one."""
 
 
 class WrongEvent(DecodeError):

@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from . import conf, coroutines, deadlines, serializers
+from . import conditions, conf, coroutines, deadlines, serializers, upcasters
+from .conditions import Condition
 from .coroutines import Coroutine, on_an_event_loop
 from .events import Converter
 from .exceptions import BatchFailed, ConfigurationError, NoHandler
@@ -27,6 +28,7 @@ from .registry import (
 )
 from .retry_topics import RetryTopic, of_topic
 from .signatures import taken
+from .upcasters import UpcastingDecoder, Versions, upcaster
 
 __all__ = [
     "Handler",
@@ -44,6 +46,7 @@ __all__ = [
     "retry_topics",
     "subscribe",
     "topics",
+    "upcaster",
 ]
 
 
@@ -77,8 +80,8 @@ class TopicHandlers:
     """The topic as Kafka knows it, prefix included."""
     decoder: serializers.TopicDecoder
     """Reads keys and values."""
-    conditional: tuple[tuple[tuple[tuple[str, bytes], ...], Handler], ...]
-    """Headers and handler; the first match wins."""
+    conditional: tuple[tuple[Condition, Handler], ...]
+    """Conditions and handlers; the first that holds wins."""
     default: Handler | None
     """Takes what no condition matches."""
     imports: str | None = None
@@ -97,14 +100,19 @@ class TopicHandlers:
         return raw if self.retry is None else self.retry.returned(raw)
 
     def match(self, message: Message) -> Handler:
-        """Return the handler for `message`; raise `NoHandler`."""
-        for wanted, handler in self.conditional:
-            if all(message.header(name) == value for name, value in wanted):
+        """Return the handler for `message`.
+
+        Raises `NoHandler`, and what a condition raises: `DecodeError` when its value cannot be read.
+        """
+        for wants, handler in self.conditional:
+            if wants(message):
                 return handler
+        # Who handles other versions of it does not expect this one where everything else goes.
+        if isinstance(self.decoder, UpcastingDecoder) and (reason := self.decoder.refusal(message)):
+            raise NoHandler(f"No handler of this consumer takes this message of {self.topic!r}: {reason}.")
         if self.default is None:
-            raise NoHandler(
-                f"No handler of this consumer takes this message of {self.topic!r}: none of its headers matches."
-            )
+            reason = "none of their conditions holds" if self.conditional else "there is none"
+            raise NoHandler(f"No handler of this consumer takes this message of {self.topic!r}: {reason}.")
         return self.default
 
 
@@ -174,11 +182,14 @@ def _resolve(consumer: str, topic: str) -> TopicHandlers:
         found = _usable(one, (own and own.timeout) or limits.get(one.path) or settings.timeout, settings)
         return replace(found, dry_run=True) if one.path in may_be_tried else found
 
-    decoder = decoder_for(consumer, topic)
-    conditional = tuple(
-        (tuple((name, value.encode()) for name, value in one.header), usable(one)) for one in mine if one.header
-    )
-    default = next((usable(one) for one in mine if not one.header), None)
+    decoder, upcasting = decoder_for(consumer, topic), None
+    if any(one.wanted.type for one in mine):
+        type_in = (own and own.type_in) or settings.type_in
+        version_in = (own and own.version_in) or settings.version_in
+        known = upcasters.known(consumer, mine[0].topic)
+        decoder = upcasting = UpcastingDecoder(decoder, Versions(type_in, version_in, known))
+    conditional = tuple((conditions.of(one, upcasting), usable(one)) for one in mine if one.wanted)
+    default = next((usable(one) for one in mine if not one.wanted), None)
     return TopicHandlers(topic, decoder, conditional, default)
 
 

@@ -45,6 +45,8 @@ LEVELS = (
         "registry",
         "coroutines",
         "signatures",
+        "upcasters",
+        "conditions",
         "handlers",
         "membership",
         "categories",

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .. import conf, handlers, serializers, signatures
-from ..exceptions import KafkaError, ReplayRefused, WrongEvent, shown
+from ..exceptions import ConfigurationError, KafkaError, NoHandler, ReplayRefused, shown
 from ..messages import Message
 from ..models import DeadLetter, Replay
 from ..models.dead_letters import encode_headers
@@ -140,20 +140,26 @@ def _of_bytes(letter: DeadLetter, edit: Edit) -> list[str]:
             serializers.patiently(decoder, partial(read, Message(stored, decoder)))
         except Exception as error:  # noqa: BLE001  # a serializer of the project's own may raise anything
             found.append(_unreadable(part, error))
-    return found or _of_event(letter, Message(stored, decoder))
+    return found or _of_event(letter, stored)
 
 
-def _of_event(letter: DeadLetter, message: Message) -> list[str]:
+def _of_event(letter: DeadLetter, stored: StoredMessage) -> list[str]:
     """Return what keeps the message from being an event of the type that its handler wants."""
-    try:
-        handler = handlers.for_topic(letter.consumer, letter.topic).match(message)
+
+    def read() -> None:
+        handler = found.match(message)
         if handler.event is not None:
             signatures.event_of(handler.event, message)
-    except WrongEvent as error:
-        return [_unreadable(_("The value"), error)]
-    except KafkaError:
-        # No handler for it: it may be edited for another topic.
+
+    try:
+        found = handlers.for_topic(letter.consumer, letter.topic)
+        message = Message(stored, found.decoder)
+        serializers.patiently(found.decoder, read)
+    except (ConfigurationError, NoHandler):
+        # It may be edited for another topic.
         return []
+    except Exception as error:  # noqa: BLE001  # a condition of the project's own may raise anything
+        return [_unreadable(_("The value"), error)]
     return []
 
 
