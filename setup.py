@@ -24,6 +24,7 @@ EXTRAS = {
     "celery": ["celery>=5.4"],
     "encryption": ["cryptography>=44"],
     "schema-registry": ["confluent-kafka[avro,json,protobuf,schemaregistry]"],
+    "pydantic": ["pydantic>=2.7"],
     "otel": ["opentelemetry-api>=1.20"],
     "rich": ["rich>=13"],
 }
@@ -44,6 +45,7 @@ setup(
     install_requires=[
         "Django>=5.2",
         "confluent-kafka>=2.13",
+        "msgspec>=0.19",
         "django-prometheus>=2.3",
         "django-health-check>=4",
     ],
@@ -53,6 +55,7 @@ setup(
         "test": [
             *EXTRAS["celery"],
             *EXTRAS["encryption"],
+            *EXTRAS["pydantic"],
             *EXTRAS["schema-registry"],
             "django-tasks-db>=0.13",
             "gunicorn>=27",

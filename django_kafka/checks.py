@@ -14,7 +14,7 @@ from django.core import checks
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, coroutines, envelopes, handlers, serializers
+from . import conf, coroutines, envelopes, handlers, serializers, signatures, upcasters
 from .clients import properties, security
 from .conf.encryption import place_of
 from .conf.secrets import is_secret
@@ -144,8 +144,8 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
         # What settings do not say cannot be compared with what is registered.
         return []
     sources = (
-        handlers.problems(), coroutines.problems(), publishing.problems(), publishing.doubled(), forwarding.problems(),
-        guarantees.problems(),
+        handlers.problems(), coroutines.problems(), signatures.problems(), upcasters.problems(), publishing.problems(),
+        publishing.doubled(), forwarding.problems(), guarantees.problems(),
     )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():
@@ -319,7 +319,7 @@ def _paths(whole: conf.Kafka) -> Iterator[tuple[str, str, str]]:
 def _topic_paths(topic: conf.ConsumerTopic, place: str) -> Iterator[tuple[str, str, str]]:
     yield from _named(topic, place, ("handler", "serializer", "key_serializer"))
     for index, dispatch in enumerate(topic.dispatch):
-        yield from _named(dispatch, f'{place}["dispatch"][{index}]', ("handler",))
+        yield from _named(dispatch, f'{place}["dispatch"][{index}]', ("handler", "when"))
     if topic.retry:
         yield from _retry_paths(topic.retry, f'{place}["retry"]')
 

@@ -20,7 +20,9 @@
     │       ├── Undecryptable           serialization   … because they are not encrypted, or not by who has the key, or
     │       │   │                                       for another place than this
     │       │   └── UnknownKey          serialization   … because settings have no key of that id
-    │       └── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
+    │       ├── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
+    │       ├── UpcastFailed            serialization   … because an upcaster of their version failed
+    │       └── WrongEvent              serialization   … as an event of the type that their handler wants
     ├── NoHandler                       serialization   a message that no handler of its consumer matches: poison
     ├── ProduceError                    network         a record that was not taken or not delivered
     │   ├── RecordTooLarge              serialization   larger than the producer may send
@@ -154,6 +156,14 @@ class UnknownKey(Undecryptable):
 
 class PayloadTooLarge(DecodeError):
     """A key or value of more bytes than `max_payload` of its consumer lets a serializer read."""
+
+
+class UpcastFailed(DecodeError):
+    """A value of an older version that its upcaster could not bring to the next one."""
+
+
+class WrongEvent(DecodeError):
+    """A value that is no event of the type that its handler wants. It names the field, and not what that holds."""
 
 
 class NoHandler(KafkaError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,9 +9,11 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from . import conf, coroutines, deadlines, envelopes, serializers
+from . import conditions, conf, coroutines, deadlines, envelopes, serializers, upcasters
+from .conditions import Condition
 from .coroutines import Coroutine, on_an_event_loop
 from .envelopes.opening import OpeningDecoder
+from .events import Converter
 from .exceptions import BatchFailed, ConfigurationError, NoHandler
 from .messages import Message, Messages, RawMessage
 from .registry import (
@@ -27,6 +28,8 @@ from .registry import (
     subscribe,
 )
 from .retry_topics import RetryTopic, of_topic
+from .signatures import taken
+from .upcasters import UpcastingDecoder, Versions, upcaster
 
 __all__ = [
     "Handler",
@@ -44,6 +47,7 @@ __all__ = [
     "retry_topics",
     "subscribe",
     "topics",
+    "upcaster",
 ]
 
 
@@ -65,6 +69,8 @@ class Handler:
     """How many messages its list has at most; None: as many as came together."""
     dry_run: bool = False
     """Whether it may run in a transaction that is rolled back."""
+    event: Converter | None = None
+    """What makes an event of the type that it wants of a decoded value; None: it takes any value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,8 @@ class TopicHandlers:
     """The topic as Kafka knows it, prefix included."""
     decoder: serializers.TopicDecoder
     """Reads keys and values."""
-    conditional: tuple[tuple[tuple[tuple[str, bytes], ...], Handler], ...]
-    """Headers and handler; the first match wins."""
+    conditional: tuple[tuple[Condition, Handler], ...]
+    """Conditions and handlers; the first that holds wins."""
     default: Handler | None
     """Takes what no condition matches."""
     imports: str | None = None
@@ -95,14 +101,19 @@ class TopicHandlers:
         return raw if self.retry is None else self.retry.returned(raw)
 
     def match(self, message: Message) -> Handler:
-        """Return the handler for `message`; raise `NoHandler`."""
-        for wanted, handler in self.conditional:
-            if all(message.header(name) == value for name, value in wanted):
+        """Return the handler for `message`.
+
+        Raises `NoHandler`, and what a condition raises: `DecodeError` when its value cannot be read.
+        """
+        for wants, handler in self.conditional:
+            if wants(message):
                 return handler
+        # Who handles other versions of it does not expect this one where everything else goes.
+        if isinstance(self.decoder, UpcastingDecoder) and (reason := self.decoder.refusal(message)):
+            raise NoHandler(f"No handler of this consumer takes this message of {self.topic!r}: {reason}.")
         if self.default is None:
-            raise NoHandler(
-                f"No handler of this consumer takes this message of {self.topic!r}: none of its headers matches."
-            )
+            reason = "none of their conditions holds" if self.conditional else "there is none"
+            raise NoHandler(f"No handler of this consumer takes this message of {self.topic!r}: {reason}.")
         return self.default
 
 
@@ -171,11 +182,14 @@ def _resolve(consumer: str, topic: str) -> TopicHandlers:
         found = _usable(one, (own and own.timeout) or limits.get(one.path) or settings.timeout, settings)
         return replace(found, dry_run=True) if one.path in may_be_tried else found
 
-    decoder = decoder_for(consumer, topic)
-    conditional = tuple(
-        (tuple((name, value.encode()) for name, value in one.header), usable(one)) for one in mine if one.header
-    )
-    default = next((usable(one) for one in mine if not one.header), None)
+    decoder, upcasting = decoder_for(consumer, topic), None
+    if any(one.wanted.type for one in mine):
+        type_in = (own and own.type_in) or settings.type_in
+        version_in = (own and own.version_in) or settings.version_in
+        known = upcasters.known(consumer, mine[0].topic)
+        decoder = upcasting = UpcastingDecoder(decoder, Versions(type_in, version_in, known))
+    conditional = tuple((conditions.of(one, upcasting), usable(one)) for one in mine if one.wanted)
+    default = next((usable(one) for one in mine if not one.wanted), None)
     return TopicHandlers(topic, decoder, conditional, default)
 
 
@@ -186,30 +200,31 @@ def _usable(registration: Registration, limit: float | None, consumer: conf.Cons
             f"The handler {registration.path!r} is {type(function).__name__}; it must be callable."
         )
     path, batch = registration.path, batch_of(function)
+    takes = taken(function, path, lists=batch is not None)
     if coroutines.is_coroutine(function):
         coroutines.refuse_transaction(consumer, path)
         if batch is not None:
             raise ConfigurationError(f"The handler {path!r} is `async def`; it cannot take lists (batch=True).")
-        coroutine: Coroutine = _adapt(function, path)
+        coroutine: Coroutine = takes.adapted(function)
         if limit is not None:
             coroutine = deadlines.limited_coroutine(coroutine, limit=limit, handler=path, consumer=consumer.name)
-        return Handler(path, coroutines.in_a_thread(coroutine), limit, coroutine)
+        return Handler(path, coroutines.in_a_thread(coroutine), limit, coroutine, event=takes.converter)
     if batch is not None:
-        return _of_lists(function, path, registration.batch_size or batch.batch_size, limit, consumer)
-    call = _adapt(function, path)
+        call_all = takes.adapted_to_list(function)
+        made = _of_lists(call_all, path, registration.batch_size or batch.batch_size, limit, consumer)
+        return replace(made, event=takes.converter)
+    call = takes.adapted(function)
     if limit is not None:
         call = deadlines.limited(
             call, limit=limit, handler=path, consumer=consumer.name, database=consumer.database,
             shared=consumer.transaction == "batch",
         )  # fmt: skip
-    return Handler(path, call, limit)
+    return Handler(path, call, limit, event=takes.converter)
 
 
 def _of_lists(
-    function: HandlerFunction, path: str, most: int | None, limit: float | None, consumer: conf.Consumer
+    function: Callable[[Messages], Any], path: str, most: int | None, limit: float | None, consumer: conf.Consumer
 ) -> Handler:
-    if _adapt(function, path) is not function:
-        raise ConfigurationError(f"The handler {path!r} takes lists (batch=True); it must take (messages) only.")
     if limit is None:
         return Handler(path, partial(_alone, function), call_all=function, most=most)
     name, database = consumer.name, consumer.database
@@ -222,7 +237,7 @@ def _of_lists(
     )
 
 
-def _alone(function: HandlerFunction, message: Message) -> Any:
+def _alone(function: Callable[[Messages], Any], message: Message) -> Any:
     """Run a handler of lists on one message: what it says of that is what it raises."""
     try:
         return function(Messages.alone(message))
@@ -246,25 +261,6 @@ def named(failed: BatchFailed, messages: Sequence[Message]) -> dict[int, Excepti
     return dict(sorted(found.items()))
 
 
-def _adapt(function: HandlerFunction, path: str) -> Callable[[Message], Any]:
-    """Return a callable of one message, for a function of (message) or of (event, message)."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return function
-    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    open_ended = any(one.kind is one.VAR_POSITIONAL for one in parameters)
-    required = [one for one in positional if one.default is one.empty]
-    keyword_only = [one for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
-    if keyword_only or len(required) > 2 or not (positional or open_ended):
-        raise ConfigurationError(f"The handler {path!r} must take (message) or (event, message).")
-    return partial(_with_event, function) if len(required) == 2 else function
-
-
-def _with_event(function: HandlerFunction, message: Message) -> Any:
-    return function(message.value, message)
-
-
 def resolve_all(consumer: str) -> None:
     """Resolve every handler of `consumer`, so that a wrong one is an error now and not at its first message."""
     if not registrations(consumer) and not any(one.imports for one in conf.consumer(consumer).topics.values()):
@@ -273,8 +269,7 @@ def resolve_all(consumer: str) -> None:
             "@kafka_handler in an app's kafka_handlers.py."
         )
     for topic in topics(consumer):
-        found = for_topic(consumer, conf.kafka().prefixed(topic))
-        if isinstance(found.decoder, OpeningDecoder) and found.decoder.envelope.encryption:
+        if for_topic(consumer, conf.kafka().prefixed(topic)).decoder.encrypts:
             envelopes.encryption.check_keys()
     on_an_event_loop(consumer)
 

@@ -7,7 +7,7 @@ import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol, cast, overload
+from typing import Any, Final, NamedTuple, Protocol, cast, overload
 
 from .cloud_events import CloudEvent
 
@@ -51,9 +51,21 @@ def header_pairs(raw: RawMessage) -> list[tuple[str, bytes | None]]:
     return [pair if len(gc.get_referents(pair)) == len(pair) else ("\ufffd", pair[1]) for pair in pairs]
 
 
+class Kind(NamedTuple):
+    """What a message says that it is, where handlers ask."""
+
+    type: str | None
+    """Its type; None: it says none."""
+    version: int | None
+    """The version of that; None: no handler of its topic has versions of this type."""
+
+
 class Decoder(Protocol):
     """What turns the bytes of one topic into keys and values."""
 
+    @property
+    def encrypts(self) -> bool: ...
+    def encrypted(self, message: Message) -> list[Any]: ...
     def key(self, message: Message) -> Any: ...
     def value(self, message: Message) -> Any: ...
     def event(self, message: Message) -> CloudEvent | None: ...
@@ -72,12 +84,14 @@ class Message:
     Millions of these are made, so it holds the client's object and reads from it when asked.
     """
 
-    __slots__ = ("_decoder", "_key", "_raw", "_value", "attempt", "deadline")
+    __slots__ = ("_decoder", "_key", "_raw", "_value", "attempt", "deadline", "kind")
 
     attempt: int
     """Which run of a handler on this message this is, from 1."""
     deadline: float
     """When its handler's time is over, by the monotonic clock; not there without a limit. Ask for `time_left`."""
+    kind: Kind
+    """What it is; there when somebody had to know."""
 
     def __init__(self, raw: RawMessage, decoder: Decoder, attempt: int = 1) -> None:
         self._raw = raw

@@ -12,9 +12,36 @@ from django.utils.module_loading import import_string
 
 from . import conf
 from .exceptions import ConfigurationError
+from .messages import Message
 
 HandlerFunction = Callable[..., Any]
+Predicate = Callable[[Message], Any]
 F = TypeVar("F", bound=HandlerFunction)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which messages of a topic a handler wants: those for which all of this holds; without any of it, every one."""
+
+    header: tuple[tuple[str, str], ...] = ()
+    """Headers and their values."""
+    fields: tuple[tuple[str, str | int | bool], ...] = ()
+    """Paths of fields of the value, and what they have to be."""
+    type: str = ""
+    """What the message is, where settings say that it stands."""
+    version: int | None = None
+    """The version of that type that the handler knows; None: whatever others do not take."""
+    when: str = ""
+    """The dotted path of a predicate."""
+    predicate: Predicate | None = field(default=None, compare=False)
+    """The same, when it was given as a function."""
+
+    def __bool__(self) -> bool:
+        return bool(self.header or self.fields or self.type or self.when)
+
+    def __str__(self) -> str:
+        parts = {"header": dict(self.header), "field": dict(self.fields), "type": self.type, "version": self.version}
+        return ", ".join(f"{name} {part}" for name, part in {**parts, "when": self.when}.items() if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +52,8 @@ class Registration:
     """The consumer's name."""
     topic: str
     """The topic, without prefix."""
-    header: tuple[tuple[str, str], ...] = ()
-    """Headers that the message must have, with these values; none matches every message of the topic."""
+    wanted: Wanted = Wanted()
+    """Which messages of that."""
     path: str
     """The dotted path of the callable: what is shown, stored and looked up; never taken from a message or a form."""
     timeout: float | None = field(default=None, compare=False)
@@ -64,6 +91,10 @@ def kafka_handler(
     topics: str | Iterable[str],
     consumer: str | None = None,
     header: Mapping[str, str] | None = None,
+    field: Mapping[str, str | int | bool] | None = None,
+    type: str = "",
+    version: int | None = None,
+    when: Predicate | str | None = None,
     batch: bool = False,
     batch_size: int | None = None,
     timeout: float | str | timedelta | None = None,
@@ -71,7 +102,10 @@ def kafka_handler(
 ) -> Callable[[F], F]:
     """Register the decorated function for `topics` of `consumer` (None: the default one).
 
-    With `header` it takes only messages that have these headers. `timeout` is how long it may run: seconds, "30s", or
+    With `header` it takes only messages that have these headers, with `field` those whose values have these fields, by
+    paths with dots, with `type` those that say that they are this, in whichever `version` an upcaster brings to that
+    which is named here, and with `when` those for which a function of a message, or one at a dotted path, is true: it
+    may be asked several times. `timeout` is how long it may run: seconds, "30s", or
     a timedelta; None: as the consumer has it; a "timeout" of the topic in settings goes before it. The function takes
     a `Message`, or its decoded value and the `Message`; with `batch` it takes a list of messages of one partition, of
     `batch_size` at most. `dry_run` says that all its effects are in its transaction or are records that it produces, so
@@ -83,10 +117,11 @@ def kafka_handler(
             raise ConfigurationError(f"batch_size is {batch_size!r}, but only a handler with batch=True takes a list.")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigurationError(f"batch_size is {batch_size!r}; allowed: None, or a number of messages from 1.")
+    wanted = _wanted(header, field, type, version, when)
     limit = None if timeout is None else conf.parse_duration(timeout, "timeout", least=0.001)
 
     def register(function: F) -> F:
-        _register(consumer, topics, function, header, limit, batch=batch, batch_size=batch_size, dry_run=dry_run)
+        _register(consumer, topics, function, wanted, limit, batch=batch, batch_size=batch_size, dry_run=dry_run)
         return function
 
     return register
@@ -94,14 +129,14 @@ def kafka_handler(
 
 def subscribe(topics: str | Iterable[str], handler: HandlerFunction | str, *, consumer: str | None = None) -> None:
     """Register `handler`, a callable or a dotted path, for `topics` of `consumer` (None: the default one)."""
-    _register(consumer, topics, handler, None)
+    _register(consumer, topics, handler, Wanted())
 
 
 def _register(
     consumer: str | None,
     topics: str | Iterable[str],
     handler: HandlerFunction | str,
-    header: Mapping[str, str] | None,
+    wanted: Wanted,
     timeout: float | None = None,
     *,
     batch: bool = False,
@@ -114,7 +149,7 @@ def _register(
             registration = Registration(
                 consumer=consumer or "",
                 topic=conf.topic_name(topic),
-                header=tuple(sorted((header or {}).items())),
+                wanted=wanted,
                 path=path,
                 timeout=timeout,
                 batch=batch,
@@ -124,8 +159,35 @@ def _register(
             )
             if not any(_same(registration, one) for one in _registered):
                 _registered.append(registration)
-        for tell in on_change:
-            tell()
+        changed()
+
+
+def changed() -> None:
+    """Tell whoever has resolved something that it is to be resolved anew."""
+    for tell in on_change:
+        tell()
+
+
+def _wanted(
+    header: Mapping[str, str] | None,
+    fields: Mapping[str, str | int | bool] | None,
+    type: str,
+    version: int | None,
+    when: Predicate | str | None,
+) -> Wanted:
+    if version is not None:
+        if not type:
+            raise ConfigurationError(f"version is {version!r}, but there is no type: say of what.")
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise ConfigurationError(f"version is {version!r}; allowed: None, or a whole number from 1.")
+    return Wanted(
+        header=tuple(sorted((header or {}).items())),
+        fields=tuple(sorted((fields or {}).items())),
+        type=type,
+        version=version,
+        when="" if when is None else _path(when),
+        predicate=when if callable(when) else None,
+    )
 
 
 def _same(one: Registration, other: Registration) -> bool:
@@ -149,8 +211,7 @@ def forget(function: HandlerFunction | str) -> None:
     path = _path(function)
     with _changed:
         _registered[:] = [one for one in _registered if one.path != path]
-        for tell in on_change:
-            tell()
+        changed()
 
 
 def registrations(consumer: str) -> list[Registration]:
@@ -161,10 +222,10 @@ def registrations(consumer: str) -> list[Registration]:
         if topic.imports:
             continue
         for rule in topic.dispatch:
-            header = tuple(sorted(rule.header.items()))
+            wanted = _wanted(rule.header, rule.fields, rule.type, rule.version, rule.when or None)
             found.append(
                 Registration(
-                    consumer=consumer, topic=topic.name, header=header, path=rule.handler, dry_run=rule.dry_run
+                    consumer=consumer, topic=topic.name, wanted=wanted, path=rule.handler, dry_run=rule.dry_run
                 )
             )
         if path := topic.handler or settings.handler:
@@ -195,12 +256,12 @@ def problems() -> list[tuple[str, str, str]]:
             if one.topic in importing:
                 sentence = f"Consumer {consumer!r} imports {one.topic!r}; its handler {one.path!r} would never run."
                 found.append(("E033", sentence, "Take one of the two away."))
-        taken: dict[tuple[str, tuple[tuple[str, str], ...]], Registration] = {}
+        taken: dict[tuple[str, Wanted], Registration] = {}
         for one in registrations(consumer):
-            first = taken.setdefault((one.topic, one.header), one)
+            first = taken.setdefault((one.topic, one.wanted), one)
             other = first.path
             if other != one.path or ("<" in other and first.function is not one.function):
-                what = f"{one.topic!r}" + (f" with {dict(one.header)}" if one.header else "")
+                what = f"{one.topic!r}" + (f" with {one.wanted}" if one.wanted else "")
                 sentence = f"Consumer {consumer!r} has two handlers for {what}: {other!r} and {one.path!r}."
                 found.append(
                     (

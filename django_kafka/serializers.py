@@ -15,7 +15,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.functional import Promise
 from django.utils.module_loading import import_string
 
-from . import cloud_events, conf
+from . import cloud_events, conf, events
 from .clients import schema_registry
 from .clients.schema_registry import Use
 from .conf.registries import KINDS
@@ -69,12 +69,13 @@ class Text:
 
 
 class _Encoder(DjangoJSONEncoder):
-    """Django's encoder, but with the microseconds that it cuts off."""
+    """Django's encoder, but with the microseconds that it cuts off, and with objects of event types."""
 
     def default(self, o: Any) -> Any:
         if isinstance(o, datetime | time):
             return o.isoformat()
-        return super().default(o)
+        found = events.plain(o, text=True)
+        return super().default(o) if found is None else found
 
 
 _ENCODER = _Encoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -174,6 +175,9 @@ def encode(
     if value is None or type(value) is bytes:
         return value
     try:
+        if isinstance(serializer, schema_registry.Codec) and type(value) is not dict:
+            found = events.plain(value, text=serializer.use.kind != "avro")
+            value = value if found is None else found
         if headers is not None and isinstance(serializer, schema_registry.Codec):
             return serializer.encode_with(value, topic, headers)
         return _bytes(serializer.encode(value, topic))
@@ -235,6 +239,11 @@ class TopicDecoder:
     def asks(self) -> bool:
         """Whether a schema registry may have to be asked."""
         return any(isinstance(one, schema_registry.Codec) for one in (self._key, self._value))
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether messages of this topic come encrypted, or some of their fields."""
+        return False
 
     def outside(self) -> TopicDecoder:
         """Return what reads as much as everybody may see who sees the bytes: nothing is decrypted."""

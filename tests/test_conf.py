@@ -907,12 +907,19 @@ def test_topics_in_a_list_may_be_names_or_blocks_with_a_name() -> None:
     assert {name: topic.handler for name, topic in topics.items()} == {"a": None, "b": "x.y"}
 
 
-@pytest.mark.parametrize(("rule", "lacks"), [({"handler": "a.b"}, "header"), ({"header": {"a": "b"}}, "handler")])
-def test_a_dispatch_rule_needs_a_header_and_a_handler(rule: dict[str, Any], lacks: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "lacks"),
+    [
+        ({"handler": "a.b"}, "condition"),
+        ({"header": {}, "handler": "a.b"}, "condition"),
+        ({"header": {"a": "b"}}, "`handler`"),
+    ],
+)
+def test_a_dispatch_rule_needs_a_condition_and_a_handler(rule: dict[str, Any], lacks: str) -> None:
     problem = only(consumer(topics={"flights": {"dispatch": [rule]}}))
 
     assert problem.id == "django_kafka.E003"
-    assert f"has no `{lacks}`" in problem.message
+    assert f"has no {lacks};" in problem.message
 
 
 # Secrets

@@ -211,7 +211,7 @@ def takes_only_keywords(**options: Any) -> None: ...
 def test_a_signature_that_does_not_fit_is_a_sentence(use: Callable[..., None], wrong: Callable[..., Any]) -> None:
     use({})
     subscribe("flights", wrong)
-    sentence = rf"'{here(wrong.__name__)}' must take \(message\) or \(event, message\)"
+    sentence = rf"'{here(wrong.__name__)}' must take \(message\), \(event\) or \(event, message\)"
     with pytest.raises(ConfigurationError, match=sentence):
         resolve_all("ops")
 

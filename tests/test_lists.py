@@ -493,14 +493,17 @@ def test_a_size_that_makes_no_sense_is_an_error(options: dict[str, Any], sentenc
         kafka_handler(topics="flights", **options)
 
 
-def test_a_handler_of_lists_takes_nothing_but_the_list(settings: Settings) -> None:
+def with_three(first: Any, second: Any, third: Any) -> None: ...
+
+
+def test_a_handler_of_lists_takes_lists(settings: Settings) -> None:
     settings.KAFKA = {"consumers": {NAME: {"group_id": "g", "topics": {"flights": {}}}}}
-    kafka_handler(topics="flights", consumer=NAME, batch=True)(with_event)
+    kafka_handler(topics="flights", consumer=NAME, batch=True)(with_three)
     try:
-        with pytest.raises(ConfigurationError, match=r"takes lists \(batch=True\); it must take \(messages\) only"):
+        with pytest.raises(ConfigurationError, match=r"must take \(messages\), \(events\) or \(events, messages\)\."):
             for_topic(NAME, "flights")
     finally:
-        handlers.forget(with_event)
+        handlers.forget(with_three)
 
 
 async def lists_later(messages: Messages) -> None: ...

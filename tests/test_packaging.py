@@ -87,22 +87,15 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert metadata["Version"] == django_kafka.__version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {
-        "celery",
-        "encryption",
-        "schema-registry",
-        "otel",
-        "rich",
-        "all",
-        "test",
-    }
+    extras = {"celery", "encryption", "pydantic", "schema-registry", "otel", "rich", "all", "test"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 
-def test_only_four_packages_are_required(wheel: Path) -> None:
+def test_only_five_packages_are_required(wheel: Path) -> None:
     required = [line for line in metadata_of(wheel).get_all("Requires-Dist", []) if "extra ==" not in line]
 
     names = {line.split(">")[0].split(";")[0].strip().lower() for line in required}
-    assert names == {"django", "confluent-kafka", "django-prometheus", "django-health-check"}
+    assert names == {"django", "confluent-kafka", "msgspec", "django-prometheus", "django-health-check"}
 
 
 def test_a_project_that_installs_the_wheel_checks_and_migrates(wheel: Path, tmp_path: Path) -> None:

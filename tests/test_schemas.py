@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from django.core.management import call_command
 from pytest_django import Settings
@@ -367,7 +370,7 @@ def test_a_schema_is_a_dict_a_text_a_file_or_a_dotted_path(
     [
         ("avro", "schemas/not-there.avsc", r'\["schema"\] is .*cannot be read: No such file'),
         ("avro", "tests.registries.schemas.NOTHING", "cannot be imported"),
-        ("avro", "tests.registries.schemas.FlightLanded", "of type"),
+        ("avro", "tests.registries.schemas.FlightLanded", "is the type FlightLanded, of which there is no schema"),
         ("avro", "{nonsense", "it is not JSON"),
         ("protobuf", "tests.registries.schemas.AVRO", "no class of Protobuf messages"),
         ("protobuf", {"file": "flights.proto"}, "no dotted path"),
@@ -464,3 +467,71 @@ def test_one_codec_serves_all_who_ask(front: Front, settings: Settings) -> None:
     made = [serializers.of_part(conf.producer(), None, "flights", "value") for _ in range(2)]
     assert made[0] is made[1]
     assert isinstance(made[0], Codec)
+
+
+# Types of Python
+
+
+@dataclass(frozen=True)
+class Landed:
+    flight: str
+    delay: int | None = None
+    at: datetime | None = None
+
+
+class LandedModel(pydantic.BaseModel):
+    flight: str
+    delay: int | None = None
+    fuel: Decimal = Decimal("0.5")
+
+
+AT = datetime(2013, 1, 1, 5, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("schema", [SCHEMAS["jsonschema"], f"{__name__}.Landed"])
+def test_an_object_is_sent_as_json_schema(front: Front, settings: Settings, topic: Any, schema: Any) -> None:
+    name = topic()
+    use(settings, front.url, {"serializer": "jsonschema", "schema": schema}, {"serializer": "jsonschema"})
+    value, _key, _headers = written(name, Landed("UA 1545", 2, AT))
+    assert read(name, value).value == {"flight": "UA 1545", "delay": 2, "at": "2013-01-01T05:15:00+00:00"}
+
+
+def test_a_model_of_pydantic_is_its_own_json_schema(front: Front, settings: Settings, topic: Any) -> None:
+    name = topic()
+    schema = f"{__name__}.LandedModel"
+    use(settings, front.url, {"serializer": "jsonschema", "schema": schema}, {"serializer": "jsonschema"})
+    value, _key, _headers = written(name, LandedModel(flight="UA 1545"))
+    assert read(name, value).value == {"flight": "UA 1545", "delay": None, "fuel": "0.5"}
+    with pytest.raises(EncodeError):
+        written(name, {"flight": 7, "delay": None, "fuel": "1"})
+
+
+def test_an_object_is_sent_as_avro_and_protobuf(front: Front, settings: Settings, topic: Any) -> None:
+    name = topic()
+    use(settings, front.url, {"serializer": "avro", "schema": AVRO}, {"serializer": "avro"})
+    assert read(name, written(name, Landed("UA 1545", 2, AT))[0]).value == {"flight": "UA 1545", "delay": 2, "at": AT}
+    name = topic()
+    schema = {"serializer": "protobuf", "schema": SCHEMAS["protobuf"]}
+    use(settings, front.url, schema, schema)
+    assert read(name, written(name, LandedShort("UA 1545", 2))[0]).value == FlightLanded(flight="UA 1545", delay=2)
+
+
+@dataclass(frozen=True)
+class LandedShort:
+    flight: str
+    delay: int
+
+
+@dataclass(frozen=True)
+class Unknown:
+    of: Callable[[], None]
+
+
+def test_a_type_without_a_schema_is_a_sentence(settings: Settings) -> None:
+    use(
+        settings,
+        "http://nowhere",
+        {"topics": {"flights": {"serializer": "jsonschema", "schema": f"{__name__}.Unknown"}}},
+    )
+    [sentence] = serializers.unusable()
+    assert 'topics"]["flights"]["schema"] is the type Unknown, which has no schema: ' in sentence

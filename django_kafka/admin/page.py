@@ -12,7 +12,6 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import conf
-from ..cloud_events import CloudEvent
 from ..dead_letters import holds, importing, replaying
 from ..dead_letters.decoding import decoded, outside
 from ..dead_letters.dry_runs import Report
@@ -199,19 +198,8 @@ def _origin(letter: DeadLetter) -> list[tuple[Any, str]]:
 
 
 def _timestamp(letter: DeadLetter) -> str:
-    at: datetime | None = Message(StoredMessage(letter), _Undecoded()).timestamp
+    at: datetime | None = Message(StoredMessage(letter), TopicDecoder("bytes", "bytes")).timestamp
     return gettext("none") if at is None else at.isoformat(sep=" ", timespec="milliseconds")
-
-
-class _Undecoded:
-    def key(self, message: Message) -> Any:
-        return message.raw_key
-
-    def value(self, message: Message) -> Any:
-        return message.raw_value
-
-    def event(self, message: Message) -> CloudEvent | None:
-        return None
 
 
 def _part(name: str, title: Any, letter: DeadLetter, size: int | None, limit: int, sight: Sight) -> Part:

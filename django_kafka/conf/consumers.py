@@ -12,9 +12,10 @@ from .librdkafka import CLASSIC_ONLY, CLUSTER_SAME, CONSUMER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
 from .producers import SERIALIZER
 from .registries import READING, options_rule, schema
-from .schema import CircuitBreaker, Consumer, ConsumerTopic, Dispatch, Retry
+from .schema import CircuitBreaker, Consumer, ConsumerTopic, Dispatch, Place, Retry
 from .values import (
     Rule,
+    Wrong,
     choice,
     dotted_path,
     duration,
@@ -43,6 +44,31 @@ RETRY: Mapping[str, Rule] = {
     "retry_on": listed(dotted_path, "dotted paths"),
     "give_up_on": listed(dotted_path, "dotted paths"),
     "decide": optional(dotted_path),
+}
+
+
+def place(value: object) -> Place:
+    """Read where messages say something of themselves."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((key, name),) = value.items()
+        if key in ("header", "field") and isinstance(name, str) and name:
+            return Place(**{key: name})
+    raise Wrong('{"header": "…"}, {"field": "…"}')
+
+
+def scalar(value: object) -> str | int | bool:
+    """Read what the field of a message has to be."""
+    if isinstance(value, str | int):
+        return value
+    raise Wrong("a text, a whole number, True, False")
+
+
+DISPATCH: Mapping[str, Rule] = {
+    "handler": dotted_path,
+    "dry_run": flag,
+    "type": label,
+    "version": whole(1),
+    "when": dotted_path,
 }
 CIRCUIT_BREAKER: Mapping[str, Rule] = {
     "enabled": flag,
@@ -82,6 +108,8 @@ CONSUMER: Mapping[str, Rule] = {
     "outage_patience": duration(),
     "on_dead_letter": choice("continue", "hold_key"),
     "hold_key_limit": whole(1, 10_000_000),
+    "type_in": place,
+    "version_in": place,
     "deduplicate": optional(text),
     "session_timeout": optional(duration(0.001, 3600.0)),
     "heartbeat_interval": optional(duration(0.001, 3600.0)),
@@ -101,6 +129,8 @@ CONSUMER_TOPIC: Mapping[str, Rule] = {
     **SCHEMAS,
     **encryption.READING_TOPIC,
     **events.READING_TOPIC,
+    "type_in": place,
+    "version_in": place,
     "import": optional(choice(*IMPORTS)),
 }
 
@@ -174,18 +204,29 @@ def _find_contradictions_of_imports(found: Mapping[str, object], block: Block) -
 
 
 def _read_dispatch(block: Block) -> Dispatch | None:
-    found = block.read({"handler": dotted_path, "dry_run": flag})
-    headers = block.block("header")
-    pairs = {str(name): value for name, value in headers.read(dict.fromkeys(headers.values, text)).items()}
-    wrong = len(pairs) < len(headers.given)
+    before = len(block.problems)
+    found = block.read(DISPATCH)
+    for key, name, rule in (("header", "header", text), ("field", "fields", scalar)):
+        inner = block.block(key)
+        pairs = inner.read(dict.fromkeys(inner.values, rule))
+        found[name] = MappingProxyType({str(one): value for one, value in pairs.items()})
+    wrong = len(block.problems) > before
+    some = any(found.get(key) for key in ("header", "fields", "type", "when"))
     block.close()
-    for key, there in (("header", bool(headers.given)), ("handler", "handler" in block.given)):
+    needs = "it needs a handler, and one of `header`, `field`, `type` and `when`."
+    for key, there in (
+        ("condition", some or wrong),
+        ("`handler`", "handler" in block.given),
+    ):
         if not there:
-            sentence = f"{block.path} has no `{key}`; it needs both, a header and a handler."
+            sentence = f"{block.path} has no {key}; {needs}"
             block.problem(MISSING, sentence, 'Write {"header": {"type": "cancelled"}, "handler": "…"}.')
-    if "handler" not in found or not pairs or wrong:
+    if "version" in block.given and "type" not in block.given:
+        block.problem(MISSING, f"{block.path} has a `version`, but no `type`.", "Say of which type it is.")
+        wrong = True
+    if wrong or "handler" not in found or not some:
         return None
-    return Dispatch(header=MappingProxyType(pairs), **found)
+    return Dispatch(**found)
 
 
 def _find_contradictions(consumer: Consumer, block: Block) -> None:

@@ -167,13 +167,31 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatch:
-    """A handler for the messages with certain headers."""
+class Place:
+    """Where messages say something of themselves."""
 
-    header: Mapping[str, str]
-    """Names and values, all of which a message must have."""
+    header: str = ""
+    """The name of a header; "": in a field."""
+    field: str = ""
+    """The path of a field of the value, with dots."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """A handler for certain messages: those for which all of this holds."""
+
     handler: str
     """Dotted path."""
+    header: Mapping[str, str] = field(default_factory=_nothing)
+    """Names and values of headers."""
+    fields: Mapping[str, str | int | bool] = field(default_factory=_nothing)
+    """Paths and values of fields of the value."""
+    type: str = ""
+    """What the message is, where the topic says that it stands; "": whatever."""
+    version: int | None = None
+    """The version of that which the handler knows."""
+    when: str = ""
+    """Dotted path of a function that takes a message and tells whether the handler wants it."""
     dry_run: bool = False
     """Whether it may run in a transaction that is rolled back."""
 
@@ -211,7 +229,11 @@ class ConsumerTopic:
     dry_run: bool = False
     """Whether its handler may run in a transaction that is rolled back."""
     dispatch: tuple[Dispatch, ...] = ()
-    """Handlers by header; the first that matches has the message."""
+    """Handlers for certain messages; the first that matches has the message."""
+    type_in: Place | None = None
+    """Where its messages say what they are."""
+    version_in: Place | None = None
+    """Where they say in which version."""
     imports: str | None = None
     """The format of the dead letters of another system, which are stored here and not handled; None: it has none."""
     original: str | None = None
@@ -304,6 +326,10 @@ class Consumer:
     """What becomes of later messages of the same key: continue or hold_key."""
     hold_key_limit: int = 10_000
     """Messages that are parked behind one dead letter at most; beyond that their partition waits."""
+    type_in: Place = field(default_factory=lambda: Place(header="type"))
+    """Where messages say what they are."""
+    version_in: Place = field(default_factory=lambda: Place(header="version"))
+    """Where they say in which version."""
     deduplicate: str | None = None
     """The header that tells messages apart, or the dotted path of a callable that does."""
     session_timeout: float | None = None

@@ -253,10 +253,21 @@ class RetrySettings(TypedDict, total=False):
     decide: str | None
 
 
+class PlaceSettings(TypedDict, total=False):
+    """KAFKA["consumers"]["…"]["type_in"], and "version_in": one of the two"""
+
+    header: str
+    field: str
+
+
 class DispatchSettings(TypedDict):
     """An item of KAFKA["consumers"]["…"]["topics"]["…"]["dispatch"]"""
 
-    header: Mapping[str, str]
+    header: NotRequired[Mapping[str, str]]
+    field: NotRequired[Mapping[str, str | int | bool]]
+    type: NotRequired[str]
+    version: NotRequired[int]
+    when: NotRequired[str]
     handler: str
     dry_run: NotRequired[bool]
 
@@ -285,6 +296,8 @@ class ConsumerTopicSettings(_ImportSettings, total=False):
     dry_run: bool
     retry: RetrySettings
     dispatch: Sequence[DispatchSettings]
+    type_in: PlaceSettings
+    version_in: PlaceSettings
     original: str | None
 
 
@@ -333,6 +346,8 @@ class ConsumerSettings(TypedDict, total=False):
     circuit_breaker: CircuitBreakerSettings
     on_dead_letter: Literal["continue", "hold_key"]
     hold_key_limit: int
+    type_in: PlaceSettings
+    version_in: PlaceSettings
     deduplicate: str | None
     session_timeout: Duration | None
     heartbeat_interval: Duration | None

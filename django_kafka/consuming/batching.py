@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..exceptions import NoHandler, PartitionLost, Skip
+from ..exceptions import PartitionLost, Skip
 from ..execution import Execution
 from ..gathering import here
 from ..handlers import Handler, TopicHandlers
@@ -88,7 +88,7 @@ class Batching:
     def _of_lists(piece: Slice, found: TopicHandlers, index: int) -> Handler | None:
         try:
             handler = found.match(Message(piece.messages[index], found.decoder))
-        except (NoHandler, UnicodeError):
+        except Exception:  # noqa: BLE001  # a condition may raise anything
             # It is met again when the message runs, by itself.
             return None
         return handler if handler.call_all is not None else None

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from .. import handlers, serializers
-from ..envelopes.opening import OpeningDecoder
 from ..exceptions import ConfigurationError, DecodeError, RegistryUnavailable
 from ..messages import Message
 from ..models import DeadLetter
@@ -55,7 +54,7 @@ def outside(letter: DeadLetter, part: str) -> tuple[Any, str]:
 def hiding(message: Message) -> Masking | None:
     """Return what masks, in texts, all that was encrypted of a message; None when nothing was. Never raises."""
     decoder = message._decoder
-    if not isinstance(decoder, OpeningDecoder) or not decoder.envelope.encryption:
+    if not decoder.encrypts:
         return None
     try:
         return _hiding(decoder.encrypted(message))

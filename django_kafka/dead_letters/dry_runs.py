@@ -12,11 +12,12 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 from django.utils.translation import gettext as _
 
-from .. import conf, correlation, handlers, retries
+from .. import conf, correlation, handlers, retries, serializers
 from ..exceptions import KafkaError, ReplayRefused
 from ..messages import Message
 from ..models import DeadLetter, Replay
@@ -132,9 +133,12 @@ def refusal(letter: DeadLetter) -> str:
         importing.refuse(letter, Replay.Target.DRY_RUN)
         consumer = conf.consumer(letter.consumer)
         found = handlers.for_topic(consumer.name, letter.topic)
-        return _unfit(consumer, found.match(Message(StoredMessage(letter), found.decoder)))
+        match = partial(found.match, Message(StoredMessage(letter), found.decoder))
+        return _unfit(consumer, serializers.patiently(found.decoder, match))
     except KafkaError as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001  # a condition of the project's own may raise anything
+        return type(error).__name__
 
 
 def _unfit(consumer: conf.Consumer, handler: handlers.Handler) -> str:

@@ -15,10 +15,10 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from .. import conf, handlers, serializers
+from .. import conf, handlers, serializers, signatures
 from ..envelopes import encryption
 from ..envelopes.opening import OpeningDecoder
-from ..exceptions import KafkaError, ReplayRefused, shown
+from ..exceptions import ConfigurationError, KafkaError, NoHandler, ReplayRefused, shown
 from ..messages import Message
 from ..models import DeadLetter, Replay
 from ..models.dead_letters import encode_headers
@@ -143,9 +143,33 @@ def _of_bytes(letter: DeadLetter, edit: Edit) -> list[str]:
         try:
             serializers.patiently(decoder, partial(read, Message(stored, decoder)))
         except Exception as error:  # noqa: BLE001  # a serializer of the project's own may raise anything
-            sentence = _("%(part)s cannot be read as its handler would read it: %(error)s")
-            found.append(sentence % {"part": part, "error": shown(error)[:500]})
-    return found
+            found.append(_unreadable(part, error))
+    return found or _of_event(letter, stored)
+
+
+def _of_event(letter: DeadLetter, stored: StoredMessage) -> list[str]:
+    """Return what keeps the message from being an event of the type that its handler wants."""
+
+    def read() -> None:
+        handler = found.match(message)
+        if handler.event is not None:
+            signatures.event_of(handler.event, message)
+
+    try:
+        found = handlers.for_topic(letter.consumer, letter.topic)
+        message = Message(stored, found.decoder)
+        serializers.patiently(found.decoder, read)
+    except (ConfigurationError, NoHandler):
+        # It may be edited for another topic.
+        return []
+    except Exception as error:  # noqa: BLE001  # a condition of the project's own may raise anything
+        return [_unreadable(_("The value"), error)]
+    return []
+
+
+def _unreadable(part: str, error: Exception) -> str:
+    sentence = _("%(part)s cannot be read as its handler would read it: %(error)s")
+    return sentence % {"part": part, "error": shown(error)[:500]}
 
 
 def _is_bare(letter: DeadLetter, edit: Edit, decoder: serializers.TopicDecoder) -> bool:

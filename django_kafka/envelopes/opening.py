@@ -23,6 +23,11 @@ class OpeningDecoder(TopicDecoder):
         super().__init__(key, envelope.serializer, most)
         self.envelope = envelope
 
+    @property
+    def encrypts(self) -> bool:
+        """Whether messages of this topic come encrypted, or some of their fields."""
+        return bool(self.envelope.encryption)
+
     def value(self, message: Message) -> Any:
         """Return the decoded value of `message`; raise `DecodeError` and `KeyUnavailable`."""
         return self._read(message)[0]

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from ... import conf
+from ... import conf, events
 from ...exceptions import ConfigurationError
 from . import library
 
@@ -20,7 +20,7 @@ TYPES = {"avro": "AVRO", "jsonschema": "JSON", "protobuf": "PROTOBUF"}
 
 def written(kind: str, source: conf.Schema, place: str) -> Any:
     """Return an Avro or JSON schema as the library takes it. Raises `ConfigurationError`; `place` says where it is."""
-    text = _text(source, place)
+    text = _text(kind, source, place)
     try:
         json.loads(text)
     except ValueError as error:
@@ -41,16 +41,18 @@ def message_class(source: conf.Schema, place: str) -> Any:
     return found
 
 
-def _text(source: conf.Schema, place: str) -> str:
+def _text(kind: str, source: conf.Schema, place: str) -> str:
     if source.path:
         found = _at(source.path, place)
+        if isinstance(found, type):
+            return json.dumps(_of_type(kind, found, place))
         if isinstance(found, Mapping | list):
             return json.dumps(found)
         if isinstance(found, str):
             return found
         if not isinstance(found, Path):
             raise ConfigurationError(
-                f"{place} is {source.path!r}, of type {type(found).__name__}; allowed: a text, a dict or a Path."
+                f"{place} is {source.path!r}, of type {type(found).__name__}; allowed: a text, a dict, a Path, a type."
             )
         source = conf.Schema(file=str(found))
     if not source.file:
@@ -61,6 +63,15 @@ def _text(source: conf.Schema, place: str) -> str:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError(f"{place} is {source.file!r}, which cannot be read: {reason} ({file}).") from None
+
+
+def _of_type(kind: str, found: type, place: str) -> Any:
+    if kind != "jsonschema":
+        raise ConfigurationError(f"{place} is the type {found.__qualname__}, of which there is no schema for {kind}.")
+    try:
+        return events.json_schema(found)
+    except Exception as error:  # of the type's own making
+        raise ConfigurationError(f"{place} is the type {found.__qualname__}, which has no schema: {error}") from error
 
 
 def _at(path: str, place: str) -> Any:
