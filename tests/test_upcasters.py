@@ -427,7 +427,8 @@ def test_old_versions_that_come_encrypted_are_read_and_stay_dark(settings: Setti
     }  # fmt: skip
     steps()
     kafka_handler(topics="flights", type="FlightLanded", version=3)(nobody_landed)
-    (letter,) = consume([record("flights", "k", V1, headers={"type": "FlightLanded", "version": "1"})]).letters
+    outcome = consume([record("flights", "k", V1, headers={"type": "FlightLanded", "version": "1"})])
+    (letter,) = outcome.dead_letters
     assert letter.error_message == "nobody landed at ***"
     assert decoding.decoded(letter, "value") == (V1, "")
     for dark in (letter.value, letter.traceback):

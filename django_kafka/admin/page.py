@@ -18,6 +18,7 @@ from ..dead_letters.dry_runs import Report
 from ..dead_letters.stored import StoredMessage
 from ..messages import Message
 from ..models import DeadLetter, Replay
+from ..serializers import TopicDecoder
 from . import reports, showing, tracebacks
 from .sight import Sight
 from .tracebacks import Frame
