@@ -13,6 +13,7 @@ import psycopg
 from rich.console import Console
 
 from tests.servers import Kafka, PostgreSQL
+from tests.servers.registry import Registry
 
 from . import chart, report
 from .comparisons import COMPARISONS, LOADS, UnknownWord, cases_of, chosen
@@ -69,7 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         secured = None
         if any(case in LOADS and LOADS[case].secured for case in cases):
             secured = stack.enter_context(demanding(Path(stack.enter_context(TemporaryDirectory()))))
-        bench = Bench(broker, lambda: dsn, options.messages, secured=secured)
+        registry = ""
+        if any(case in LOADS and LOADS[case].registry for case in cases):
+            registry = stack.enter_context(Registry()).url
+        bench = Bench(broker, lambda: dsn, options.messages, secured=secured, registry=registry)
 
         def keep_all(rows: Results, *, complete: bool = False) -> None:
             weighed = [weigh(one, rows) for one in comparisons]

@@ -21,7 +21,7 @@ from .settings import HANDLER, MESSAGES, SERVER
 Case = Callable[[], Generator[None, None, dict[str, Any] | None]]
 SUBJECTS = (
     "producing", "consuming", "databases", "waiting", "latency", "memory", "scaling", "failing", "secured", "watching",
-    "jobs",
+    "jobs", "schemas",
 )  # fmt: skip
 """The modules whose functions are cases."""
 

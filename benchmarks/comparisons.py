@@ -30,6 +30,8 @@ class Load:
     """Whether it needs PostgreSQL."""
     secured: bool = False
     """Whether it is on the broker that demands TLS and a SCRAM login."""
+    registry: bool = False
+    """Whether it needs a schema registry."""
     consumer: Mapping[str, Any] = field(default_factory=dict)
     """What the consumer's settings say beyond the usual."""
 
@@ -129,6 +131,9 @@ LOADS: dict[str, Load] = {
         handler="benchmarks.failing.fail",
         consumer={"transaction": "message", "circuit_breaker": {"enabled": False}},
     ),
+    **dict.fromkeys(
+        ("raw_write_avro", "our_write_avro", "raw_read_avro", "our_read_avro"), Load(of=4, filled=False, registry=True)
+    ),
     **dict.fromkeys(("our_produce_watched", "our_produce_uncounted"), EMPTY),
     "our_consume_traced": Load(of=4),
     "our_produce_traced": Load(of=4, filled=False),
@@ -200,6 +205,8 @@ COMPARISONS = (
     Comparison(
         name="TLS and SCRAM, consume batch", ours="our_consume_secured", against="raw_consume_secured", promised=0.95
     ),
+    Comparison(name="Avro, a flight to bytes", ours="our_write_avro", against="raw_write_avro", promised=0.9),
+    Comparison(name="Avro, bytes to a flight", ours="our_read_avro", against="raw_read_avro", promised=0.9),
     Comparison(name="failing, 1 % against none", ours="our_insert_failing", against="our_insert", promised=0.8),
     Comparison(
         name="failing, 1 % in batches against none",

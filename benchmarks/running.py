@@ -63,10 +63,12 @@ class Bench:
     """The servers, and the topics that are filled."""
 
     def __init__(
-        self, broker: Broker, dsn: Callable[[], str], messages: int, *, secured: SecuredBroker | None = None
-    ) -> None:
+        self, broker: Broker, dsn: Callable[[], str], messages: int, *, secured: SecuredBroker | None = None,
+        registry: str = "",
+    ) -> None:  # fmt: skip
         self.broker = broker
         self.secured = secured
+        self.registry = registry
         self.dsn = dsn
         self.messages = messages
         self.versions: dict[str, str] = {}
@@ -151,6 +153,7 @@ class Bench:
                 "BENCH_HANDLER": load.handler,
                 "BENCH_CONSUMER": json.dumps(dict(load.consumer)),
                 "BENCH_DIRECTORY": directory,
+                "BENCH_REGISTRY": self.registry if load.registry else "",
                 "BENCH_DATABASE": self.dsn() if load.database else "",
                 "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
             }

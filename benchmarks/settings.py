@@ -24,6 +24,9 @@ SERVER = os.environ.get("BENCH_DATABASE", "")
 SECURITY = os.environ.get("BENCH_SECURITY", "")
 """What is under `security` in KAFKA, as JSON; empty: nobody logs in."""
 
+REGISTRY = os.environ.get("BENCH_REGISTRY", "")
+"""The address of a schema registry, for the cases that need it."""
+
 SECRET_KEY = "benchmarks"
 USE_TZ = True
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_kafka"]

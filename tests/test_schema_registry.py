@@ -419,7 +419,7 @@ def remembered(reads: Codec) -> int:
     client = reads._registry._client
     kept = 0 if client is None else sum(len(each) for each in client._cache.schema_id_index.values())
     parsed = 0 if reads._reader is None else len(reads._reader._parsed_schemas.parsed_schemas)
-    return max(kept, parsed if client is not None else 0, len(reads._seen))
+    return max(kept, parsed if client is not None else 0, len(reads._readers))
 
 
 class Made(Front):

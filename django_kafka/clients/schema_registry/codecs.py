@@ -19,7 +19,7 @@ from django.utils.module_loading import import_string
 
 from ... import conf
 from ...exceptions import ConfigurationError, DecodeError, KafkaError, RegistryUnavailable, UnknownSchema
-from . import frames, library, registry, sources
+from . import avro, frames, library, registry, sources
 from .frames import LENGTHS
 from .refusals import NotARegistry, Question
 
@@ -71,7 +71,8 @@ class Codec:
         self._writer: Any = None
         self._reader: Any = None
         self._written_with = self._read_with = -1
-        self._seen: set[bytes] = set()
+        self._readers: dict[bytes, Callable[[bytes], Any]] = {}
+        """What reads frames, by how they begin; of schemas that are known."""
 
     def __repr__(self) -> str:
         return f"<Codec {self.use.kind} of {self.use.topic} {self.use.part}>"
@@ -189,7 +190,7 @@ class Codec:
             ) from None
 
     def _to_plain(self, value: Any, _context: Any) -> Any:
-        return _plain(value, self._plain)
+        return library.plain(value, self._plain)
 
     def _as_message(self, value: Any) -> Any:
         kind = self._message_class
@@ -249,10 +250,11 @@ class Codec:
                     frame = value + data
                     break
         start = frame[: LENGTHS.get(frame[0], 0)] if frame else b""
-        if start not in self._seen or self._read_with != self._registry.generation:
+        read = self._readers.get(start)
+        if read is None or self._read_with != self._registry.generation:
             return self._first_decode(start, frame)
         try:
-            return self._reader(frame, self._context)
+            return read(frame)
         except Exception as error:  # noqa: BLE001  # looked at, and raised again
             raise self._undecodable(start, error) from None
 
@@ -267,7 +269,7 @@ class Codec:
     def _decode_anew(self, client: Any, start: bytes, frame: bytes) -> Any:
         if self._read_with != self._registry.generation or self._reader is None:
             # In this order: other threads read meanwhile.
-            self._seen = set()
+            self._readers = {}
             self._reader = self._make_reader(client)
             self._read_with = self._registry.generation
         try:
@@ -283,14 +285,28 @@ class Codec:
                 )
                 self._registry.note_unknown(start, found)
             if not isinstance(found, RegistryUnavailable | UnknownSchema):
-                self._note(start)
+                self._note(client, start)
             raise found from None
-        self._note(start)
+        self._note(client, start)
         return value
 
-    def _note(self, start: bytes) -> None:
-        self._seen.add(start)
+    def _note(self, client: Any, start: bytes) -> None:
+        self._readers[start] = self._direct(client, start) or self._by_library
         self._registry.note((self.use.topic, self.use.part, start))
+
+    def _direct(self, client: Any, start: bytes) -> Callable[[bytes], Any] | None:
+        """Return what reads frames that begin so without the library; None where it has to."""
+        use = self.use
+        if use.kind != "avro" or self.options.use_latest:
+            return None
+        try:
+            wanted = None if use.schema is None else sources.written(use.kind, use.schema, use.place)
+            return avro.reader(client, start, self.subject_of(None), wanted)
+        except Exception:  # noqa: BLE001  # the library has its own way, and its own words for what is wrong
+            return None
+
+    def _by_library(self, frame: bytes) -> Any:
+        return self._reader(frame, self._context)
 
     def _undecodable(self, start: bytes, error: Exception) -> Exception:
         if isinstance(error, MemoryError | ConfigurationError):
@@ -317,17 +333,6 @@ class Codec:
         if use.kind == "avro":
             return module.AvroDeserializer(client, schema, conf=chosen)
         return module.JSONDeserializer(schema, schema_registry_client=client, conf=chosen)
-
-
-def _plain(value: Any, other: Callable[[Any], Any]) -> Any:
-    """Return a value with nothing in it but what JSON has."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, dict):
-        return {str(key): _plain(inner, other) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner, other) for inner in value]
-    return _plain(other(value), other)
 
 
 _compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode

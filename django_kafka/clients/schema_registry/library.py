@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -50,3 +50,14 @@ def as_dict(message: Any) -> dict[str, Any]:
     turn = importlib.import_module("google.protobuf.json_format").MessageToDict
     found: dict[str, Any] = turn(message, preserving_proto_field_name=True)
     return found
+
+
+def plain(value: Any, other: Callable[[Any], Any]) -> Any:
+    """Return a value with nothing in it but what JSON has."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(inner, other) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner, other) for inner in value]
+    return plain(other(value), other)

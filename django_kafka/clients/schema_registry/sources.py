@@ -20,7 +20,8 @@ TYPES = {"avro": "AVRO", "jsonschema": "JSON", "protobuf": "PROTOBUF"}
 
 def written(kind: str, source: conf.Schema, place: str) -> Any:
     """Return an Avro or JSON schema as the library takes it. Raises `ConfigurationError`; `place` says where it is."""
-    text = _text(kind, source, place)
+    # Without the line break that ends files, as the library has it: with it the registry would have it twice.
+    text = _text(kind, source, place).strip()
     try:
         json.loads(text)
     except ValueError as error:
