@@ -61,7 +61,7 @@ SELECT 'default', g.consumer, 'ops', 'topic-' || g.id %% {topics}, n %% 8, n, md
     g.handler, g.category, g.error_type, format('no departure time in flight UA %%s: ''NA''', n %% 5000),
     repeat(format('  File "/app/flights/handlers.py", line %%s, in handle' || chr(10), n %% 90), 8) || 'ValueError: NA',
     g.id, 'r' || n * 15 / {letters}, 1 + n %% 4 + CASE WHEN n %% 997 = 0 THEN 9 ELSE 0 END, s.state,
-    f.at, f.at, CASE WHEN s.state IN ('resolved', 'discarded') THEN f.at + interval '1 hour' END, ''
+    f.at, f.at, CASE WHEN s.state IN ('resolved', 'discarded') THEN f.at + interval '1 hour' END, '', ''
 FROM generate_series(1, {letters}) n
 JOIN (SELECT *, row_number() OVER (ORDER BY id) AS place FROM lynx_kafka_failuregroup) g
     ON g.place = 1 + (n / 50 * 7 + n %% 3) %% {groups}
@@ -72,7 +72,7 @@ CROSS JOIN LATERAL (SELECT CASE WHEN n > {letters} * 0.7 OR n %% 10 = 0 THEN 'op
 _COLUMNS = """cluster, consumer, group_id, topic, partition, "offset", fingerprint, timestamp_ms, key, key_hash, value,
     stored_headers, imported_as, origin_topic, origin_partition, origin_offset, origin_timestamp_ms, origin_group,
     unread, handler, category, error_type, error_message, traceback, failure_group_id, release, attempts, state,
-    first_failed_at, last_failed_at, settled_at, trace_id"""
+    first_failed_at, last_failed_at, settled_at, trace_id, payload_name"""
 _ATTEMPTS = """
 INSERT INTO lynx_kafka_deadletterattempt (
     letter_id, number, at, origin, worker, succeeded, error_type, error_message, traceback, reported_by)

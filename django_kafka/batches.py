@@ -43,7 +43,8 @@ def produce_batch(
     route = route_to(producer, topic)
     records = list(records)
     watched = outlet.current is not None or (here.now.gathered or gathered_by_context.get()) is not None
-    later = watched or route.producer.traced or (route.producer.on_commit and open_transaction() is not None)
+    leaves = route.envelope is not None and bool(route.envelope.claim_check)
+    later = watched or leaves or route.producer.traced or (route.producer.on_commit and open_transaction() is not None)
     if not later and route.envelope is None and (columns := _columns_of_bytes(route, records)) is not None:
         return _send_columns(route, *columns)
     wires = [prepare(route, *fields_of(record)) for record in records]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core import checks
+from django.core.files.storage import storages
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
@@ -21,7 +22,7 @@ from .conf.secrets import is_secret
 from .consuming import forwarding, guarantees
 from .consuming.connections import POOL_HINT, SHORTAGE_HINT, ask, of_layout, pool_shortages, shortage
 from .consuming.supervisor import layout
-from .dead_letters import publishing
+from .dead_letters import payloads, publishing
 from .exceptions import ConfigurationError
 
 KAFKA = "kafka"
@@ -181,6 +182,19 @@ def check_encryption(**_asked: Any) -> list[checks.CheckMessage]:
     return [
         _message("E018", sentence, "docs/envelopes.md tells how keys are made.")
         for sentence in envelopes.encryption.unusable()
+    ]
+
+
+@checks.register(KAFKA)
+def check_storages(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report storages for large payloads that STORAGES does not have."""
+    if any(not problem.warning for problem in conf.problems()):
+        return []
+    unknown = [alias for alias in payloads.storages() if alias not in storages.backends]
+    has = ", ".join(storages.backends)
+    return [
+        _message("E019", f"KAFKA leaves large payloads in the storage {alias!r}; STORAGES has: {has}.", "Add it there.")
+        for alias in unknown
     ]
 
 

@@ -12,6 +12,7 @@
     │   ├── RegistryLoginRefused        authentication  … because it refuses the login, or one side the other's
     │   │                                               certificate; an AuthenticationFailed, too
     │   └── RegistryForbidden           authorization   … because this login may not; an AuthorizationFailed, too
+    ├── StorageUnavailable              outage          the storage of large payloads cannot be reached
     ├── SerializationError              serialization
     │   ├── EncodeError                 serialization   a value that its serializer cannot turn into bytes
     │   │   └── SchemaRefused           serialization   … because the registry has not, or does not take, its schema
@@ -20,6 +21,7 @@
     │       ├── Undecryptable           serialization   … because they are not encrypted, or not by who has the key, or
     │       │   │                                       for another place than this
     │       │   └── UnknownKey          serialization   … because settings have no key of that id
+    │       ├── PayloadMissing          serialization   … because the payload that they refer to is gone, or another one
     │       ├── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
     │       ├── UpcastFailed            serialization   … because an upcaster of their version failed
     │       └── WrongEvent              serialization   … as an event of the type that their handler wants
@@ -120,6 +122,12 @@ class RegistryForbidden(AuthorizationFailed, RegistryUnavailable):
     """The schema registry refuses a subject, or a schema, to this login."""
 
 
+class StorageUnavailable(KafkaError):
+    """The storage of large payloads cannot be reached now. Nothing is wrong with what it was asked for."""
+
+    category = "outage"
+
+
 class SerializationError(KafkaError):
     """Bytes and values that do not turn into one another."""
 
@@ -152,6 +160,10 @@ class Undecryptable(DecodeError):
 
 class UnknownKey(Undecryptable):
     """A value that is encrypted with a key that settings do not have."""
+
+
+class PayloadMissing(DecodeError):
+    """A message refers to a payload that is not in its storage any more, or is another one than was left there."""
 
 
 class PayloadTooLarge(DecodeError):

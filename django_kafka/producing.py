@@ -23,7 +23,7 @@ from .producer import Producer, Route
 from .producers import living, producers
 from .records import Headers, Record, Wire, prepare, with_headers
 from .routing import Routing, routed
-from .sending import make_room, send, send_alike, send_otherwise
+from .sending import deposit, make_room, send, send_alike, send_otherwise
 from .signals import produce_requested
 
 _local = here.local
@@ -196,6 +196,8 @@ async def aproduce(topic: str | None, key: Any, value: Any, **options: Any) -> D
     while len(route.producer.client) >= route.producer.queue_limit - 1:
         # Only the waiting happens elsewhere: the record belongs to this thread, its transaction and its handler.
         await asyncio.to_thread(make_room, route, deadline)
+    if route.envelope is not None:
+        await asyncio.to_thread(deposit, wire)
     return hand_over(route, wire)
 
 

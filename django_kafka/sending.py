@@ -7,6 +7,7 @@ import time
 from .alike import LARGEST
 from .clients.producer import refusal
 from .deliveries import Delivery, delivery_of
+from .envelopes.claim_check import Checked
 from .exceptions import CircuitOpen, QueueFull
 from .producer import Route
 from .producers import producers
@@ -15,7 +16,11 @@ from .reports import Report
 
 
 def send(route: Route, wire: Wire, delivery: Delivery | None = None) -> Delivery:
-    """Hand a record to the client at once; wait for room when its queue is full."""
+    """Hand a record to the client at once; wait for room when its queue is full.
+
+    A large payload is left in its storage first. Raises `StorageUnavailable` when that takes none.
+    """
+    deposit(wire)
     if delivery is None:
         if is_alike(wire):
             return send_alike(route, wire[0], wire[1])
@@ -25,6 +30,13 @@ def send(route: Route, wire: Wire, delivery: Delivery | None = None) -> Delivery
     except Exception as error:  # noqa: BLE001  # raised again unless it is the library's
         send_otherwise(route, wire, delivery, error)
     return delivery
+
+
+def deposit(wire: Wire) -> None:
+    """Leave a large payload in its storage; raise `StorageUnavailable` when that takes none."""
+    value = wire[0]
+    if type(value) is Checked:
+        value.deposit()
 
 
 def is_alike(wire: Wire) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from django.utils import timezone
 
 from django_kafka.dead_letters import searching
+from django_kafka.envelopes import claim_check
 from django_kafka.models import DeadLetter, DeadLetterAttempt, LetterWords
 from django_kafka.models.dead_letters import encode_headers, key_hash
 
@@ -31,6 +32,7 @@ def dead_letter(value: Any = None, **fields: Any) -> DeadLetter:
             "key": key,
             "key_hash": key_hash(key),
             "value": value if isinstance(value, bytes) or value is None else json.dumps(value).encode(),
+            "payload_name": claim_check.name_in(value if isinstance(value, bytes) else None),
             "stored_headers": encode_headers(fields.pop("headers", ())),
             "category": "handler",
             "error_type": "ValueError",

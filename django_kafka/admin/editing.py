@@ -16,7 +16,7 @@ from django.urls import path
 from django.utils.translation import gettext as _
 
 from .. import conf
-from ..dead_letters import audit, dry_runs, editing, permits, replaying
+from ..dead_letters import audit, decoding, dry_runs, editing, permits, replaying
 from ..dead_letters.editing import Edit
 from ..exceptions import KafkaError
 from ..models import DeadLetter, Replay
@@ -208,7 +208,8 @@ def _note_look(request: HttpRequest, letter: DeadLetter) -> None:
 
 def _too_large(letter: DeadLetter) -> str:
     most = conf.kafka().dead_letters.max_shown
-    largest = max(len(letter.key or b""), len(letter.value or b""))
+    value = decoding.size_of(letter, "value", len(letter.value or b"")) or 0
+    largest = max(len(letter.key or b""), value)
     if largest <= most:
         return ""
     return _("It has %(size)d bytes; %(most)d at most can be edited.") % {"size": largest, "most": most}

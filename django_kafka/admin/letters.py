@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import BinaryField, OuterRef, Q, QuerySet, Subquery, TextField
 from django.db.models.functions import Substr
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils.decorators import method_decorator
@@ -17,7 +17,8 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_GET
 
-from ..dead_letters import audit, masking, permits, replaying, searching
+from ..dead_letters import audit, decoding, masking, permits, replaying, searching
+from ..exceptions import KafkaError
 from ..models import DeadLetter, FailureGroup, Replay
 from ..monitoring import heartbeats
 from . import refusing, showing, sight, taking_out
@@ -214,15 +215,25 @@ class DeadLetterAdmin(Bounded, Reports):
     def download_view(self, request: HttpRequest, letter_id: int, part: str) -> HttpResponse:
         """Send key or value as a file, whatever its size; a browser neither shows nor runs it."""
         refusing.demand_anywhere(request.user, permits.Verb.VIEW_PAYLOAD)
-        letter = replaying.letters().filter(pk=letter_id).only("topic", "partition", "offset", "consumer").first()
+        letter = (
+            replaying.letters()
+            .filter(pk=letter_id)
+            .only("topic", "partition", "offset", "consumer", "payload_name")
+            .first()
+        )
         if letter is None:
             raise Http404
         refusing.demand(request.user, permits.Verb.VIEW_PAYLOAD, letter)
         if part not in ("key", "value") or getattr(letter, part) is None:
             raise Http404
+        try:
+            data = decoding.fetched(letter, part)
+        except KafkaError as error:
+            messages.error(request, showing.line(str(error), 500))
+            return HttpResponseRedirect(self.url("change", letter_id))
         audit.note(request.user, audit.DOWNLOADED, [letter], details={"part": part})
         name = re.sub(r"[^a-zA-Z0-9._-]", "_", f"{letter.topic}-{letter.partition}-{letter.offset}.{part}.bin")
-        answer = HttpResponse(bytes(getattr(letter, part)), content_type="application/octet-stream")
+        answer = HttpResponse(data, content_type="application/octet-stream")
         answer["Content-Disposition"] = f'attachment; filename="{name}"'
         answer["X-Content-Type-Options"] = "nosniff"
         answer["Content-Security-Policy"] = "sandbox; default-src 'none'"

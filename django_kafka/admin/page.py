@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .. import conf
 from ..dead_letters import holds, importing, replaying
-from ..dead_letters.decoding import decoded, outside
+from ..dead_letters.decoding import decoded, outside, size_of
 from ..dead_letters.dry_runs import Report
 from ..dead_letters.stored import StoredMessage
 from ..messages import Message
@@ -204,6 +204,7 @@ def _timestamp(letter: DeadLetter) -> str:
 
 
 def _part(name: str, title: Any, letter: DeadLetter, size: int | None, limit: int, sight: Sight) -> Part:
+    stored, size = size, size_of(letter, name, size)
     if size is None or not sight.shows:
         return Part(name=name, title=title, size=size)
     if size > limit:
@@ -223,7 +224,7 @@ def _part(name: str, title: Any, letter: DeadLetter, size: int | None, limit: in
         undecodable=undecodable,
         text=showing.as_text(data),
         dump=showing.hex_dump(data[:_DUMPED]),
-        dumped=min(size, _DUMPED),
+        dumped=min(stored or 0, _DUMPED),
     )
 
 

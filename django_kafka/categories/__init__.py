@@ -22,6 +22,7 @@ from ..exceptions import (
     ProduceError,
     RecordTooLarge,
     RegistryUnavailable,
+    StorageUnavailable,
 )
 from . import databases, libraries
 from .natures import Kind, Nature, UnknownCommit
@@ -91,6 +92,8 @@ def _ours(error: KafkaError) -> Nature | None:
     if isinstance(error, RegistryUnavailable):
         # A refused login, too: of this process, not of the message.
         return Nature(error.category, Kind.OUTAGE, "the schema registry cannot be asked now")
+    if isinstance(error, StorageUnavailable):
+        return Nature(error.category, Kind.OUTAGE, "the storage of payloads cannot be reached")
     if isinstance(error, KeyUnavailable):
         # Of this process, not of the message: others may have the key.
         return Nature(error.category, Kind.OUTAGE, "an encryption key is not where settings say")

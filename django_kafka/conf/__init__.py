@@ -12,6 +12,7 @@ from django_kafka.exceptions import ConfigurationError, UnknownName
 
 from . import availability, parsing
 from .blocks import Problem
+from .claims import ClaimCheck
 from .clusters import Cluster, Connection
 from .consumers import through_topics
 from .encryption import Encryption, EncryptionKey
@@ -43,6 +44,7 @@ from .values import Wrong, parse_duration, topic
 
 __all__ = [
     "CircuitBreaker",
+    "ClaimCheck",
     "CloudEvents",
     "Cluster",
     "Connection",

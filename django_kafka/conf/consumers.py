@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from . import encryption, events
+from . import claims, encryption, events
 from .blocks import CONTRADICTION, MISSING, WRONG_VALUE, Block
 from .librdkafka import CLASSIC_ONLY, CLUSTER_SAME, CONSUMER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
@@ -91,6 +91,7 @@ CONSUMER: Mapping[str, Rule] = {
     **SCHEMAS,
     **encryption.READING,
     **events.READING,
+    **claims.READING,
     "auto_offset_reset": choice("earliest", "latest", "error"),
     "enable_auto_commit": flag,
     "auto_commit_interval": duration(0.001, 86400.0),
@@ -131,6 +132,7 @@ CONSUMER_TOPIC: Mapping[str, Rule] = {
     **events.READING_TOPIC,
     "type_in": place,
     "version_in": place,
+    **claims.READING_TOPIC,
     "import": optional(choice(*IMPORTS)),
 }
 

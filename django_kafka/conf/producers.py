@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from . import encryption, events
+from . import claims, encryption, events
 from .blocks import CONTRADICTION, Block
 from .librdkafka import CLUSTER_SAME, PRODUCER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
@@ -49,6 +49,7 @@ PRODUCER: Mapping[str, Rule] = {
     **SCHEMAS,
     **encryption.WRITING,
     **events.WRITING,
+    **claims.WRITING,
     "acks": acks,
     "idempotent": optional(flag),
     "max_retries": optional(whole()),
@@ -68,6 +69,7 @@ PRODUCER_TOPIC: Mapping[str, Rule] = {
     **SCHEMAS,
     **encryption.WRITING_TOPIC,
     **events.WRITING,
+    **claims.WRITING_TOPIC,
     "routing": optional(ROUTING),
 }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from .claims import ClaimCheck
 from .clusters import Cluster
 from .encryption import Encryption, EncryptionKey
 from .events import CloudEvents
@@ -47,6 +48,8 @@ class ProducerTopic:
     """What of values is encrypted."""
     cloud_events: CloudEvents = field(default_factory=CloudEvents)
     """How values are written as CloudEvents."""
+    claim_check: ClaimCheck | None = None
+    """Where large values are left."""
     routing: str | None = None
     """Which partition a record goes to."""
 
@@ -95,6 +98,8 @@ class Producer:
     """What of values is encrypted."""
     cloud_events: CloudEvents = field(default_factory=CloudEvents)
     """How values are written as CloudEvents."""
+    claim_check: ClaimCheck = field(default_factory=ClaimCheck)
+    """Where large values are left."""
     acks: str = "all"
     """How many replicas must have a record: all, 1, or 0."""
     idempotent: bool | None = None
@@ -222,6 +227,8 @@ class ConsumerTopic:
     """Other topics, as Kafka knows them, for which its values may have been encrypted: they are copied from there."""
     cloud_events: bool | None = None
     """Whether values that are whole CloudEvents are read as their data."""
+    claim_check: ClaimCheck | None = None
+    """Where large values were left."""
     timeout: float | None = None
     """How long a handler may run."""
     retry: Retry | None = None
@@ -290,6 +297,8 @@ class Consumer:
     """Whether values are read that are not encrypted; else they are poison."""
     cloud_events: bool = False
     """Whether values that are whole CloudEvents are read as their data."""
+    claim_check: ClaimCheck = field(default_factory=ClaimCheck)
+    """Where large values were left."""
     auto_offset_reset: str = "earliest"
     """Where a group begins that has no offset: earliest, latest, or error."""
     enable_auto_commit: bool = True

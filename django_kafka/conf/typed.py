@@ -186,6 +186,13 @@ class CloudEventsSettings(TypedDict, total=False):
     content_type: str | None
 
 
+class ClaimCheckSettings(TypedDict, total=False):
+    """KAFKA["producers"]["…"]["claim_check"]; that of a consumer has no `above`"""
+
+    storage: str
+    above: Size
+
+
 class ProducerTopicSettings(TypedDict, total=False):
     """KAFKA["producers"]["…"]["topics"]["…"]"""
 
@@ -196,6 +203,7 @@ class ProducerTopicSettings(TypedDict, total=False):
     schema_options: SchemaOptionsSettings
     encryption: Literal["none", "payload"] | Sequence[str] | None
     cloud_events: Literal["none", "binary", "structured"] | CloudEventsSettings | None
+    claim_check: str | ClaimCheckSettings | None
     routing: str | None
 
 
@@ -223,6 +231,7 @@ class ProducerSettings(TypedDict, total=False):
     schema_options: SchemaOptionsSettings
     encryption: Literal["none", "payload"] | Sequence[str]
     cloud_events: Literal["none", "binary", "structured"] | CloudEventsSettings | None
+    claim_check: str | ClaimCheckSettings
     acks: Literal["all", "1", "0", -1, 0, 1]
     idempotent: bool | None
     max_retries: int | None
@@ -292,6 +301,7 @@ class ConsumerTopicSettings(_ImportSettings, total=False):
     accept_plain: bool | None
     encrypted_for: Sequence[str]
     cloud_events: bool | None
+    claim_check: str | ClaimCheckSettings | None
     timeout: Duration | None
     dry_run: bool
     retry: RetrySettings
@@ -328,6 +338,7 @@ class ConsumerSettings(TypedDict, total=False):
     encryption: Literal["none", "payload"] | Sequence[str]
     accept_plain: bool
     cloud_events: bool
+    claim_check: str | ClaimCheckSettings
     auto_offset_reset: Literal["earliest", "latest", "error"]
     enable_auto_commit: bool
     auto_commit_interval: Duration

@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from .. import handlers, serializers
-from ..exceptions import ConfigurationError, DecodeError, RegistryUnavailable
+from ..envelopes import claim_check
+from ..envelopes.opening import OpeningDecoder
+from ..exceptions import ConfigurationError, DecodeError, KeyUnavailable, RegistryUnavailable, StorageUnavailable
 from ..messages import Message
 from ..models import DeadLetter
 from .masking import Masking
@@ -17,6 +19,8 @@ from .stored import StoredMessage
 
 MOST = 8_388_608
 """Bytes of a payload that is decoded to learn what errors may not tell; those of larger ones are masked as a whole."""
+UNAVAILABLE = (RegistryUnavailable, KeyUnavailable, StorageUnavailable)
+"""What keeps a payload from being read now, though nothing is wrong with it."""
 _SLOW_FOR = 5.0
 """Seconds for which errors are masked as a whole after a registry did not answer in time."""
 
@@ -25,15 +29,36 @@ def decoded(letter: DeadLetter, part: str) -> tuple[Any, str]:
     """Return "key" or "value" of a letter as its serializer reads it; and why that fails, in the words of strangers."""
     try:
         return surely(letter, part)
-    except RegistryUnavailable as error:
+    except UNAVAILABLE as error:
         return None, str(error)
 
 
+def size_of(letter: DeadLetter, part: str, stored: int | None) -> int | None:
+    """Return how many bytes "key" or "value" of a letter has, of which so many are stored with it."""
+    if part != "value" or not letter.payload_name:
+        return stored
+    reference = claim_check.reference_in(letter.value)
+    return stored if reference is None else reference.size
+
+
+def fetched(letter: DeadLetter, part: str) -> bytes | None:
+    """Return "key" or "value" of a letter as it came, from its storage when it was left there.
+
+    Raises `DecodeError`, `StorageUnavailable` and `ConfigurationError`.
+    """
+    stored = getattr(letter, part)
+    data = None if stored is None else bytes(stored)
+    if data is None or part != "value" or not letter.payload_name:
+        return data
+    decoder = handlers.decoder_for(letter.consumer, letter.topic)
+    return decoder.envelope.fetched(data) if isinstance(decoder, OpeningDecoder) else data
+
+
 def surely(letter: DeadLetter, part: str) -> tuple[Any, str]:
-    """Return the same; but raise `RegistryUnavailable` where only the registry keeps it from being read."""
+    """Return the same; but raise one of `UNAVAILABLE` where only that keeps it from being read."""
     try:
         return _read(letter, part), ""
-    except RegistryUnavailable:
+    except UNAVAILABLE:
         raise
     except (ConfigurationError, DecodeError) as error:
         return None, str(error)
@@ -45,7 +70,7 @@ def outside(letter: DeadLetter, part: str) -> tuple[Any, str]:
     """Return the same as `decoded`, but nothing is decrypted."""
     try:
         return _read(letter, part, outside=True), ""
-    except (ConfigurationError, DecodeError, RegistryUnavailable) as error:
+    except (ConfigurationError, DecodeError, *UNAVAILABLE) as error:
         return None, str(error)
     except Exception as error:  # noqa: BLE001  # as above
         return None, f"{type(error).__name__}: {error}"
@@ -75,12 +100,16 @@ def _read(letter: DeadLetter, part: str, *, outside: bool = False) -> Any:
 def knowing(found: Masking, letter: DeadLetter) -> Masking:
     """Return a masking that also masks, in errors of a letter, what its masked fields hold. Never raises.
 
-    Of a letter with more than `MOST` bytes nobody looks what they hold: errors of it are masked as a whole. So are they
-    while the registry of its schemas does not tell.
+    Of a letter with more than `MOST` bytes, or whose payload is in a storage, nobody looks what they hold: errors of it
+    are masked as a whole. So are they while the registry of its schemas does not tell, or a key is not there.
     """
     if not (found.mask.fields or found.mask.key):
         return found
-    if sum(len(each or b"") for each in (letter.key, letter.value, letter.stored_headers)) > MOST:
+    # What is in a storage is not fetched for each line of a list.
+    if (
+        letter.payload_name
+        or sum(len(each or b"") for each in (letter.key, letter.value, letter.stored_headers)) > MOST
+    ):
         return replace(found, opaque=True)
     try:
         value, key = (_known(letter, part) for part in ("value", "key"))
@@ -101,6 +130,8 @@ def _known(letter: DeadLetter, part: str) -> Any:
         if began < _Slow.until and handlers.decoder_for(letter.consumer, letter.topic).asks:
             raise RegistryUnavailable("The schema registry was slow a moment ago.")
         return _read(letter, part)
+    except KeyUnavailable:
+        raise
     except RegistryUnavailable:
         if time.monotonic() - began >= serializers.PATIENCE:
             _Slow.until = time.monotonic() + _SLOW_FOR

@@ -16,7 +16,10 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from .. import conf
+from .. import conf, handlers
+from ..envelopes import claim_check
+from ..envelopes.opening import OpeningDecoder
+from ..exceptions import ConfigurationError
 from ..models import DeadLetter, DeadLetterAttempt, FailureGroup, LetterWords, Replay, ReplayJob
 from ..models.dead_letters import encode_headers
 from . import audit, decoding, holds
@@ -53,6 +56,8 @@ class Forgotten:
     """Replays whose results, reports and edited messages were erased."""
     words: int = 0
     """Letters whose words were erased, by which they were found."""
+    files: int = 0
+    """Files in storages that letters, or messages that were edited, referred to."""
     groups: int = 0
     """Failure groups whose example was what one of the letters said."""
     released: int = 0
@@ -62,7 +67,7 @@ class Forgotten:
 
     def counts(self) -> dict[str, int]:
         """Return the numbers by what was erased."""
-        names = ("letters", "attempts", "replays", "words", "groups", "released")
+        names = ("letters", "attempts", "replays", "words", "files", "groups", "released")
         return {name: getattr(self, name) for name in names} | {"running": len(self.running)}
 
 
@@ -80,13 +85,15 @@ def forget(
     `whom` is a whole key (text is its UTF-8), a condition for letters, or a value in the payload. `among` are the
     letters to look at; None: all. From the letters themselves go key, headers, value, errors and tracebacks; and so do
     the errors of their attempts, messages that were edited for replays of them, results and reports of these, the words
-    they are found by, and the examples of failure groups that quote them. Open and parked letters are discarded, and
-    what is parked behind them is released, as `user` or `name`. One that is being replayed is left alone, and named.
+    they are found by, the files in storages that they refer to, and the examples of failure groups that quote them.
+    Open and parked letters are discarded, and what is parked behind them is released, as `user` or `name`. One that is
+    being replayed is left alone, and named.
 
     What Kafka has is not erased, nor what handlers stored, people wrote into notes and reasons, or was exported. A
     message that is read from Kafka again and fails again makes a letter anew. Each letter has an entry in the audit.
 
-    Raises `RegistryUnavailable` when a value cannot be looked into now: letters from there on are as they were.
+    Raises `RegistryUnavailable`, `KeyUnavailable` or `StorageUnavailable` when a value cannot be looked into now, or a
+    file cannot be deleted: letters from there on are as they were.
     """
     if whom == ALL and among is None:
         raise ValueError("An empty condition means every letter; say which ones in `among`.")
@@ -167,6 +174,7 @@ def _count(ids: Sequence[int], done: Forgotten) -> None:
     done.attempts += DeadLetterAttempt.objects.using(using).filter(letter__in=rest).count()
     done.replays += replays().filter(letter__in=rest).count()
     done.words += LetterWords.objects.using(using).filter(letter__in=rest).count()
+    done.files += len(_files_of(rest))
     done.groups += _quoting(rest).count()
     done.released += letters().filter(pk__in=rest, hold__isnull=False).count()
 
@@ -194,10 +202,15 @@ def _erase(ids: Sequence[int], done: Forgotten, by: Any, reason: str) -> None:
     mine = [one.pk for one in free]
     counted = Forgotten(letters=len(free))
     counted.groups = _quoting(mine).update(example="")
+    files = _files_of(mine)
     _erase_letters(using, free)
     for store in _STORES:
         store(using, mine, counted)
     counted.released = _release(using, free, by)
+    # Before the COMMIT: a letter may be left whose file is gone, but no file of one that says it was erased.
+    for name, alias in files:
+        claim_check.delete(name, alias)
+    counted.files = len(files)
     audit.note(by, VERB, free, reason=reason, details=counted.counts())
     for each, count in counted.counts().items():
         if each != "running":
@@ -210,13 +223,13 @@ def _erase_letters(using: str, free: Sequence[DeadLetter]) -> None:
         if one.state in (DeadLetter.State.OPEN, DeadLetter.State.PARKED):
             one.state, one.settled_at = DeadLetter.State.DISCARDED, now
         one.key, one.key_hash, one.value, one.stored_headers = None, "", None, encode_headers(())
-        one.error_message = one.traceback = one.unread = ""
+        one.error_message = one.traceback = one.unread = one.payload_name = ""
         one.fingerprint, one.erased_at = secrets.token_hex(32), now
     DeadLetter.objects.using(using).bulk_update(
         free,
         [
-            "key", "key_hash", "value", "stored_headers", "error_message", "traceback", "unread", "fingerprint",
-            "state", "settled_at", "erased_at",
+            "key", "key_hash", "value", "payload_name", "stored_headers", "error_message", "traceback", "unread",
+            "fingerprint", "state", "settled_at", "erased_at",
         ],
     )  # fmt: skip
 
@@ -246,6 +259,31 @@ def _selections(using: str, ids: Sequence[int], _done: Forgotten) -> None:
 _STORES = (_attempts, _replays, _words, _selections)
 """What else keeps something of letters: called with the database, the ids of letters whose rows are locked, and where
 to count. Whatever is to keep something of a payload beside them has its place here."""
+
+
+def _files_of(ids: Sequence[int]) -> list[tuple[str, str]]:
+    """Return the files of these letters and of messages that were edited for them, each with the alias of its storage.
+
+    Raises `ConfigurationError` when settings do not say any more which storage that is.
+    """
+    named = letters().filter(pk__in=ids).exclude(payload_name="").values_list("payload_name", "consumer", "topic")
+    found = dict.fromkeys(named)
+    edited = (
+        replays().filter(letter__in=ids, edited=True).values_list("edited_value", "letter__consumer", "letter__topic")
+    )
+    found.update(dict.fromkeys((claim_check.name_in(value), *rest) for value, *rest in edited))  # type: ignore[misc]
+    return [(name, _storage_for(consumer, topic)) for name, consumer, topic in found if name]
+
+
+def _storage_for(consumer: str, topic: str) -> str:
+    decoder = handlers.decoder_for(consumer, topic)
+    alias = decoder.envelope.claim_check.storage if isinstance(decoder, OpeningDecoder) else ""
+    if not alias:
+        raise ConfigurationError(
+            f"A letter of consumer {consumer!r} for {topic!r} has its payload in a storage, and settings do not say in "
+            'which: give the consumer its "claim_check".'
+        )
+    return alias
 
 
 def _quoting(ids: Sequence[int]) -> QuerySet[FailureGroup]:

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from .. import conf
+from ..envelopes import claim_check
 from ..exceptions import ReplayRefused
 from ..execution import leave_foreign_transaction
 from ..messages import Message
@@ -81,6 +82,7 @@ def _letter(consumer: conf.Consumer, group_id: str, message: Message, format: st
         key=message.raw_key,
         key_hash=key_hash(message.raw_key),
         value=message.raw_value,
+        payload_name=claim_check.name_in(message.raw_value),
         stored_headers=stored_headers,
         trace_id=trace_of(headers),
         imported_as=origin.format,

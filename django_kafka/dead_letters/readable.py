@@ -77,8 +77,8 @@ def as_text(data: bytes) -> str:
 def _value(letter: DeadLetter) -> Any:
     """Return what a value holds for masks, whose paths begin at the data of a CloudEvent where handlers get that."""
     if letter.value is not None and is_structured(letter.headers):
-        value, why = decoding.outside(letter, "value")
-        # What cannot be looked into is masked as a whole.
+        # What cannot be looked into, or is elsewhere, is masked as a whole.
+        value, why = (None, "elsewhere") if letter.payload_name else decoding.outside(letter, "value")
         return object() if why else value
     return _decoded(letter.value)
 

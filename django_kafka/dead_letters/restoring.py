@@ -21,6 +21,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from .. import conf
+from ..envelopes import claim_check
 from ..exceptions import BadArchive
 from ..models import DeadLetter, DeadLetterAttempt
 from ..models.dead_letters import encode_headers, fingerprint, key_hash, trace_of
@@ -160,7 +161,10 @@ def _read(text: str) -> tuple[DeadLetter, list[DeadLetterAttempt], str]:
     fields = {name: _checked(DeadLetter, name, _of(line, name)) for name in PLAIN if name not in others}
     fields |= {name: _moment(line, name) for name in MOMENTS}
     key, value, headers = _bytes(line, "key"), _bytes(line, "value"), encode_headers(_headers(line))
-    letter = DeadLetter(**fields, key=key, key_hash=key_hash(key), value=value, stored_headers=headers)
+    named = claim_check.name_in(value)
+    letter = DeadLetter(
+        **fields, key=key, key_hash=key_hash(key), value=value, payload_name=named, stored_headers=headers
+    )
     letter.trace_id = trace_of(letter.headers)
     letter.fingerprint = fingerprint(letter.timestamp_ms, key, headers, value)
     if letter.first_failed_at is None or letter.last_failed_at is None:

@@ -15,6 +15,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from .. import conf
+from ..envelopes import claim_check
 from ..messages import Message
 from ..models import DeadLetter, DeadLetterAttempt, LetterWords
 from ..models.dead_letters import encode_headers, fingerprint, key_hash, trace_of
@@ -40,6 +41,7 @@ def new_letter(consumer: conf.Consumer, group_id: str, message: Message, **field
         "key": key,
         "key_hash": key_hash(key),
         "value": value,
+        "payload_name": claim_check.name_in(value),
         "stored_headers": headers,
         "trace_id": trace_of(pairs) if pairs else "",
         **fields,

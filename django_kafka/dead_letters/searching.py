@@ -18,6 +18,7 @@ from django.db.models import Q, QuerySet
 
 from .. import conf
 from ..conf.masks import Mask
+from ..envelopes.claim_check import is_reference
 from ..envelopes.encryption import PATTERN, is_sealed
 from ..models import DeadLetter, LetterWords
 from ..models.dead_letters import decode_headers
@@ -60,10 +61,10 @@ def of(letter: DeadLetter) -> str:
     else:
         shown = readable.masked(letter)
         headers = " ".join(f"{name} {value or ''}" for name, value in shown.headers)
-        read = "" if is_sealed(letter.value) else shown.value or ""
+        read = "" if _is_wrapped(letter) else shown.value or ""
         said = (shown.key or "", shown.error_message, headers, _ESCAPED.sub(" ", read))
     key, error, headers, value = said
-    # What is encrypted has no words.
+    # What is encrypted, or elsewhere, has no words.
     value = _SEALED.sub(" ", value)
     kind = letter.error_type.rpartition(".")[2]
     # NoStockError is found by "stock", too.
@@ -226,8 +227,13 @@ def _headers(letter: DeadLetter) -> str:
     return text[:_HEADERS]
 
 
+def _is_wrapped(letter: DeadLetter) -> bool:
+    """Tell whether nobody reads in a value what it says: it is encrypted, or elsewhere."""
+    return is_sealed(letter.value) or is_reference(letter.value)
+
+
 def _value(letter: DeadLetter) -> str:
-    if letter.value is None or is_sealed(letter.value):
+    if letter.value is None or _is_wrapped(letter):
         return ""
     data = bytes(letter.value)
     if b"\\" in data[:_VALUE] and len(data) <= _DECODED:

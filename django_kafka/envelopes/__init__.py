@@ -1,7 +1,8 @@
 """Envelopes: what values are put into between their serializer and Kafka, and taken out of on the way back.
 
-Sending, fields are encrypted, the value is serialized, it becomes a CloudEvent, and is encrypted as a whole. Keys of
-messages and headers stay as they are: partitions, compaction and dispatching go by them.
+Sending, fields are encrypted, the value is serialized, it becomes a CloudEvent, is encrypted as a whole, and when it is
+large, left in a storage. Keys of messages and headers stay as they are: partitions, compaction and dispatching go by
+them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from .. import cloud_events, conf, serializers
 from ..cloud_events import CloudEvent, NoCloudEvent
 from ..exceptions import DecodeError
 from ..serializers import Serializer
-from . import encryption, fields
+from . import claim_check, encryption, fields
 
-__all__ = ["Envelope", "encryption", "of"]
+__all__ = ["Envelope", "claim_check", "encryption", "of"]
 
 VALUE = "value"
 """The part of messages that has an envelope."""
@@ -42,6 +43,10 @@ class Envelope:
     """How they are written as CloudEvents."""
     reads_events: bool = False
     """Whether a value that is a whole CloudEvent is read as its data."""
+    claim_check: conf.ClaimCheck = field(default_factory=conf.ClaimCheck)
+    """Where large ones are left."""
+    most: int | None = None
+    """Bytes of one that is fetched from there at most; None: any number."""
 
     @property
     def covers(self) -> bool:
@@ -76,7 +81,16 @@ class Envelope:
         else:
             given = value if isinstance(value, CloudEvent) else CloudEvent(data=value)
             data = self._as_event(given, more)
-        return encryption.seal(data, self.topic, VALUE) if data is not None and self.covers else data
+        if data is None:
+            return None
+        return self._left(encryption.seal(data, self.topic, VALUE) if self.covers else data)
+
+    def _left(self, data: bytes) -> bytes:
+        # What only looks like a reference is left there as well, so that it is not taken for one.
+        check = self.claim_check
+        if check and (len(data) > check.above or claim_check.is_reference(data)):
+            return claim_check.Checked.of(data, self.topic, check.storage)
+        return data
 
     def _serialized(self, value: Any, headers: Headers) -> bytes | None:
         if value is not None and self.encryption.fields:
@@ -115,10 +129,20 @@ class Envelope:
     # Reading
 
     def inside(self, data: bytes) -> bytes:
-        """Return a value without what is encrypted as a whole. Raises `Undecryptable` and `KeyUnavailable`."""
+        """Return a value as it was before it was encrypted as a whole, and left in a storage.
+
+        Raises `Undecryptable`, `KeyUnavailable`, and what `fetched` raises.
+        """
+        data = self.fetched(data)
         if not self.covers or (self.accept_plain and not encryption.is_sealed(data)):
             return data
         return encryption.unseal(data, self.topics, VALUE)
+
+    def fetched(self, data: bytes) -> bytes:
+        """Return a value as it was before it was left in a storage; raise what `claim_check.fetch` raises."""
+        if self.claim_check and claim_check.is_reference(data):
+            return claim_check.fetch(data, self.claim_check.storage, self.most)
+        return data
 
     def is_event(self, headers: Pairs) -> bool:
         """Tell whether what `inside` returns is read as a whole CloudEvent."""
@@ -150,13 +174,14 @@ class Envelope:
         """Return what a value of this topic is in another one: what is encrypted for a topic is read in that only."""
         if topic == self.topic or not self.encryption:
             return data
+        data = self.fetched(data)
         other = replace(self, topic=topic)
         inner = self.inside(data)
         if self.encryption.fields:
             event, value = self._opened(inner, headers)
             again = other._serialized(value, [])
-            return again or b"" if event is None else other._around_event(event, again, given=False)
-        return other.around(inner) if encryption.is_sealed(data) else data
+            return other._left(again or b"" if event is None else other._around_event(event, again, given=False))
+        return other._left(other.around(inner) if encryption.is_sealed(data) else data)
 
 
 def of(
@@ -171,14 +196,18 @@ def of(
         events = (
             own.cloud_events.over(client.cloud_events) if isinstance(own, conf.ProducerTopic) else client.cloud_events
         )
-        if not (chosen or events):
+        check = own.claim_check if own is not None and own.claim_check is not None else client.claim_check
+        if not (chosen or events or check):
             return None
         serializer = serializers.of_part(client, own, topic, VALUE)
         whole = events.mode == "structured"
-        return Envelope(serializer=serializer, topic=topic, encryption=chosen, events=events, reads_events=whole)
+        return Envelope(
+            serializer=serializer, topic=topic, encryption=chosen, events=events, reads_events=whole, claim_check=check
+        )
     mine = own if isinstance(own, conf.ConsumerTopic) else conf.ConsumerTopic(name=topic)
     reads_events = client.cloud_events if mine.cloud_events is None else mine.cloud_events
-    if not (chosen or reads_events):
+    check = client.claim_check if mine.claim_check is None else mine.claim_check
+    if not (chosen or reads_events or check):
         return None
     return Envelope(
         serializer=serializers.of_part(client, own, topic, VALUE),
@@ -188,4 +217,6 @@ def of(
         # What is imported is shown, and sent home: that is where it is read again.
         topics=None if mine.imports else frozenset((topic, *mine.encrypted_for)),
         reads_events=reads_events,
+        claim_check=check,
+        most=client.max_payload,
     )

@@ -31,6 +31,7 @@ class Migration(migrations.Migration):
                 ('key', models.BinaryField(null=True, verbose_name='key')),
                 ('key_hash', models.CharField(blank=True, editable=False, max_length=16)),
                 ('value', models.BinaryField(null=True, verbose_name='value')),
+                ('payload_name', models.CharField(blank=True, editable=False, max_length=350)),
                 ('stored_headers', models.BinaryField(default=b'[]', verbose_name='headers')),
                 ('trace_id', models.CharField(blank=True, editable=False, max_length=32)),
                 ('imported_as', models.CharField(blank=True, max_length=20, verbose_name='imported as')),
@@ -515,6 +516,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='deadletter',
             index=models.Index(fields=['-id', 'state', 'consumer', 'topic', 'category', 'attempts', 'last_failed_at', 'release'], name='lynx_kafka_letter_desk'),
+        ),
+        migrations.AddIndex(
+            model_name='deadletter',
+            index=models.Index(condition=models.Q(('payload_name', ''), _negated=True), fields=['payload_name'], name='lynx_kafka_letter_payload'),
         ),
         migrations.AddIndex(
             model_name='deadletter',

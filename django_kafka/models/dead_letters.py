@@ -83,6 +83,8 @@ class DeadLetter(models.Model):
     key = models.BinaryField(_("key"), null=True)
     key_hash = models.CharField(max_length=16, blank=True, editable=False)
     value = models.BinaryField(_("value"), null=True)
+    payload_name = models.CharField(max_length=350, blank=True, editable=False)
+    """The file that its value refers to, in a storage: as long as there is a letter with it, it is needed."""
     stored_headers = models.BinaryField(_("headers"), default=b"[]")
     trace_id = models.CharField(max_length=32, blank=True, editable=False)
     """What letters of the same trace are found by; "" when its headers tell of none."""
@@ -164,6 +166,9 @@ class DeadLetter(models.Model):
                     "release",
                 ],
                 name="lynx_kafka_letter_desk",
+            ),
+            models.Index(
+                fields=["payload_name"], condition=~models.Q(payload_name=""), name="lynx_kafka_letter_payload"
             ),
             models.Index(fields=["hold", "id"], condition=models.Q(hold__isnull=False), name="lynx_kafka_letter_hold"),
         )

@@ -18,6 +18,7 @@ from ..producers import producers
 from ..producing import open_transaction, outlet
 from ..records import Headers, Record, Wire
 from ..routing import routed
+from ..sending import deposit
 from ..serializers import Serializer, decode
 
 
@@ -151,6 +152,7 @@ def _opened(route: Route, data: bytes | None, headers: Sequence[tuple[str, bytes
 
 
 def _seen(route: Route, wire: Wire) -> Produced:
+    deposit(wire)
     value, key, partition, headers, timestamp = wire
     return Produced(
         producer=route.producer.name,

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from ...dead_letters import At, Forgotten, audit, erasing, exporting, replaying, restoring, searching
 from ...dead_letters.rows import me
-from ...exceptions import BadArchive, ConfigurationError, RegistryUnavailable
+from ...exceptions import BadArchive, ConfigurationError, RegistryUnavailable, StorageUnavailable
 from ...models import DeadLetter
 from ._operator import agrees, somebody_is_there, user
 from ._progress import progress
@@ -72,7 +72,7 @@ class Command(BaseCommand):
                     self._index_all() if options["all"] else self._index()
                 case _:
                     self._forget(options)
-        except (BadArchive, ConfigurationError, RegistryUnavailable) as error:
+        except (BadArchive, ConfigurationError, RegistryUnavailable, StorageUnavailable) as error:
             raise CommandError(str(error)) from error
 
     def _export(self, options: dict[str, Any]) -> None:

@@ -1,0 +1,95 @@
+"""Files in storages that messages refer to: deleting those that are old and that no letter needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from django.core.files.storage import Storage
+
+from .. import conf, logs
+from ..envelopes import claim_check
+from ..exceptions import StorageUnavailable
+from .replaying import letters
+
+log = logs.of(__name__)
+
+_PIECE = 500
+"""Files that are looked up among letters at once."""
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What was deleted, or would be."""
+
+    deleted: int = 0
+    """Files."""
+    needed: int = 0
+    """Files that are as old, and kept because a letter refers to them."""
+
+
+def storages() -> list[str]:
+    """Return the aliases of the storages that producers and consumers of settings leave payloads in."""
+    whole = conf.kafka()
+    clients: list[conf.Producer | conf.Consumer] = [*whole.producers.values(), *whole.consumers.values()]
+    found = [client.claim_check for client in clients]
+    found += [topic.claim_check for client in clients for topic in client.topics.values() if topic.claim_check]
+    return list(dict.fromkeys(one.storage for one in found if one))
+
+
+def prune(alias: str, before: datetime, *, dry_run: bool = False) -> Pruned:
+    """Delete the payloads in a storage that were left there on days before that of `before`, by UTC.
+
+    Those that a dead letter refers to are kept. Messages that are still in Kafka, and refer to one that is deleted,
+    cannot be read any more. Raises `StorageUnavailable` and `ConfigurationError`.
+    """
+    storage, done = claim_check.storage_of(alias), Pruned()
+    try:
+        for folder in _days(storage, before.date()):
+            _prune_day(storage, folder, done, dry_run=dry_run)
+    except OSError as error:
+        raise StorageUnavailable(f"The storage {alias!r} cannot be looked through: {type(error).__name__}.") from error
+    if done.deleted and not dry_run:
+        log.info("storage=%s payloads deleted: %s", alias, done.deleted)
+    return done
+
+
+def _days(storage: Storage, before: date) -> Iterator[str]:
+    """Walk through the folders of days that are over."""
+    for topic in _folders(storage, claim_check.FOLDER):
+        for day in _folders(storage, f"{claim_check.FOLDER}/{topic}"):
+            try:
+                over = date.fromisoformat(day) < before
+            except ValueError:
+                continue
+            if over:
+                yield f"{claim_check.FOLDER}/{topic}/{day}"
+
+
+def _folders(storage: Storage, place: str) -> list[str]:
+    try:
+        return sorted(storage.listdir(place)[0])
+    except FileNotFoundError:
+        return []
+
+
+def _prune_day(storage: Storage, folder: str, done: Pruned, *, dry_run: bool) -> None:
+    names = [f"{folder}/{name}" for name in storage.listdir(folder)[1]]
+    ours = [name for name in names if claim_check.NAME.fullmatch(name)]
+    kept = len(names) - len(ours)
+    for start in range(0, len(ours), _PIECE):
+        kept += _prune_some(storage, ours[start : start + _PIECE], done, dry_run=dry_run)
+    if not kept and not dry_run:
+        storage.delete(folder)
+
+
+def _prune_some(storage: Storage, names: Sequence[str], done: Pruned, *, dry_run: bool) -> int:
+    """Delete those of these that no letter refers to; return how many are left."""
+    needed = set(letters().filter(payload_name__in=names).values_list("payload_name", flat=True))
+    for name in names:
+        if name not in needed and not dry_run:
+            storage.delete(name)
+    done.needed += len(needed)
+    done.deleted += len(names) - len(needed)
+    return len(needed)

@@ -1,0 +1,171 @@
+"""Claim checks: a large value is left in a Django storage, and its message has a reference to it.
+
+A reference is the value of its message: a mark, and after that JSON with the name of the file, the number of its bytes,
+and their SHA-256. Whoever may write to a topic can write one: it leads nowhere but to files that are called as ours
+are, in the one storage that settings name, and to none above the consumer's `max_payload`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from django.core.files.base import ContentFile
+from django.core.files.storage import InvalidStorageError, Storage, storages
+from django.utils import timezone
+
+from ..exceptions import ConfigurationError, DecodeError, PayloadMissing, PayloadTooLarge, StorageUnavailable
+
+MARK: Final = b"LKC\x01"
+"""What a reference begins with; the last byte is the version of its layout."""
+FOLDER: Final = "kafka-payloads"
+"""Of all files, in the storage. Below it is a folder for each topic, and in that one for each day."""
+NAME = re.compile(rf"{FOLDER}/(?P<topic>[A-Za-z0-9._-]{{1,249}})/(?P<day>\d{{4}}-\d\d-\d\d)/[0-9a-f]{{64}}")
+"""What files are called: nobody guesses the last part."""
+_LONGEST = 1000
+"""Bytes of a reference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Where a value is."""
+
+    name: str
+    """The name of the file."""
+    size: int
+    """How many bytes it has."""
+    sha256: str
+    """What their hash is, in hexadecimal."""
+
+    def to_bytes(self) -> bytes:
+        """Return it as the value of a message."""
+        facts = {"name": self.name, "size": self.size, "sha256": self.sha256}
+        return MARK + json.dumps(facts, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Reference:
+        """Read one. Raises `DecodeError` for what is none of ours."""
+        try:
+            found: Any = json.loads(data[len(MARK) : _LONGEST])
+            name, size, sha256 = found["name"], found["size"], found["sha256"]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise DecodeError("its reference to a payload is none") from None
+        right = isinstance(name, str) and NAME.fullmatch(name) is not None and "/../" not in name and "/./" not in name
+        if not (right and type(size) is int and size >= 0 and isinstance(sha256, str)):
+            raise DecodeError("its reference leads to no payload of ours")
+        return cls(name=name, size=size, sha256=sha256)
+
+
+class Checked(bytes):
+    """A reference to a value that is still to be left in its storage, which is done when its record is sent."""
+
+    storage: str
+    payload: bytes | None
+    name: str
+
+    @classmethod
+    def of(cls, data: bytes, topic: str, storage: str) -> Checked:
+        """Return the reference for a value for a topic."""
+        day = timezone.now().date().isoformat()
+        name = f"{FOLDER}/{topic}/{day}/{secrets.token_hex(32)}"
+        reference = Reference(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        made = cls(reference.to_bytes())
+        made.storage, made.payload, made.name = storage, data, name
+        return made
+
+    def deposit(self) -> None:
+        """Leave it there, unless it is there. Raises `StorageUnavailable`, and `ConfigurationError`."""
+        if self.payload is None:
+            return
+        storage = storage_of(self.storage)
+        try:
+            name = storage.save(self.name, ContentFile(self.payload))
+        except Exception as error:
+            raise StorageUnavailable(
+                f"The storage {self.storage!r} takes no payload: {type(error).__name__}."
+            ) from error
+        if name != self.name:
+            raise ConfigurationError(f"The storage {self.storage!r} calls files otherwise than it is told.")
+        self.payload = None
+
+
+def is_reference(data: bytes | memoryview | None) -> bool:
+    """Tell whether bytes begin like a reference."""
+    return data is not None and bytes(data[: len(MARK)]) == MARK
+
+
+def name_in(data: bytes | memoryview | None) -> str:
+    """Return the name of the file that a value refers to; "" when it is no reference, or none of ours."""
+    reference = reference_in(data)
+    return "" if reference is None else reference.name
+
+
+def reference_in(data: bytes | memoryview | None) -> Reference | None:
+    """Return the reference that a value is; None when it is none, or none of ours."""
+    if data is None or not is_reference(data):
+        return None
+    try:
+        return Reference.from_bytes(bytes(data))
+    except DecodeError:
+        return None
+
+
+def storage_of(alias: str) -> Storage:
+    """Return a storage of settings. Raises `ConfigurationError`."""
+    try:
+        found: Storage = storages[alias]
+    except InvalidStorageError:
+        raise ConfigurationError(f"STORAGES has no {alias!r}; it has: {', '.join(storages.backends)}.") from None
+    return found
+
+
+def fetch(data: bytes, alias: str, most: int | None) -> bytes:
+    """Return the value that a reference leads to, of `most` bytes at most (None: of any number).
+
+    Raises `DecodeError` when it is none of ours, `PayloadTooLarge`, `PayloadMissing` when the file is gone or another
+    one, and `StorageUnavailable`.
+    """
+    reference = Reference.from_bytes(data)
+    if most is not None and reference.size > most:
+        sentence = f"its payload has {reference.size} bytes, and `max_payload` of its consumer is {most}"
+        raise PayloadTooLarge(sentence)
+    storage = storage_of(alias)
+    try:
+        with storage.open(reference.name) as file:
+            found: bytes = file.read(reference.size + 1)
+    except FileNotFoundError:
+        if _is_away(storage):
+            raise StorageUnavailable(f"The storage {alias!r} is not there.") from None
+        raise PayloadMissing(f"its payload {reference.name} is not in the storage {alias!r}") from None
+    except Exception as error:
+        raise StorageUnavailable(f"The storage {alias!r} gives no payload: {type(error).__name__}.") from error
+    if len(found) != reference.size or hashlib.sha256(found).hexdigest() != reference.sha256:
+        raise PayloadMissing(f"its payload {reference.name} is another one than was left there")
+    return found
+
+
+def _is_away(storage: Storage) -> bool:
+    """Tell whether it is the whole storage that is missing, as a disk that is not mounted."""
+    location = getattr(storage, "location", "")
+    return (
+        isinstance(location, str)
+        and bool(location)
+        and hasattr(storage, "base_location")
+        and not Path(location).is_dir()
+    )
+
+
+def delete(name: str, alias: str) -> None:
+    """Delete a file of ours; that it is gone is no error. Raises `StorageUnavailable`."""
+    storage = storage_of(alias)
+    try:
+        storage.delete(name)
+    except FileNotFoundError:
+        return
+    except Exception as error:
+        raise StorageUnavailable(f"The storage {alias!r} deletes no payload: {type(error).__name__}.") from error
