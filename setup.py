@@ -22,7 +22,7 @@ def version() -> str:
 
 EXTRAS = {
     "celery": ["celery>=5.4"],
-    "encryption": ["cryptography>=44"],
+    "encryption": ["cryptography>=45"],
     "schema-registry": ["confluent-kafka[avro,json,protobuf,schemaregistry]"],
     "pydantic": ["pydantic>=2.7"],
     "otel": ["opentelemetry-api>=1.20"],

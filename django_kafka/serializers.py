@@ -263,7 +263,7 @@ class TopicDecoder:
 
     def value(self, message: Message) -> Any:
         """Return the decoded value of `message`; raise `DecodeError`."""
-        return self._decoded(message.raw_value, message)
+        return _decode(self._value, message.raw_value, message, "value", self._most)
 
     def _refuse_large(self, data: bytes, message: Message) -> None:
         _refuse_large(data, message, "value", self._most)
