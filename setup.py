@@ -22,6 +22,7 @@ def version() -> str:
 
 EXTRAS = {
     "celery": ["celery>=5.4"],
+    "encryption": ["cryptography>=44"],
     "schema-registry": ["confluent-kafka[avro,json,protobuf,schemaregistry]"],
     "pydantic": ["pydantic>=2.7"],
     "otel": ["opentelemetry-api>=1.20"],
@@ -53,6 +54,7 @@ setup(
         "all": sorted(requirement for requirements in EXTRAS.values() for requirement in requirements),
         "test": [
             *EXTRAS["celery"],
+            *EXTRAS["encryption"],
             *EXTRAS["pydantic"],
             *EXTRAS["schema-registry"],
             "django-tasks-db>=0.13",

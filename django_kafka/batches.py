@@ -44,7 +44,7 @@ def produce_batch(
     records = list(records)
     watched = outlet.current is not None or (here.now.gathered or gathered_by_context.get()) is not None
     later = watched or route.producer.traced or (route.producer.on_commit and open_transaction() is not None)
-    if not later and (columns := _columns_of_bytes(route, records)) is not None:
+    if not later and route.envelope is None and (columns := _columns_of_bytes(route, records)) is not None:
         return _send_columns(route, *columns)
     wires = [prepare(route, *fields_of(record)) for record in records]
     if later:

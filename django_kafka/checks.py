@@ -14,8 +14,9 @@ from django.core import checks
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, coroutines, handlers, serializers, signatures, upcasters
+from . import conf, coroutines, envelopes, handlers, serializers, signatures, upcasters
 from .clients import properties, security
+from .conf.encryption import place_of
 from .conf.secrets import is_secret
 from .consuming import forwarding, guarantees
 from .consuming.connections import POOL_HINT, SHORTAGE_HINT, ask, of_layout, pool_shortages, shortage
@@ -173,6 +174,17 @@ def check_schemas(**_asked: Any) -> list[checks.CheckMessage]:
 
 
 @checks.register(KAFKA)
+def check_encryption(**_asked: Any) -> list[checks.CheckMessage]:
+    """Report keys that are none, and that the extra is missing. What is kept elsewhere is looked at if it is there."""
+    if any(not problem.warning for problem in conf.problems()):
+        return []
+    return [
+        _message("E018", sentence, "docs/envelopes.md tells how keys are made.")
+        for sentence in envelopes.encryption.unusable()
+    ]
+
+
+@checks.register(KAFKA)
 def check_neighbour(**_asked: Any) -> list[checks.CheckMessage]:
     """Report the other distribution whose package has our name."""
     try:
@@ -187,7 +199,13 @@ def check_neighbour(**_asked: Any) -> list[checks.CheckMessage]:
 @checks.register(checks.Tags.security, KAFKA, deploy=True)
 def check_deployment(**_asked: Any) -> list[checks.CheckMessage]:
     """Report what must not, or should not, go into production."""
-    return [message for cluster in conf.reading().kafka.clusters.values() for message in _deployment_messages(cluster)]
+    whole = conf.reading().kafka
+    found = [message for cluster in whole.clusters.values() for message in _deployment_messages(cluster)]
+    for key in whole.encryption_keys:
+        if why := key.secret.missing():
+            sentence = f"{place_of(key.id)} cannot be read here. {why}"
+            found.append(_message("W060", sentence, warning=True))
+    return found
 
 
 def _deployment_messages(cluster: conf.Cluster) -> Iterator[checks.CheckMessage]:

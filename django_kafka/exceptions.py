@@ -4,6 +4,8 @@
     ├── ConfigurationError              configuration   settings that cannot work; a sentence says which and why
     │   ├── UnknownName                 configuration   a producer, consumer or cluster that settings do not have
     │   ├── NotAvailable                configuration   a setting whose behaviour this version does not have yet
+    │   ├── KeyUnavailable              configuration   an encryption key of settings that is not where it is kept: an
+    │   │                                               outage, not the message's fault
     │   ├── AuthenticationFailed        authentication  brokers refuse the login, or one side the other's certificate
     │   └── AuthorizationFailed         authorization   brokers refuse a topic or a group to this login
     ├── RegistryUnavailable             outage          the schema registry cannot be reached, or does not answer now
@@ -15,6 +17,9 @@
     │   │   └── SchemaRefused           serialization   … because the registry has not, or does not take, its schema
     │   └── DecodeError                 serialization   bytes that their serializer cannot read: poison
     │       ├── UnknownSchema           serialization   … because the registry has no schema of that id
+    │       ├── Undecryptable           serialization   … because they are not encrypted, or not by who has the key, or
+    │       │   │                                       for another place than this
+    │       │   └── UnknownKey          serialization   … because settings have no key of that id
     │       ├── PayloadTooLarge         serialization   … because there are more of them than `max_payload` allows
     │       ├── UpcastFailed            serialization   … because an upcaster of their version failed
     │       └── WrongEvent              serialization   … as an event of the type that their handler wants
@@ -85,6 +90,10 @@ class NotAvailable(ConfigurationError):
     """A setting that is understood, but whose behaviour this version does not have yet."""
 
 
+class KeyUnavailable(ConfigurationError):
+    """An encryption key of settings that is not where it is kept, or is none. Nothing is wrong with the message."""
+
+
 class AuthenticationFailed(ConfigurationError):
     """Brokers refuse the login, or one side the other's certificate."""
 
@@ -135,6 +144,14 @@ class SchemaRefused(EncodeError):
 
 class UnknownSchema(DecodeError):
     """The registry has no schema of the id that a message names."""
+
+
+class Undecryptable(DecodeError):
+    """A value that is not encrypted, was altered, or was encrypted with another key or for another place than this."""
+
+
+class UnknownKey(Undecryptable):
+    """A value that is encrypted with a key that settings do not have."""
 
 
 class PayloadTooLarge(DecodeError):

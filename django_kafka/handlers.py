@@ -9,9 +9,10 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from . import conditions, conf, coroutines, deadlines, serializers, upcasters
+from . import conditions, conf, coroutines, deadlines, envelopes, serializers, upcasters
 from .conditions import Condition
 from .coroutines import Coroutine, on_an_event_loop
+from .envelopes.opening import OpeningDecoder
 from .events import Converter
 from .exceptions import BatchFailed, ConfigurationError, NoHandler
 from .messages import Message, Messages, RawMessage
@@ -153,11 +154,10 @@ def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
     settings, own = _settings_of(consumer, topic)
     retry = retry_topics(consumer).get(topic)
     origin = topic if retry is None else retry.origin
-    return serializers.TopicDecoder(
-        serializers.of_part(settings, own, origin, "key"),
-        serializers.of_part(settings, own, origin, "value"),
-        settings.max_payload,
-    )
+    key = serializers.of_part(settings, own, origin, "key")
+    if (envelope := envelopes.of(settings, own, origin)) is not None:
+        return OpeningDecoder(key, envelope, settings.max_payload)
+    return serializers.TopicDecoder(key, serializers.of_part(settings, own, origin, "value"), settings.max_payload)
 
 
 def _settings_of(consumer: str, topic: str) -> tuple[conf.Consumer, conf.ConsumerTopic | None]:
@@ -269,7 +269,10 @@ def resolve_all(consumer: str) -> None:
             "@kafka_handler in an app's kafka_handlers.py."
         )
     for topic in topics(consumer):
-        for_topic(consumer, conf.kafka().prefixed(topic))
+        for_topic(consumer, name := conf.kafka().prefixed(topic))
+        decoder = decoder_for(consumer, name)
+        if isinstance(decoder, OpeningDecoder) and decoder.envelope.encryption:
+            envelopes.encryption.check_keys()
     on_an_event_loop(consumer)
 
 

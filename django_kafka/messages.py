@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol, cast, overload
 
+from .cloud_events import CloudEvent
+
 LETTER_HEADER: Final = "lynx-kafka-dead-letter"
 """On a record that replays a dead letter to a topic: the id of the letter, so that a new failure comes back to it."""
 MESSAGE_ID_HEADER: Final = "lynx-kafka-message-id"
@@ -63,6 +65,7 @@ class Decoder(Protocol):
 
     def key(self, message: Message) -> Any: ...
     def value(self, message: Message) -> Any: ...
+    def event(self, message: Message) -> CloudEvent | None: ...
 
 
 class ListDecoder(Decoder, Protocol):
@@ -178,6 +181,14 @@ class Message:
             pass
         self._value: Any = self._decoder.value(self)
         return self._value
+
+    @property
+    def cloud_event(self) -> CloudEvent | None:
+        """What it says of itself as a CloudEvent, whose data is the value; None when it is none.
+
+        Raises `DecodeError` where that is around the value, and this cannot be read.
+        """
+        return self._decoder.event(self)
 
 
 class Messages(Sequence[Message]):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from django.utils.functional import cached_property
 
-from . import conf, history, logs, partitioning, serializers, tallies, tracing
+from . import conf, envelopes, history, logs, partitioning, serializers, tallies, tracing
 from .alike import LARGEST, AlikeReports
 from .clients import properties
 from .clients.producer import ProducerClient, failure
@@ -40,7 +40,7 @@ _ASK_FOR = 1.0
 class Route:
     """Where the records for one topic go, and what turns them into bytes."""
 
-    __slots__ = ("_places", "client", "find", "key", "page", "producer", "topic", "value")
+    __slots__ = ("_places", "client", "envelope", "find", "key", "page", "producer", "topic", "value")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Route:
         topic: str,
         key: serializers.Serializer,
         value: serializers.Serializer,
+        envelope: envelopes.Envelope | None,
         find: Callable[[Producer], Route],
     ) -> None:
         self.producer = producer
@@ -58,6 +59,8 @@ class Route:
         """Serializes keys."""
         self.value = value
         """Serializes values."""
+        self.envelope = envelope
+        """What these are put into; None: nothing."""
         self.find = find
         """Finds the same route of another producer."""
         self.page = AlikeReports.empty(topic, producer, 0)
@@ -107,7 +110,7 @@ class Producer:
         """What `route` found, by the topic as callers name it."""
         self._routes_to: dict[str, Route] = {}
         self._routes_of: dict[str | None, Route] = {}
-        """The same, where records need the router: `routes`, where `produce` looks first, stays empty then."""
+        """The same, where records need the router or an envelope: they are not in `routes`, where `produce` looks."""
         self.router = partitioning.Router(settings, self._ask, self.connection_timeout)
         """Finds topics and partitions that are not given."""
         self.reachability = Reachability(
@@ -137,13 +140,13 @@ class Producer:
 
         Raises `ConfigurationError` for illegal names.
         """
-        routes = self._routes_of if self.router.needed else self.routes
-        if (known := routes.get(topic)) is not None:
+        if (known := self.routes.get(topic) or self._routes_of.get(topic)) is not None:
             return known
         if topic is None and (self.settings.topic is None or self.settings.has_topic_template):
             raise ConfigurationError(f"No topic given, and producer {self.name!r} has none of its own.")
         name = conf.topic_name(self.settings.topic if topic is None else topic)
         route = self._route(name, conf.kafka().prefixed(name), lambda producer: producer.route(topic))
+        routes = self.routes if route.envelope is None and not self.router.needed else self._routes_of
         routes[topic] = route
         return route
 
@@ -166,6 +169,7 @@ class Producer:
             topic,
             serializers.of_part(self.settings, own, topic, "key"),
             serializers.of_part(self.settings, own, topic, "value"),
+            envelopes.of(self.settings, own, topic),
             find,
         )
 

@@ -58,6 +58,8 @@ def produce(
         if chosen.router.needed:
             return _route_and_send(chosen, topic, key, value, headers, partition, timestamp)
         route = chosen.route(topic)
+        if route.envelope is not None:
+            return hand_over(route, prepare(route, key, value, headers, partition, timestamp))
     # What most records are, key and value in bytes and no more, is sent from here: what is below, but without its calls
     # and tuples, which took half as long as the client itself.
     if type(value) is bytes and type(key) is bytes and headers is None and partition is None and timestamp is None:

@@ -74,7 +74,9 @@ def prepare(
         named: list[tuple[str, bytes | None]] = []
         if key is not None and type(key) is not bytes:
             key = serializers.encode(route.key, key, route.topic, "key", named)
-        if value is not None and type(value) is not bytes:
+        if route.envelope is not None:
+            value = route.envelope.close(value, named)
+        elif value is not None and type(value) is not bytes:
             value = serializers.encode(route.value, value, route.topic, "value", named)
         if named:
             # The ids of schemas; what a caller calls so is another one's.

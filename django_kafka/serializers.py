@@ -15,7 +15,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.functional import Promise
 from django.utils.module_loading import import_string
 
-from . import conf, events
+from . import cloud_events, conf, events
 from .clients import schema_registry
 from .clients.schema_registry import Use
 from .conf.registries import KINDS
@@ -240,13 +240,31 @@ class TopicDecoder:
         """Whether a schema registry may have to be asked."""
         return any(isinstance(one, schema_registry.Codec) for one in (self._key, self._value))
 
+    def outside(self) -> TopicDecoder:
+        """Return what reads as much as everybody may see who sees the bytes: nothing is decrypted."""
+        return self
+
+    def encrypted(self, message: Message) -> list[Any]:
+        """Return what was encrypted of a message."""
+        return []
+
+    def event(self, message: Message) -> cloud_events.CloudEvent | None:
+        """Return what a message says of itself as a CloudEvent; None when it is none."""
+        return cloud_events.of_headers(message.headers)
+
     def key(self, message: Message) -> Any:
         """Return the decoded key of `message`; raise `DecodeError`."""
         return _decode(self._key, message.raw_key, message, "key", self._most)
 
     def value(self, message: Message) -> Any:
         """Return the decoded value of `message`; raise `DecodeError`."""
-        return _decode(self._value, message.raw_value, message, "value", self._most)
+        return self._decoded(message.raw_value, message)
+
+    def _refuse_large(self, data: bytes, message: Message) -> None:
+        _refuse_large(data, message, "value", self._most)
+
+    def _decoded(self, data: bytes | None, message: Message) -> Any:
+        return _decode(self._value, data, message, "value", self._most)
 
     def encode(self, value: Any, topic: str, part: str) -> bytes | None:
         """Return bytes that read as `value`, which is the key or the value as `part` says; raise `EncodeError`."""
@@ -256,7 +274,7 @@ class TopicDecoder:
         """Return the decoded keys of messages of one topic, without making those; raise `DecodeError`."""
         try:
             return _decode_all(self._key, raws, [raw.key() for raw in raws], self._most)
-        except _UNREADABLE:
+        except UNREADABLE:
             # Which one it is, and where it is from.
             return [self.key(Message(raw, self)) for raw in raws]
 
@@ -264,11 +282,11 @@ class TopicDecoder:
         """Return the decoded values of messages of one topic, without making those; raise `DecodeError`."""
         try:
             return _decode_all(self._value, raws, [raw.value() for raw in raws], self._most)
-        except _UNREADABLE:
+        except UNREADABLE:
             return [self.value(Message(raw, self)) for raw in raws]
 
 
-_UNREADABLE = (ValueError, TypeError, RecursionError, DecodeError)
+UNREADABLE = (ValueError, TypeError, RecursionError, DecodeError)
 """What a serializer raises for bytes that it cannot read."""
 _ANY_SIZE = sys.maxsize
 
@@ -287,20 +305,24 @@ def _decode_all(
     return [None if part is None else decode(part, topic) for part in parts]
 
 
-def _decode(serializer: Serializer, data: bytes | None, message: Message, part: str, most: int) -> Any:
-    if data is None:
-        return None
+def _refuse_large(data: bytes, message: Message, part: str, most: int) -> None:
     if len(data) > most:
         raise PayloadTooLarge(
             f"The {part} of {message.topic}[{message.partition}]@{message.offset} has {len(data)} bytes, and "
             f"`max_payload` of its consumer is {most}: it is not read.",
             place=(message.topic, message.partition, message.offset),
         )
+
+
+def _decode(serializer: Serializer, data: bytes | None, message: Message, part: str, most: int) -> Any:
+    if data is None:
+        return None
+    _refuse_large(data, message, part, most)
     try:
         if isinstance(serializer, schema_registry.Codec):
             return serializer.decode_with(data, message.topic, header_pairs(message._raw))
         return serializer.decode(data, message.topic)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         place = message.topic, message.partition, message.offset
         made = type(error) if isinstance(error, DecodeError) else DecodeError
         sentence = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from . import conf
+from .cloud_events import CloudEvent
 from .exceptions import ConfigurationError, DecodeError, UpcastFailed
 from .messages import Kind, Message, RawMessage
 from .registry import changed, registrations
@@ -211,23 +212,40 @@ def field_of(value: Any, path: str) -> Any:
 
 
 class UpcastingDecoder(TopicDecoder):
-    """Reads a topic, and brings its values to the versions that its handlers know."""
+    """Reads a topic with another decoder, and brings its values to the versions that its handlers know."""
 
-    __slots__ = ("versions",)
+    __slots__ = ("_decoder", "versions")
 
     def __init__(self, decoder: TopicDecoder, versions: Versions) -> None:
         super().__init__(decoder._key, decoder._value, decoder._most)
+        self._decoder = decoder
         self.versions = versions
 
     def value(self, message: Message) -> Any:
         """Return the value in the version that a handler knows. Raises `DecodeError`."""
-        value = super().value(message)
+        value = self._decoder.value(message)
         message.kind = self.versions.kind_of(message, value)
         return self.versions.upcast(message, message.kind, value)
 
     def values(self, raws: Sequence[RawMessage]) -> list[Any]:
         """Return those of many. Raises `DecodeError`."""
         return [self.value(Message(raw, self)) for raw in raws]
+
+    def event(self, message: Message) -> CloudEvent | None:
+        """Return what a message says of itself as a CloudEvent; None when it is none."""
+        return self._decoder.event(message)
+
+    def encrypted(self, message: Message) -> list[Any]:
+        """Return what was encrypted of a message."""
+        return self._decoder.encrypted(message)
+
+    def outside(self) -> TopicDecoder:
+        """Return what reads as much as everybody may see who sees the bytes."""
+        return self._decoder.outside()
+
+    def encode(self, value: Any, topic: str, part: str) -> bytes | None:
+        """Return bytes that the other one reads as `value`; raise `EncodeError`."""
+        return self._decoder.encode(value, topic, part)
 
     def kind(self, message: Message) -> Kind:
         """Return what a message is, as it came. Raises `DecodeError` when that stands in a value that is wrong."""

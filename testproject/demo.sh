@@ -3,6 +3,7 @@
 #   FLIGHTS=20000  sends that many flights (all: the whole year)
 #   SERVE=0        ends after the numbers instead of serving the admin
 #   PORT=8000      serves the admin there
+#   SCHEMA_REGISTRY_URL=http://…  a schema registry: flights are reported as Avro, JSON Schema and Protobuf as well
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -21,7 +22,9 @@ if [ -z "$python" ]; then
 fi
 
 environment=.demo/environment
-ready=$environment/ready
+# What a schema registry needs is installed when there is one.
+ready=$environment/ready${SCHEMA_REGISTRY_URL:+-for-schemas}
+extra=${SCHEMA_REGISTRY_URL:+[schema-registry]}
 if [ ! -x "$environment/bin/python" ] || [ ! -e "$ready" ] || [ setup.py -nt "$ready" ] || [ pyproject.toml -nt "$ready" ]; then
     echo "Making an environment in $environment …"
     rm -rf "$environment"
@@ -29,10 +32,10 @@ if [ ! -x "$environment/bin/python" ] || [ ! -e "$ready" ] || [ setup.py -nt "$r
         echo "$python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv." >&2
         exit 1
     fi
-    if ! "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --editable . "rich>=13"; then
+    if ! "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extra" "rich>=13"; then
         echo "pip could not install the project and what it needs; its reason stands above." >&2
         exit 1
     fi
-    touch "$ready"
+    touch "$environment/ready" "$ready"
 fi
 exec "$environment/bin/python" -m testproject.demo

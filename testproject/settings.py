@@ -4,6 +4,9 @@ Without further ado it runs on SQLite and the embedded cluster. The environment 
 
     KAFKA_BROKERS=host:9092,host:9092
     DATABASE_URL=postgres://user:password@host:5432/name
+
+With SCHEMA_REGISTRY_URL, the address of a schema registry, airports report flights on three more topics, as Avro, JSON
+Schema and Protobuf.
 """
 
 from __future__ import annotations
@@ -115,3 +118,36 @@ KAFKA = {
     },
     "dead_letters": {"edit": True},
 }
+
+
+def with_schemas(kafka: dict[str, Any], url: str) -> dict[str, Any]:
+    """Return KAFKA with the topics that have schemas in the registry at `url`."""
+    schemas, leg = Path(__file__).parent / "flights" / "schemas", "testproject.flights.schemas.leg_pb2.Leg"
+    handlers = "testproject.flights.reports"
+    reports = {
+        "group_id": "reports",
+        "topics": {
+            "departures": {"handler": f"{handlers}.departed", "dry_run": True, "serializer": "avro"},
+            "arrivals": {"handler": f"{handlers}.arrived", "dry_run": True, "serializer": "jsonschema"},
+            "legs": {"handler": f"{handlers}.flown", "dry_run": True, "serializer": "protobuf", "schema": leg},
+        },
+        "enable_auto_commit": False,
+        "retry": {"max_retries": 0},
+        "circuit_breaker": {"enabled": False},
+    }
+    topics = {
+        "departures": {"serializer": "avro", "schema": schemas / "departure.avsc"},
+        "arrivals": {"serializer": "jsonschema", "schema": schemas / "arrival.json"},
+        "legs": {"serializer": "protobuf", "schema": leg},
+    }
+    return {
+        **kafka,
+        # Schemas are registered by `kafka_schemas register`, as a deploy does it.
+        "schema_registry": {"url": url, "auto_register": False},
+        "producers": {"default": {"topics": topics}},
+        "consumers": {**kafka["consumers"], "reports": reports},
+    }
+
+
+if registry := os.environ.get("SCHEMA_REGISTRY_URL"):
+    KAFKA = with_schemas(KAFKA, registry)

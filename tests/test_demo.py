@@ -27,11 +27,13 @@ from django_kafka.clients.embedded import Cluster
 from testproject.demo.backlog import Backlog
 from testproject.demo.processes import DemoError
 from testproject.flights import source
+from tests.servers.registry import Registry
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = "3000"
+WISHES = ("FLIGHTS", "SERVE", "PORT", "SCHEMA_REGISTRY_URL")
 
 
 def archive_of(path: Path, flights: bytes) -> Path:
@@ -55,7 +57,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def environment(**wishes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("FLIGHTS", "SERVE", "PORT")}
+    kept = {name: value for name, value in os.environ.items() if name not in WISHES}
     kept.pop("DJANGO_SETTINGS_MODULE", None)
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "300", **wishes}
 
@@ -196,6 +198,25 @@ def test_every_flight_is_handled_or_dead_lettered_and_the_sums_agree(copy: Path)
     assert ask(copy, "Flight.objects.count(), DeadLetter.objects.count()") == f"{handled} {dead}"
     assert ask(copy, "set(DeadLetter.objects.values_list('error_message', flat=True))").count("'NA'") == 1
     assert "The file, Kafka's offsets and the database agree." in done.stdout
+
+
+def test_with_a_registry_flights_are_reported_with_schemas_too(copy: Path, registry: Registry) -> None:
+    done = demo(copy, FLIGHTS=FEW, SERVE="0", SCHEMA_REGISTRY_URL=registry.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The file, Kafka's offsets and the database agree." in done.stdout
+    for line in (
+        "departures: 2,000 sent, 12 of them dead-lettered: the file has no dep_time there",
+        "arrivals: 1,988 sent, 14 of them dead-lettered: the file has no arr_delay there",
+        "legs: 1,988 sent, 14 of them dead-lettered: the file has no air_time there",
+    ):
+        assert line in done.stdout
+
+
+def test_a_registry_that_is_not_there_is_a_sentence(copy: Path) -> None:
+    done = demo(copy, FLIGHTS=FEW, SERVE="0", SCHEMA_REGISTRY_URL="http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "The schema registry at http://127.0.0.1:1 cannot be reached" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_a_worker_that_dies_ends_the_demo_with_its_last_words(copy: Path) -> None:

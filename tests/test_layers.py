@@ -30,11 +30,12 @@ LEVELS = (
         "reports",
         "alike",
         "deliveries",
+        "cloud_events",
         "messages",
         "events",
     ),
     ("conf",),
-    ("clients", "serializers", "partitioning", "correlation", "tracing", "models"),
+    ("clients", "serializers", "envelopes", "partitioning", "correlation", "tracing", "models"),
     (
         "gathering",
         "reachability",
@@ -65,6 +66,9 @@ LEVELS = (
         "dead_letters",
         "needed_topics",
         "topic_plans",
+        "needed_schemas",
+        "schema_differences",
+        "schema_plans",
     ),
     ("monitoring", "consuming", "offsets"),
     (
@@ -91,6 +95,7 @@ ONLY_IN = "clients"
 LATE_IMPORTS = {
     ("apps.py", "*"): "an application may import its modules only when it is ready",
     ("*", "celery"): "optional extra",
+    ("*", "cryptography"): "optional extra",
     ("*", "opentelemetry"): "optional extra",
     ("*", "yaml"): "optional extra",
 }

@@ -87,7 +87,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert metadata["Version"] == django_kafka.__version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = {"celery", "pydantic", "schema-registry", "otel", "rich", "all", "test"}
+    extras = {"celery", "encryption", "pydantic", "schema-registry", "otel", "rich", "all", "test"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 

@@ -277,3 +277,51 @@ def test_an_entry_outlives_its_row(client: Client, person: Callable[..., User], 
     title = str(one)
     one.delete()
     assert title in client.get(reverse(AUDIT)).content.decode()
+
+
+def found(client: Client, model: str, term: str) -> int:
+    every = {} if model == "replay" else {"state": "all"}
+    answer = client.get(reverse(f"admin:lynx_kafka_{model}_changelist"), {"q": term, **every})
+    assert answer.status_code == 200
+    return int(answer.context["cl"].result_count)
+
+
+@pytest.mark.parametrize("model", ["deadletter", "failuregroup", "replay"])
+def test_no_list_tells_by_a_search_what_is_masked(
+    client: Client, person: Callable[..., User], masked: Any, model: str
+) -> None:
+    masked(*RULES)
+    letter()
+    now = timezone.now()
+    FailureGroup.objects.create(
+        fingerprint="f", consumer="ops", error_type="KeyError", category="handler", first_seen_at=now, last_seen_at=now,
+        example="no seat for Alice Ames",
+    )  # fmt: skip
+    person(*VIEWS)
+    assert found(client, model, "Alice Ames") == 0
+    assert found(client, model, "4111111111111111") == 0
+
+
+def test_groups_are_found_by_what_is_masked_by_who_may_see_it(
+    client: Client, person: Callable[..., User], masked: Any
+) -> None:
+    masked(*RULES)
+    letter()
+    now = timezone.now()
+    FailureGroup.objects.create(
+        fingerprint="f", consumer="ops", error_type="KeyError", category="handler", first_seen_at=now, last_seen_at=now,
+        example="no seat for Alice Ames",
+    )  # fmt: skip
+    person(*VIEWS, "view_payload_deadletter")
+    assert found(client, "failuregroup", "Alice Ames") == 1
+
+
+def test_replays_are_found_by_a_part_of_their_topic_and_by_who_asked(
+    client: Client, person: Callable[..., User], masked: Any
+) -> None:
+    letter(topic="Flights-eu")
+    letter(topic="hotels")
+    Replay.objects.filter(letter__topic="hotels").update(requested_by_name="Flora")
+    person(*VIEWS)
+    for term, number in (("flights", 1), ("EU", 1), ("flor", 1), ("FL", 1), ("s", 2), ("boats", 0), (" ", 2)):
+        assert found(client, "replay", term) == number, term

@@ -188,7 +188,7 @@ def _comparable(letter: DeadLetter, part: str, old: bytes | None, new: bytes | N
     first, second = notations.write(old, language), notations.write(new, language)
     if first.notation == second.notation or Notation.NONE in (first.notation, second.notation):
         return _or_nothing(first), _or_nothing(second)
-    return showing.as_text(old or b""), showing.as_text(new or b"")
+    return showing.as_text(language.inside(old) or b""), showing.as_text(language.inside(new) or b"")
 
 
 def _or_nothing(written: Written) -> str:

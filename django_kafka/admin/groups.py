@@ -93,8 +93,13 @@ class FailureGroupAdmin(Bounded, ReadOnly):
         ("last_seen_at", admin.DateFieldListFilter),
     )
     search_fields = ("error_type", "example", "handler", "frame", "consumer", "note", "owner")
-    search_help_text = _("Error, handler, function, consumer, note, or owner")
+    search_help_text = _("Error, handler, function, consumer, note, or owner")  # see get_search_fields
     actions = [_action(state) for state in _SAYINGS]
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        """Return what is searched: not what may tell something masked to who guesses it, and may not see it."""
+        unseen = masking.masking().active and permits.consumers_of(request.user, permits.Verb.VIEW_PAYLOAD) is not None
+        return tuple(each for each in self.search_fields if each != "example" or not unseen)
 
     def rows(self) -> QuerySet[FailureGroup]:
         """Return all groups with what is counted of them."""

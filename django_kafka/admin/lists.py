@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.paginator import InvalidPage, Paginator
 from django.db import connections
 from django.db.models import Field, Model, QuerySet
@@ -20,8 +20,12 @@ from . import showing
 
 MOST_COUNTED = 10_000
 """Rows that a list counts, and whose pages it has."""
+MOST_FOUND = 1_000
+"""Rows that a search counts: what it finds lies anywhere in a table, and each row is read for its words."""
 MOST_NAMES = 100
 """Names that a filter offers."""
+_MOST_LOOKED_THROUGH = 1_000
+"""Names that are looked through for a part of them."""
 
 
 class Many(int):
@@ -34,17 +38,20 @@ class Many(int):
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic for the type checker only
     """Pages of the first rows of a query, whose ids are read in one go: they are the count as well."""
 
+    most = 0
+    """Rows that are counted."""
+
     @cached_property
     def ids(self) -> list[Any]:
         """The ids of the rows, in their order, up to one more than are counted."""
         rows: Any = self.object_list
-        return list(rows.values_list("pk", flat=True)[: MOST_COUNTED + 1])
+        return list(rows.values_list("pk", flat=True)[: self.most + 1])
 
     @cached_property
     def count(self) -> int:
         """How many rows there are, as far as they are counted."""
         found = len(self.ids)
-        return found if found <= MOST_COUNTED else Many(MOST_COUNTED)
+        return found if found <= self.most else Many(self.most)
 
     def rows(self, first: int, after: int) -> QuerySet[Any]:
         """Return these rows in their order: no others are looked at again."""
@@ -91,6 +98,12 @@ class Bounded(admin.ModelAdmin):  # type: ignore[type-arg]  # likewise
         """Return the kind of list."""
         return BoundedList
 
+    def get_paginator(self, request: HttpRequest, *rows: Any, **options: Any) -> Any:
+        """Return pages of a list, or of what was searched for."""
+        pages: Any = super().get_paginator(request, *rows, **options)
+        pages.most = MOST_FOUND if request.GET.get(SEARCH_VAR, "").strip() else MOST_COUNTED
+        return pages
+
 
 class ValuesFilter(admin.AllValuesFieldListFilter):
     """The values that a column has, harmless; one that is empty can be read, and followed, too."""
@@ -130,7 +143,13 @@ class NamesFilter(ValuesFilter):
         return names_of(model, column, using)
 
 
-def names_of(model: type[Model], column: str, using: str) -> list[str]:
+def names_with(part: str, model: type[Model], column: str, using: str) -> list[str]:
+    """Return the values of a text column that has an index, and that hold a part whatever its case."""
+    known = names_of(model, column, using, _MOST_LOOKED_THROUGH)
+    return [name for name in known if part.casefold() in name.casefold()]
+
+
+def names_of(model: type[Model], column: str, using: str, most: int | None = None) -> list[str]:
     """Return the first values of a text column that has an index, in their order; not "".
 
     From each value to the next by the index: `SELECT DISTINCT` reads every row.
@@ -140,7 +159,7 @@ def names_of(model: type[Model], column: str, using: str) -> list[str]:
     statement = (
         f"WITH RECURSIVE found (name) AS (SELECT MIN({name}) FROM {table} WHERE {name} > '' UNION ALL "
         f"SELECT (SELECT MIN({name}) FROM {table} WHERE {name} > found.name) FROM found WHERE found.name IS NOT NULL) "
-        f"SELECT name FROM found WHERE name IS NOT NULL LIMIT {MOST_NAMES}"
+        f"SELECT name FROM found WHERE name IS NOT NULL LIMIT {most or MOST_NAMES}"
     )
     with connections[using].cursor() as cursor:
         cursor.execute(statement)

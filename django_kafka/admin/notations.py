@@ -13,6 +13,8 @@ from django.utils.translation import gettext_lazy
 
 from .. import handlers, serializers
 from ..dead_letters.stored import StoredMessage
+from ..envelopes import Envelope
+from ..envelopes.opening import OpeningDecoder
 from ..exceptions import KafkaError, shown
 from ..messages import Message
 from ..models import DeadLetter, Replay
@@ -42,12 +44,41 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What a part of a letter is written in: the serializer of its handler knows."""
+    """What a part of a letter is written in: the serializer of its handler knows.
+
+    A value that is encrypted as a whole is written as what is inside, a whole CloudEvent as the JSON that it is.
+    """
 
     letter: DeadLetter
     """Whose key or value it is."""
     part: str
     """"key" or "value"."""
+
+    def inside(self, data: bytes | None) -> bytes | None:
+        """Return what people write: what is encrypted as a whole is decrypted, where that is possible."""
+        envelope = self._envelope()
+        try:
+            return data if data is None or envelope is None else envelope.inside(data)
+        except KafkaError:
+            return data
+
+    def around(self, data: bytes | None) -> bytes | None:
+        """Return the bytes of a message for what people wrote; raise `KafkaError`."""
+        envelope = self._envelope()
+        return data if data is None or envelope is None else envelope.around(data)
+
+    @property
+    def literal(self) -> bool:
+        """Whether what reads as a value may stand for it: with encrypted fields, it would be in clear."""
+        envelope = self._envelope()
+        return envelope is None or not envelope.encryption.fields or envelope.is_event(self.letter.headers)
+
+    def _envelope(self) -> Envelope | None:
+        try:
+            decoder = handlers.decoder_for(self.letter.consumer, self.letter.topic)
+        except KafkaError:
+            return None
+        return decoder.envelope if self.part == "value" and isinstance(decoder, OpeningDecoder) else None
 
     def value_of(self, data: bytes) -> Any:
         """Return what the serializer reads; raise what it raises."""
@@ -60,11 +91,13 @@ class Language:
         return self._decoder().encode(value, self.letter.topic, self.part)
 
     def _decoder(self) -> serializers.TopicDecoder:
-        return handlers.decoder_for(self.letter.consumer, self.letter.topic)
+        decoder = handlers.decoder_for(self.letter.consumer, self.letter.topic)
+        return decoder.inside(self.letter.headers) if isinstance(decoder, OpeningDecoder) else decoder
 
 
 def write(data: bytes | None, language: Language) -> Written:
     """Return bytes as JSON where the serializer has them so, else as text where they are some, else in hexadecimal."""
+    data = language.inside(data)
     if data is not None and (text := _as_json(data, language)) is not None:
         return Written(notation=Notation.JSON, text=text)
     return written_plainly(data)
@@ -123,9 +156,11 @@ def read(written: Written, original: bytes | None, language: Language) -> bytes 
     before = write(original, language)
     if (written.notation, text) == (before.notation, before.text):
         return original
-    if written.notation == Notation.JSON:
-        return _from_json(text, language)
-    return read_plainly(written)
+    meant = _from_json(text, language) if written.notation == Notation.JSON else read_plainly(written)
+    try:
+        return language.around(meant)
+    except KafkaError as error:
+        raise ValueError(showing.line(str(error), 1000)) from None
 
 
 def read_plainly(written: Written) -> bytes | None:
@@ -148,7 +183,7 @@ def _from_json(text: str, language: Language) -> bytes | None:
     value = jsontext.read(text)
     literal = jsontext.compact(text).encode("utf-8", "replace")
     try:
-        if _same(language.value_of(literal), value):
+        if language.literal and _same(language.value_of(literal), value):
             return literal
     except Exception:  # noqa: BLE001  # as above
         pass

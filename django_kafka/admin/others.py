@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .. import conf
 from ..dead_letters import replaying
-from ..models import Replay, Worker
+from ..models import DeadLetter, Replay, Worker
 from ..monitoring import heartbeats
 from . import charts, claims, showing, sight
 from .badges import badge
@@ -22,7 +22,7 @@ from .closing import Closing
 from .controls import Controlling
 from .dashboard import Dashboard
 from .filters import ConsumerFilter
-from .lists import Bounded
+from .lists import Bounded, names_with
 from .reading import ReadOnly
 
 
@@ -41,7 +41,8 @@ class ReplayAdmin(Bounded, ReadOnly):
     )
     consumer_field = "letter__consumer"
     list_filter = ("state", "target", ConsumerFilter, "requested_at")
-    search_fields = ("letter__topic", "requested_by_name", "result")
+    search_fields = ("letter__topic", "requested_by_name")  # see get_search_results
+    search_help_text = _("Part of a topic’s name; where no topic has it, part of the name of who asked")
     fields = (
         "letter_shown",
         "target",
@@ -74,6 +75,18 @@ class ReplayAdmin(Bounded, ReadOnly):
         }
         place = ("topic", "partition", "offset", "consumer")
         return replaying.replays().select_related("letter").only(*whole, *(f"letter__{each}" for each in place))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Replay], search_term: str
+    ) -> tuple[QuerySet[Replay], bool]:
+        """Find names of topics, else of people; no results, which may tell what is masked to who guesses it."""
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        # One after the other: to look for both at once reads the letter of each replay.
+        if topics := names_with(term, DeadLetter, "topic", conf.kafka().dead_letters.database):
+            return queryset.filter(letter__topic__in=topics), False
+        return queryset.filter(requested_by_name__icontains=term), False
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Return the list, and how much may be seen of the letters that are on its page."""

@@ -12,8 +12,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import conf
+from ..cloud_events import CloudEvent
 from ..dead_letters import holds, importing, replaying
-from ..dead_letters.decoding import decoded
+from ..dead_letters.decoding import decoded, outside
 from ..dead_letters.dry_runs import Report
 from ..dead_letters.stored import StoredMessage
 from ..messages import Message
@@ -209,13 +210,16 @@ class _Undecoded:
     def value(self, message: Message) -> Any:
         return message.raw_value
 
+    def event(self, message: Message) -> CloudEvent | None:
+        return None
+
 
 def _part(name: str, title: Any, letter: DeadLetter, size: int | None, limit: int, sight: Sight) -> Part:
     if size is None or not sight.shows:
         return Part(name=name, title=title, size=size)
     if size > limit:
         return Part(name=name, title=title, size=size, too_large=True)
-    value, why = decoded(letter, name)
+    value, why = decoded(letter, name) if sight.whole else outside(letter, name)
     undecodable = showing.line(sight.text(why), 500)
     if not sight.whole:
         shown = sight.masking.key(value) if name == "key" else sight.masking.value(value)

@@ -14,7 +14,7 @@ from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from .. import conf, serializers
+from .. import conf, envelopes, serializers
 from ..dead_letters import audit, dry_runs, editing, permits, replaying
 from ..dead_letters.dry_runs import Report, Would
 from ..models import DeadLetter, Replay
@@ -164,10 +164,24 @@ def _record(record: Would, seen: Sight) -> dict[str, Any]:
         (_("Producer"), showing.line(record.producer)),
         (_("Partition"), "" if record.partition is None else str(record.partition)),
         (_("Key"), _decoded(record.key, record.topic, serializer("key"))),
-        (_("Value"), _decoded(record.value, record.topic, serializer("value"))),
+        (_("Value"), _opened(record) or _decoded(record.value, record.topic, serializer("value"))),
         *((showing.line(name, 300), _text(value)) for name, value in record.headers),
     ]
     return {**shown, "facts": [(name, value[:_LONGEST]) for name, value in facts if value != ""]}
+
+
+def _opened(record: Would) -> str:
+    """Return the value of a record that has an envelope; "" when it has none, or is not to be read."""
+    settings = conf.kafka()
+    producer = settings.producers.get(record.producer)
+    if producer is None or record.value is None:
+        return ""
+    own = producer.topics.get(record.topic.removeprefix(settings.topic_prefix))
+    try:
+        envelope = envelopes.of(producer, own, record.topic)
+        return "" if envelope is None else showing.pretty(envelope.open(record.value, record.headers), _LONGEST)
+    except Exception:  # noqa: BLE001  # as below
+        return ""
 
 
 def _serializers(record: Would) -> Callable[[str], serializers.Serializer | None]:

@@ -16,6 +16,7 @@ from ..exceptions import (
     DeliveryFailed,
     EncodeError,
     KafkaError,
+    KeyUnavailable,
     LoginRefused,
     NoHandler,
     ProduceError,
@@ -90,6 +91,9 @@ def _ours(error: KafkaError) -> Nature | None:
     if isinstance(error, RegistryUnavailable):
         # A refused login, too: of this process, not of the message.
         return Nature(error.category, Kind.OUTAGE, "the schema registry cannot be asked now")
+    if isinstance(error, KeyUnavailable):
+        # Of this process, not of the message: others may have the key.
+        return Nature(error.category, Kind.OUTAGE, "an encryption key is not where settings say")
     if isinstance(error, DecodeError | NoHandler):
         return Nature(error.category, Kind.POISON)
     if isinstance(error, EncodeError | RecordTooLarge):

@@ -14,6 +14,8 @@ from . import availability, parsing
 from .blocks import Problem
 from .clusters import Cluster, Connection
 from .consumers import through_topics
+from .encryption import Encryption, EncryptionKey
+from .events import CloudEvents
 from .parsing import Reading
 from .registries import Reference, Schema, SchemaOptions, SchemaRegistry
 from .schema import (
@@ -41,12 +43,15 @@ from .values import Wrong, parse_duration, topic
 
 __all__ = [
     "CircuitBreaker",
+    "CloudEvents",
     "Cluster",
     "Connection",
     "Consumer",
     "ConsumerTopic",
     "DeadLetters",
     "Dispatch",
+    "Encryption",
+    "EncryptionKey",
     "Health",
     "Heartbeats",
     "Kafka",

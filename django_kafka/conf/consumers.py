@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from . import encryption, events
 from .blocks import CONTRADICTION, MISSING, WRONG_VALUE, Block
 from .librdkafka import CLASSIC_ONLY, CLUSTER_SAME, CONSUMER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
@@ -88,6 +89,8 @@ CONSUMER: Mapping[str, Rule] = {
     "serializer": SERIALIZER,
     "key_serializer": SERIALIZER,
     **SCHEMAS,
+    **encryption.READING,
+    **events.READING,
     "auto_offset_reset": choice("earliest", "latest", "error"),
     "enable_auto_commit": flag,
     "auto_commit_interval": duration(0.001, 86400.0),
@@ -126,6 +129,8 @@ CONSUMER_TOPIC: Mapping[str, Rule] = {
     **SCHEMAS,
     "type_in": place,
     "version_in": place,
+    **encryption.READING_TOPIC,
+    **events.READING_TOPIC,
     "import": optional(choice(*IMPORTS)),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ ALLOWED = (
 )
 _LONGEST = 1000
 _SEPARATOR = re.compile(r"(?<!\\)\.")
-_LIST = "[]"
+ITEM = "[]"
+"""The step to an item of a list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +61,29 @@ def path(text: str) -> tuple[str, ...]:
     steps: list[str] = []
     for part in _SEPARATOR.split(text.strip()):
         name, items = part, 0
-        while name.endswith(_LIST):
-            name, items = name.removesuffix(_LIST), items + 1
+        while name.endswith(ITEM):
+            name, items = name.removesuffix(ITEM), items + 1
         if name:
             steps.append(name.replace(r"\.", "."))
         elif not items:
             raise Wrong(ALLOWED, f"{text!r} has a step without a name.")
-        steps += [_LIST] * items
+        steps += [ITEM] * items
     if steps[-1] == "**":
         raise Wrong(ALLOWED, f'{text!r} ends with "**": what is below that?')
     return tuple(steps)
+
+
+def after(paths: Sequence[tuple[str, ...]], step: str) -> list[tuple[str, ...]]:
+    """Return what is left of paths after one step: the name of a field, or "[]" for an item; () is at its end."""
+    left: list[tuple[str, ...]] = []
+    for each in paths:
+        head, rest = each[0], each[1:]
+        if head == "**":
+            # Any number of steps: this one, and those to come; or none at all.
+            left += [each, *after([rest], step)]
+        elif head in (step, "*"):
+            left.append(rest)
+    return left
 
 
 def _pattern(value: Any) -> re.Pattern[str]:

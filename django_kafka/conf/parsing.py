@@ -10,6 +10,8 @@ from typing import Any
 from .blocks import CONTRADICTION, DUPLICATE_NAME, UNKNOWN_CLUSTER, WRONG_VALUE, Block, Problem
 from .clusters import Cluster, read_cluster
 from .consumers import read_consumer
+from .encryption import find_what_encryption_lacks, read_keys
+from .events import find_what_events_lack
 from .librdkafka import reason_against
 from .masks import mask
 from .producers import read_producer
@@ -99,6 +101,9 @@ def read(setting: object) -> Reading:
     _find_unknown_clusters(clusters, "consumers", consumers.values(), problems)
     find_what_schemas_lack(clusters, "producers", producers.values(), problems)
     find_what_schemas_lack(clusters, "consumers", consumers.values(), problems)
+    find_what_events_lack(producers.values(), problems)
+    find_what_encryption_lacks(rest["encryption_keys"], "producers", producers.values(), problems)
+    find_what_encryption_lacks(rest["encryption_keys"], "consumers", consumers.values(), problems)
     kafka = Kafka(
         clusters=MappingProxyType(clusters),
         producers=MappingProxyType(producers),
@@ -145,6 +150,7 @@ def _read_the_rest(block: Block, prefix: str) -> dict[str, Any]:
         "metrics": Metrics(**metrics.read(METRICS)),
         "logging": Logging(**logging.read(LOGGING)),
         "tracing": Tracing(**tracing.read(TRACING)),
+        "encryption_keys": read_keys(block.block("encryption")),
         "bridges": _read_bridges(block),
         "error_categories": _read_error_categories(block.block("error_categories")),
     }

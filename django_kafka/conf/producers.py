@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from . import encryption, events
 from .blocks import CONTRADICTION, Block
 from .librdkafka import CLUSTER_SAME, PRODUCER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
@@ -46,6 +47,8 @@ PRODUCER: Mapping[str, Rule] = {
     "serializer": SERIALIZER,
     "key_serializer": SERIALIZER,
     **SCHEMAS,
+    **encryption.WRITING,
+    **events.WRITING,
     "acks": acks,
     "idempotent": optional(flag),
     "max_retries": optional(whole()),
@@ -63,6 +66,8 @@ PRODUCER_TOPIC: Mapping[str, Rule] = {
     "serializer": optional(SERIALIZER),
     "key_serializer": optional(SERIALIZER),
     **SCHEMAS,
+    **encryption.WRITING_TOPIC,
+    **events.WRITING,
     "routing": optional(ROUTING),
 }
 

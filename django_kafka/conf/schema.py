@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from .clusters import Cluster
+from .encryption import Encryption, EncryptionKey
+from .events import CloudEvents
 from .masks import Mask
 from .registries import Schema, SchemaOptions
 from .secrets import Options
@@ -41,6 +43,10 @@ class ProducerTopic:
     """Of keys."""
     schema_options: SchemaOptions = field(default_factory=SchemaOptions)
     """How the registry is used."""
+    encryption: Encryption | None = None
+    """What of values is encrypted."""
+    cloud_events: CloudEvents = field(default_factory=CloudEvents)
+    """How values are written as CloudEvents."""
     routing: str | None = None
     """Which partition a record goes to."""
 
@@ -85,6 +91,10 @@ class Producer:
     """Of keys."""
     schema_options: SchemaOptions = field(default_factory=SchemaOptions)
     """How the registry is used."""
+    encryption: Encryption = field(default_factory=Encryption)
+    """What of values is encrypted."""
+    cloud_events: CloudEvents = field(default_factory=CloudEvents)
+    """How values are written as CloudEvents."""
     acks: str = "all"
     """How many replicas must have a record: all, 1, or 0."""
     idempotent: bool | None = None
@@ -204,6 +214,14 @@ class ConsumerTopic:
     """Of keys."""
     schema_options: SchemaOptions = field(default_factory=SchemaOptions)
     """How the registry is used."""
+    encryption: Encryption | None = None
+    """What of values is encrypted."""
+    accept_plain: bool | None = None
+    """Whether values are read that are not encrypted."""
+    encrypted_for: tuple[str, ...] = ()
+    """Other topics, as Kafka knows them, for which its values may have been encrypted: they are copied from there."""
+    cloud_events: bool | None = None
+    """Whether values that are whole CloudEvents are read as their data."""
     timeout: float | None = None
     """How long a handler may run."""
     retry: Retry | None = None
@@ -266,6 +284,12 @@ class Consumer:
     """Of keys."""
     schema_options: SchemaOptions = field(default_factory=SchemaOptions)
     """How the registry is used."""
+    encryption: Encryption = field(default_factory=Encryption)
+    """What of values is encrypted."""
+    accept_plain: bool = False
+    """Whether values are read that are not encrypted; else they are poison."""
+    cloud_events: bool = False
+    """Whether values that are whole CloudEvents are read as their data."""
     auto_offset_reset: str = "earliest"
     """Where a group begins that has no offset: earliest, latest, or error."""
     enable_auto_commit: bool = True
@@ -420,6 +444,8 @@ class Kafka:
     """Put before topics, groups, retry and dead-letter topics."""
     tenant: str | None = None
     """Dotted path of what tells whose records are produced, for topics with `{tenant}` in their template."""
+    encryption_keys: tuple[EncryptionKey, ...] = ()
+    """The first one encrypts; all of them decrypt."""
     producers: Mapping[str, Producer] = field(default_factory=_nothing)
     """By name."""
     consumers: Mapping[str, Consumer] = field(default_factory=_nothing)

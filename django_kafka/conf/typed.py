@@ -177,6 +177,15 @@ class ClusterSettings(TypedDict, total=False):
     topics: Mapping[str, TopicSettings] | Sequence[str | Mapping[str, Any]]
 
 
+class CloudEventsSettings(TypedDict, total=False):
+    """KAFKA["producers"]["…"]["cloud_events"]"""
+
+    mode: Literal["none", "binary", "structured"]
+    source: str | None
+    type: str | None
+    content_type: str | None
+
+
 class ProducerTopicSettings(TypedDict, total=False):
     """KAFKA["producers"]["…"]["topics"]["…"]"""
 
@@ -185,6 +194,8 @@ class ProducerTopicSettings(TypedDict, total=False):
     schema: SchemaSource
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
+    encryption: Literal["none", "payload"] | Sequence[str] | None
+    cloud_events: Literal["none", "binary", "structured"] | CloudEventsSettings | None
     routing: str | None
 
 
@@ -210,6 +221,8 @@ class ProducerSettings(TypedDict, total=False):
     schema: SchemaSource
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
+    encryption: Literal["none", "payload"] | Sequence[str]
+    cloud_events: Literal["none", "binary", "structured"] | CloudEventsSettings | None
     acks: Literal["all", "1", "0", -1, 0, 1]
     idempotent: bool | None
     max_retries: int | None
@@ -275,6 +288,10 @@ class ConsumerTopicSettings(_ImportSettings, total=False):
     schema: SchemaSource
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
+    encryption: Literal["none", "payload"] | Sequence[str] | None
+    accept_plain: bool | None
+    encrypted_for: Sequence[str]
+    cloud_events: bool | None
     timeout: Duration | None
     dry_run: bool
     retry: RetrySettings
@@ -308,6 +325,9 @@ class ConsumerSettings(TypedDict, total=False):
     schema: SchemaSource
     key_schema: SchemaSource
     schema_options: SchemaOptionsSettings
+    encryption: Literal["none", "payload"] | Sequence[str]
+    accept_plain: bool
+    cloud_events: bool
     auto_offset_reset: Literal["earliest", "latest", "error"]
     enable_auto_commit: bool
     auto_commit_interval: Duration
@@ -362,6 +382,12 @@ class DeadLettersSettings(TypedDict, total=False):
     edit: bool
     mask: Sequence[str | MaskedTexts | MaskedKeys]
     audit_retention: Duration | None
+
+
+class EncryptionSettings(TypedDict, total=False):
+    """KAFKA["encryption"]"""
+
+    keys: Mapping[str, Kept]
 
 
 class HeartbeatsSettings(TypedDict, total=False):
@@ -426,6 +452,7 @@ class KafkaSettings(ClusterSettings, total=False):
     producers: Mapping[str, ProducerSettings] | Sequence[ProducerSettings]
     consumers: Mapping[str, ConsumerSettings] | Sequence[ConsumerSettings]
     dead_letters: DeadLettersSettings
+    encryption: EncryptionSettings
     heartbeats: HeartbeatsSettings
     health: HealthSettings
     metrics: MetricsSettings

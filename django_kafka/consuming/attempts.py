@@ -52,6 +52,7 @@ class Attempt:
             retries.blamed(self.error),
             category=category,
             handler=self._path(),
+            message=self.message,
             attempt=self.message.attempt,
             earlier=before,
         )

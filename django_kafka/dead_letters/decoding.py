@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 from .. import handlers, serializers
+from ..envelopes.opening import OpeningDecoder
 from ..exceptions import ConfigurationError, DecodeError, RegistryUnavailable
 from ..messages import Message
 from ..models import DeadLetter
 from .masking import Masking
+from .masking import hiding as _hiding
 from .stored import StoredMessage
 
 MOST = 8_388_608
@@ -40,10 +42,33 @@ def surely(letter: DeadLetter, part: str) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def _read(letter: DeadLetter, part: str) -> Any:
+def outside(letter: DeadLetter, part: str) -> tuple[Any, str]:
+    """Return the same as `decoded`, but nothing is decrypted."""
+    try:
+        return _read(letter, part, outside=True), ""
+    except (ConfigurationError, DecodeError, RegistryUnavailable) as error:
+        return None, str(error)
+    except Exception as error:  # noqa: BLE001  # as above
+        return None, f"{type(error).__name__}: {error}"
+
+
+def hiding(message: Message) -> Masking | None:
+    """Return what masks, in texts, all that was encrypted of a message; None when nothing was. Never raises."""
+    decoder = message._decoder
+    if not isinstance(decoder, OpeningDecoder) or not decoder.envelope.encryption:
+        return None
+    try:
+        return _hiding(decoder.encrypted(message))
+    except Exception:  # noqa: BLE001  # a registry, or a key, that is not there now
+        return Masking(opaque=True)
+
+
+def _read(letter: DeadLetter, part: str, *, outside: bool = False) -> Any:
     if getattr(letter, part) is None:
         return None
     decoder = handlers.decoder_for(letter.consumer, letter.topic)
+    if outside:
+        decoder = decoder.outside()
     read = partial(getattr, Message(StoredMessage(letter), decoder), part)
     return serializers.presentable(serializers.patiently(decoder, read))
 

@@ -212,7 +212,8 @@ def _with_error(report: Report, error: Exception, carried: Carried) -> Report:
         case retries.Skip(reason):
             return replace(report, outcome="skipped", reason=reason[:_LONGEST_TEXT])
         case retries.DeadLetter(category):
-            failure = Failure.of(retries.blamed(error), category=category, handler=report.handler)
+            blamed = retries.blamed(error)
+            failure = Failure.of(blamed, category=category, handler=report.handler, message=carried.message)
             return replace(
                 report,
                 outcome="failed",

@@ -16,6 +16,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from .. import conf, handlers, serializers, signatures
+from ..envelopes import encryption
+from ..envelopes.opening import OpeningDecoder
 from ..exceptions import ConfigurationError, KafkaError, NoHandler, ReplayRefused, shown
 from ..messages import Message
 from ..models import DeadLetter, Replay
@@ -133,6 +135,8 @@ def _of_bytes(letter: DeadLetter, edit: Edit) -> list[str]:
         decoder = handlers.decoder_for(letter.consumer, letter.topic)
     except KafkaError as error:
         return [str(error)]
+    if _is_bare(letter, edit, decoder):
+        return [_("The value is not encrypted, as those of its topic are to be.")]
     stored = StoredMessage(letter, _replay_of(letter, edit))
     found = []
     for part, read in ((_("The key"), decoder.key), (_("The value"), decoder.value)):
@@ -166,6 +170,13 @@ def _of_event(letter: DeadLetter, stored: StoredMessage) -> list[str]:
 def _unreadable(part: str, error: Exception) -> str:
     sentence = _("%(part)s cannot be read as its handler would read it: %(error)s")
     return sentence % {"part": part, "error": shown(error)[:500]}
+
+
+def _is_bare(letter: DeadLetter, edit: Edit, decoder: serializers.TopicDecoder) -> bool:
+    """Tell whether a value that is new has nothing around it that settings want to be around values."""
+    if not isinstance(decoder, OpeningDecoder) or not decoder.envelope.covers or edit.value is None:
+        return False
+    return edit.value != Edit.of(letter).value and not encryption.is_sealed(edit.value)
 
 
 def request(

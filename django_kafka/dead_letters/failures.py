@@ -12,7 +12,8 @@ from typing import Self
 from django.utils import timezone
 
 from ..exceptions import shown
-from . import frames
+from ..messages import Message
+from . import decoding, frames
 
 MOST_EARLIER = 10
 """Attempts before the last one that are stored with a letter."""
@@ -43,15 +44,25 @@ class Failure:
 
     @classmethod
     def of(
-        cls, error: BaseException, *, category: str, handler: str, attempt: int = 1, earlier: Iterable[Failure] = ()
+        cls,
+        error: BaseException,
+        *,
+        category: str,
+        handler: str,
+        message: Message | None = None,
+        attempt: int = 1,
+        earlier: Iterable[Failure] = (),
     ) -> Self:
-        """Return the failure that `error` stands for."""
+        """Return the failure that `error` stands for. What was encrypted of `message` is masked in its texts."""
         kind = type(error)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         traceback, frame = _origin(error, handler)
+        said = shown(error)
+        if message is not None and (hiding := decoding.hiding(message)) is not None:
+            said, traceback = hiding.text(said), hiding.text(traceback)
         return cls(
             error_type=storable(name)[:300],
-            error_message=storable(shown(error)),
+            error_message=storable(said),
             traceback=storable(traceback),
             category=category,
             handler=handler[:500],

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from .. import conf
-from ..conf.masks import Mask
+from ..conf.masks import ITEM, Mask, after
 
 MASK = "***"
 PATIENCE = 0.5
@@ -38,7 +38,6 @@ _MOST_VALUES = 1000
 _WHOLE_WORD = 8
 """Values shorter than this are masked only where they are words of their own."""
 
-_ITEM = "[]"
 _Path = tuple[str, ...]
 _Pairs = list[tuple[str, "bytes | None"]]
 
@@ -123,7 +122,7 @@ class Masking:
         if not self.mask.key or decoded is None:
             return self.knowing(decoded)
         try:
-            return self._with({*self.values, *_texts(_leaves(decoded))})
+            return self._with({*self.values, *_texts(leaves(decoded))})
         except RecursionError:
             return replace(self, opaque=True)
 
@@ -161,17 +160,17 @@ class Masking:
                     shown[free] = self._below(inner, paths, str(name), deadline)
                 return shown
             case list() | tuple() | set() | frozenset():
-                return [self._below(inner, paths, _ITEM, deadline) for inner in value]
+                return [self._below(inner, paths, ITEM, deadline) for inner in value]
         opened = _opened(value)
         return MASK if opened is None else self._value(opened, paths, deadline)
 
     def _below(self, value: Any, paths: Sequence[_Path], step: str, deadline: float) -> Any:
-        after = _after(paths, step)
-        return MASK if () in after else self._value(value, after, deadline)
+        left = after(paths, step)
+        return MASK if () in left else self._value(value, left, deadline)
 
     def _hides_header(self, name: str) -> bool:
         lowered = [tuple(step.lower() for step in path) for path in self.mask.fields]
-        return () in _after(lowered, name.lower())
+        return () in after(lowered, name.lower())
 
     def _spans(self, text: str, deadline: float) -> Iterator[tuple[int, int]]:
         for value in self.values:
@@ -203,6 +202,14 @@ def masking() -> Masking:
     return _of(conf.kafka().dead_letters.mask)
 
 
+def hiding(decoded: Any) -> Masking:
+    """Return a masking of all that these values hold, wherever a text tells it."""
+    try:
+        return Masking()._with(set(_texts(leaves(decoded))))
+    except RecursionError:
+        return Masking(opaque=True)
+
+
 @lru_cache(maxsize=4)
 def _of(mask: Mask) -> Masking:
     return Masking(mask)
@@ -212,26 +219,13 @@ def _deadline() -> float:
     return time.monotonic() + PATIENCE
 
 
-def _after(paths: Sequence[_Path], step: str) -> list[_Path]:
-    """Return what is left of paths after one step: the name of a field, or "[]" for an item; () is at its end."""
-    left: list[_Path] = []
-    for path in paths:
-        head, rest = path[0], path[1:]
-        if head == "**":
-            # Any number of steps: this one, and those to come; or none at all.
-            left += [path, *_after([rest], step)]
-        elif head in (step, "*"):
-            left.append(rest)
-    return left
-
-
 def _seen(value: Any, paths: Sequence[_Path]) -> Iterator[Any]:
     """Walk through what masked fields hold, down to its leaves."""
     match value:
         case Mapping():
             steps: Iterable[tuple[str, Any]] = ((str(name), inner) for name, inner in value.items())
         case list() | tuple() | set() | frozenset():
-            steps = ((_ITEM, inner) for inner in value)
+            steps = ((ITEM, inner) for inner in value)
         case None | bool() | str() | bytes() | bytearray() | memoryview() | int() | float():
             return
         case _:
@@ -240,28 +234,29 @@ def _seen(value: Any, paths: Sequence[_Path]) -> Iterator[Any]:
                 yield from _seen(opened, paths)
             return
     for step, inner in steps:
-        after = _after(paths, step)
-        if () in after:
-            yield from _leaves(inner)
-        elif after:
-            yield from _seen(inner, after)
+        left = after(paths, step)
+        if () in left:
+            yield from leaves(inner)
+        elif left:
+            yield from _seen(inner, left)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> Iterator[Any]:
+    """Walk through the texts and numbers that a value holds."""
     match value:
         case Mapping():
             for inner in value.values():
-                yield from _leaves(inner)
+                yield from leaves(inner)
         case list() | tuple() | set() | frozenset():
             for inner in value:
-                yield from _leaves(inner)
+                yield from leaves(inner)
         case None | bool():
             return
         case str() | bytes() | bytearray() | int() | float() | Decimal() | date() | time_of_day() | UUID():
             yield value
         case _:
             if (opened := _opened(value)) is not None:
-                yield from _leaves(opened)
+                yield from leaves(opened)
 
 
 def _opened_text(value: Any) -> Any:

@@ -104,7 +104,7 @@ class Carried:
             case retries.Skip(reason):
                 self.resolve(f"Skipped: {reason}")
             case retries.DeadLetter(category):
-                failure = Failure.of(retries.blamed(error), category=category, handler=self.path)
+                failure = Failure.of(retries.blamed(error), category=category, handler=self.path, message=self.message)
                 result = f"{failure.error_type}: {failure.error_message}"
                 with transaction.atomic(using=self.database):
                     self.claims.finish(self.replay, Replay.State.FAILED, result)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ..cloud_events import is_structured
 from ..models import DeadLetter
 from . import decoding
 from .masking import Masking, masking
@@ -39,7 +40,7 @@ def masked(letter: DeadLetter) -> Readable:
         return Readable(
             key=None, value=None, headers=[], error_message=letter.error_message, traceback=letter.traceback
         )
-    key, value, pairs = _decoded(letter.key), _decoded(letter.value), letter.headers
+    key, value, pairs = _decoded(letter.key), _value(letter), letter.headers
     knowing = masking_of(letter)
     return Readable(
         key=_written(knowing.key(key)),
@@ -71,6 +72,15 @@ def masking_of(letter: DeadLetter) -> Masking:
 def as_text(data: bytes) -> str:
     """Return bytes as text, with `\\xNN` for what is no UTF-8."""
     return data.decode("utf-8", "backslashreplace")
+
+
+def _value(letter: DeadLetter) -> Any:
+    """Return what a value holds for masks, whose paths begin at the data of a CloudEvent where handlers get that."""
+    if letter.value is not None and is_structured(letter.headers):
+        value, why = decoding.outside(letter, "value")
+        # What cannot be looked into is masked as a whole.
+        return object() if why else value
+    return _decoded(letter.value)
 
 
 def _decoded(data: bytes | memoryview | None) -> Any:

@@ -18,6 +18,7 @@ from django.db.models import Q, QuerySet
 
 from .. import conf
 from ..conf.masks import Mask
+from ..envelopes.encryption import PATTERN, is_sealed
 from ..models import DeadLetter, LetterWords
 from ..models.dead_letters import decode_headers
 from ..models.words import PARTS, Chunk
@@ -43,6 +44,7 @@ _EDITION = 1
 _WORD = re.compile(r"[^\W_]+")
 _HUMP = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 _ESCAPED = re.compile(r'\\(?:[bfnrt"\\/])')
+_SEALED = re.compile(PATTERN)
 _CHUNK = re.compile(r'"([^"]*)"|(\S+)')
 
 
@@ -58,8 +60,11 @@ def of(letter: DeadLetter) -> str:
     else:
         shown = readable.masked(letter)
         headers = " ".join(f"{name} {value or ''}" for name, value in shown.headers)
-        said = (shown.key or "", shown.error_message, headers, _ESCAPED.sub(" ", shown.value or ""))
+        read = "" if is_sealed(letter.value) else shown.value or ""
+        said = (shown.key or "", shown.error_message, headers, _ESCAPED.sub(" ", read))
     key, error, headers, value = said
+    # What is encrypted has no words.
+    value = _SEALED.sub(" ", value)
     kind = letter.error_type.rpartition(".")[2]
     # NoStockError is found by "stock", too.
     why = f"{letter.error_type} {' '.join(_HUMP.findall(kind))}"
@@ -222,7 +227,7 @@ def _headers(letter: DeadLetter) -> str:
 
 
 def _value(letter: DeadLetter) -> str:
-    if letter.value is None:
+    if letter.value is None or is_sealed(letter.value):
         return ""
     data = bytes(letter.value)
     if b"\\" in data[:_VALUE] and len(data) <= _DECODED:

@@ -9,7 +9,8 @@ from django.db import connections
 
 from .. import conf, correlation, handlers, logs, retries, tallies
 from ..deliveries import Delivery
-from ..exceptions import DeliveryTimeout, ReplayRefused
+from ..envelopes.opening import OpeningDecoder
+from ..exceptions import ConfigurationError, DeliveryTimeout, ReplayRefused
 from ..execution import Execution
 from ..gathering import Gathered, here
 from ..messages import LETTER_HEADER, MESSAGE_ID_HEADER, Message
@@ -87,7 +88,23 @@ def record_of(replay: Replay) -> Wire:
     headers.append((LETTER_HEADER, str(letter.pk).encode()))
     if replay.edited:
         headers.append((MESSAGE_ID_HEADER, _message_id(replay).encode()))
-    return stored.value(), stored.key(), -1, headers, 0
+    return _value_of(replay, stored), stored.key(), -1, headers, 0
+
+
+def _value_of(replay: Replay, stored: StoredMessage) -> bytes | None:
+    """Return the value as its topic reads it; raise what `Envelope.moved` raises."""
+    value, letter = stored.value(), replay.letter
+    if value is None or not replay.to_topic:
+        return value
+    try:
+        decoder = handlers.decoder_for(letter.consumer, letter.topic)
+    except ConfigurationError:
+        return value  # its consumer is in settings no more
+    return (
+        decoder.envelope.moved(value, replay.to_topic, stored.headers())
+        if isinstance(decoder, OpeningDecoder)
+        else value
+    )
 
 
 def route_of(replay: Replay) -> Route:

@@ -180,7 +180,10 @@ class Look:
         yield clocks.of_records(self._inspector.newest(found, self.budget.part(_ASKING).left), bool(found))
 
     def _registry(self) -> Iterator[Finding]:
-        yield from registries.look(self.way.cluster, self.budget.part(_ASKING).left, _kinds(self.way))
+        found = list(registries.look(self.way.cluster, self.budget.part(_ASKING).left, _kinds(self.way)))
+        yield from found
+        if all(one.state is not State.ERROR for one in found):
+            yield from registries.compare(self.way.cluster, self.budget.part(_ASKING).left)
 
 
 def _kinds(way: Way) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .. import conf
+from .. import conf, schema_plans
 from ..clients import schema_registry
 from ..clients.schema_registry import Registry
 from ..exceptions import (
@@ -14,10 +14,10 @@ from ..exceptions import (
     KafkaError,
     RegistryUnavailable,
 )
+from ..needed_schemas import needed
 from .findings import Finding, error, note, unseen, warning, well
 
-CHECK = "registry"
-_NEEDED = {"avro": "AVRO", "jsonschema": "JSON", "protobuf": "PROTOBUF"}
+CHECK, SCHEMAS = "registry", "schemas"
 
 
 def look(cluster: conf.Cluster, seconds: float, kinds: frozenset[str]) -> Iterator[Finding]:
@@ -55,7 +55,7 @@ def _of_types(
 ) -> Iterator[Finding]:
     saw = f"It answers {found.refusals.who()}, and has schemas of the types {', '.join(sorted(types))}."
     yield well(CHECK, saw, of=settings.url, types=sorted(types))
-    lacking = sorted(kind for kind in kinds if _NEEDED[kind] not in types)
+    lacking = sorted(kind for kind in kinds if schema_registry.TYPES[kind] not in types)
     if lacking:
         saw = f"It has no schemas for {' and '.join(lacking)}, which settings name as serializers."
         yield error(CHECK, saw, "Use a registry that has them, or another serializer.", of=settings.url)
@@ -63,3 +63,26 @@ def _of_types(
         yield note(
             CHECK, "No producer and no consumer of this cluster has a serializer that needs it.", of=settings.url
         )
+
+
+def compare(cluster: conf.Cluster, seconds: float) -> Iterator[Finding]:
+    """Yield how the schemas of settings stand in the registry of a cluster, asked for so many seconds."""
+    if not cluster.schema_registry.url:
+        return
+    try:
+        mine = [one for one in needed() if one.contract.cluster == cluster.name]
+        found = schema_registry.within(seconds, lambda: list(schema_plans.look(mine)))
+    except (schema_registry.TooSlow, ConfigurationError) as trouble:
+        yield unseen(SCHEMAS, str(trouble).removesuffix("."))
+        return
+    for one in found:
+        subject = one.needed.contract.subject
+        if one.state is schema_plans.State.UNKNOWN:
+            yield unseen(SCHEMAS, one.why.removesuffix("."), of=subject)
+        elif not one.is_well:
+            saw = f"The schema of {subject!r}, {', '.join(one.needed.uses)}, is {one.state} in the registry"
+            mend = f"python manage.py kafka_schemas {'register' if one.is_due else 'diff'} {subject}"
+            tell = note if one.is_due and one.needed.registered else warning
+            yield tell(SCHEMAS, f"{saw}{f': {one.why}' if one.why else ''}.", mend, of=subject, state=one.state.value)
+    if found and all(one.is_well for one in found):
+        yield well(SCHEMAS, f"The registry has what settings need of it: {len(found)} in number.")

@@ -141,13 +141,22 @@ def _decoded(
         return data
 
 
+def _opened(route: Route, data: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> Any:
+    if route.envelope is None or data is None:
+        return _decoded(route.value, data, route.topic, headers)
+    try:
+        return route.envelope.open(data, headers)
+    except Exception:  # noqa: BLE001  # as above
+        return data
+
+
 def _seen(route: Route, wire: Wire) -> Produced:
     value, key, partition, headers, timestamp = wire
     return Produced(
         producer=route.producer.name,
         topic=route.topic,
         key=_decoded(route.key, key, route.topic, headers or ()),
-        value=_decoded(route.value, value, route.topic, headers or ()),
+        value=_opened(route, value, headers or ()),
         raw_key=key,
         raw_value=value,
         headers=tuple(headers or ()),

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.urls import reverse
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from django_kafka import services
+from django_kafka import conf, services
 from django_kafka.clients import embedded
 from django_kafka.exceptions import KafkaError
 from django_kafka.models import DeadLetter
@@ -32,6 +32,7 @@ from testproject.flights.models import Flight
 
 from .backlog import Backlog
 from .processes import Child, DemoError
+from .schemas import Reporting
 from .screen import Numbers, Screen
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,9 @@ USUAL = 55_893
 
 SLICE = 500
 """Flights that are sent at a time."""
+
+REPORTED = 2_000
+"""Flights that are reported with schemas as well, when there is a registry."""
 
 STALLED = 60.0
 """Seconds without anything settled after which the demo gives up."""
@@ -171,6 +175,7 @@ def run(wishes: Wishes) -> int:
     flights = islice(source.read(source.fetch()), wishes.flights)
     with ExitStack() as running:
         fresh_database()
+        register_schemas()
         broker = running.enter_context(child("broker", "kafka_broker"))
         broker.wait_until(embedded.running)
         with child("worker", "kafka_consume", "operations") as worker:
@@ -180,6 +185,8 @@ def run(wishes: Wishes) -> int:
             if code := worker.stop():
                 raise DemoError(f"The worker ended with {code} when asked to stop; see {worker.log}.")
         good = report(sending, took)
+        if good and conf.cluster().schema_registry.url:
+            good = report_with_schemas(wishes.flights)
         if wishes.serve and good:
             serve(running, port)
         return 0 if good else 1
@@ -192,6 +199,17 @@ def fresh_database() -> None:
         name.with_name(name.name + suffix).unlink(missing_ok=True)
     console.print(f"Fresh database: {name}")
     call_command("migrate", verbosity=0)
+
+
+def register_schemas() -> None:
+    """Have the registry know the schemas of the project, when there is one."""
+    if not (url := conf.cluster().schema_registry.url):
+        return
+    console.print(f"Schemas, and the registry at {url}:")
+    try:
+        call_command("kafka_schemas", "register", "--no-input")
+    except CommandError as error:
+        raise DemoError(str(error)) from error
 
 
 def report(sending: Sending, took: float) -> bool:
@@ -209,11 +227,31 @@ def report(sending: Sending, took: float) -> bool:
     return not disagreements
 
 
+def report_with_schemas(count: int) -> bool:
+    """Have airports report the first flights with schemas, print the sums, and tell whether they agree."""
+    flights = list(islice(source.read(source.fetch()), min(count, REPORTED)))
+    with child("reports", "kafka_consume", "reports") as worker:
+        reporting = Reporting(worker, STALLED)
+        try:
+            reporting.run(flights)
+        finally:
+            reporting.close()
+            services.close("default")
+        if code := worker.stop():
+            raise DemoError(f"The worker ended with {code} when asked to stop; see {worker.log}.")
+    for topic, sums in reporting.sums().items():
+        console.print(f"{topic}: {sums}")
+    disagreements = reporting.disagreements()
+    for sentence in disagreements:
+        console.print(f"[bold red]These should be the same:[/] {sentence}")
+    return not disagreements
+
+
 def serve(running: ExitStack, port: int) -> None:
     """Serve the admin, with a worker that carries out replays, until Ctrl-C."""
     password = secrets.token_urlsafe(9)
     get_user_model().objects.create_superuser("admin", password=password)
-    running.enter_context(child("worker", "kafka_consume", "operations", "--reload"))
+    running.enter_context(child("worker", "kafka_consume", *settings.KAFKA["consumers"], "--reload"))
     web = running.enter_context(child("admin", "runserver", "--noreload", f"127.0.0.1:{port}"))
     web.wait_until(lambda: _answers(port))
     letters = reverse("admin:lynx_kafka_deadletter_changelist")

@@ -17,6 +17,8 @@ class Flight(models.Model):
     departed = models.TimeField(null=True, blank=True, help_text="By the clock at the gate; empty when cancelled.")
     delay = models.IntegerField(null=True, blank=True, help_text="In minutes; negative when it left early.")
     tail_number = models.CharField(max_length=16, blank=True)
+    punctual = models.BooleanField(null=True, blank=True, help_text="Whether it arrived less than 15 minutes late.")
+    speed = models.PositiveIntegerField(null=True, blank=True, help_text="In knots, between the airports.")
 
     class Meta:
         ordering: ClassVar[list[str]] = ["scheduled", "carrier", "number"]

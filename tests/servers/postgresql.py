@@ -22,10 +22,11 @@ class PostgreSQL(Server):
     name = "PostgreSQL"
     user = "postgres"
 
-    def __init__(self, *, durable: bool = False) -> None:
-        """Make one whose COMMIT waits for the disk, as in production, when it is to be `durable`."""
+    def __init__(self, *options: str, durable: bool = False) -> None:
+        """Make one with these settings, whose COMMIT waits for the disk, as in production, if it is to be `durable`."""
         super().__init__()
         self.durable = durable
+        self.options = options
         self.port = free_port()
         self.program: Program | None = None
 
@@ -59,6 +60,7 @@ class PostgreSQL(Server):
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "max_connections=200",
+            *self.options,
         ]
         if not self.durable:
             options += ["fsync=off", "full_page_writes=off"]

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from .codecs import Codec, Use, codec
+from .contracts import Contract, contract
 from .library import as_dict, is_message
 from .patience import TooSlow, within
+from .prototext import prototext
 from .registry import Registry, of
+from .sources import TYPES
+from .subjects import Subjects, Version
 
-__all__ = ["Codec", "Registry", "TooSlow", "Use", "as_dict", "codec", "is_message", "of", "within"]
+__all__ = [
+    "TYPES", "Codec", "Contract", "Registry", "Subjects", "TooSlow", "Use", "Version", "as_dict", "codec", "contract",
+    "is_message", "of", "prototext", "within",
+]  # fmt: skip

@@ -137,18 +137,31 @@ class Codec:
         subject = (
             f"{self.use.topic}-{self.use.part}" if self.options.subject == "topic" else f"that of {self.use.topic}"
         )
-        return Question(what=f"subject {subject!r}", subject=subject, registers=self._registers)
+        return Question(what=f"subject {subject!r}", subject=subject, registers=self.registers)
 
     @property
-    def _registers(self) -> bool:
+    def registers(self) -> bool:
+        """Tell whether it registers its schema when it first writes."""
         asked = self.options.auto_register
         return not self.options.use_latest and (settings.DEBUG if asked is None else asked)
+
+    def subject_of(self, record: str | None) -> str | None:
+        """Return the subject of a schema whose record is called so; None where it cannot be known without one.
+
+        Raises `ConfigurationError`, and what a function of the project raises that names subjects.
+        """
+        found: str | None = self._strategy(library.load())(self._context, record)
+        return found
+
+    def message_class(self) -> Any:
+        """Return the class of its messages. Raises `ConfigurationError`; only for Protobuf."""
+        return self._message_class
 
     def _make_writer(self, client: Any) -> Any:
         package, use = library.load(), self.use
         module = library.load(use.kind)
         chosen = {
-            "auto.register.schemas": self._registers,
+            "auto.register.schemas": self.registers,
             "use.latest.version": self.options.use_latest,
             "normalize.schemas": self.options.normalize,
             "subject.name.strategy": self._strategy(package),

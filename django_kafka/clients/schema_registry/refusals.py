@@ -149,6 +149,20 @@ class Refusals:
         return f'{self.path}["username"] and ["password"]' if found.username else self.path
 
 
+def answer_to(error: BaseException) -> tuple[int, int]:
+    """Return the status and the code that a registry answered with; zeros when it did not answer."""
+    for one in _chain(error):
+        if type(one).__name__ == "SchemaRegistryError":
+            return getattr(one, "http_status_code", 0), getattr(one, "error_code", 0) or 0
+    return 0, 0
+
+
+def is_unknown(error: BaseException) -> bool:
+    """Tell whether a registry answered that it has no such subject, version or schema."""
+    status, code = answer_to(error)
+    return status == 404 and code in _UNKNOWN
+
+
 def _shown(name: object) -> str:
     try:
         return repr(revealed(name))

@@ -14,7 +14,8 @@ from ... import conf, events
 from ...exceptions import ConfigurationError
 from . import library
 
-_TYPES = {"avro": "AVRO", "jsonschema": "JSON"}
+TYPES = {"avro": "AVRO", "jsonschema": "JSON", "protobuf": "PROTOBUF"}
+"""What registries call the schemas of each serializer."""
 
 
 def written(kind: str, source: conf.Schema, place: str) -> Any:
@@ -26,7 +27,7 @@ def written(kind: str, source: conf.Schema, place: str) -> Any:
         raise ConfigurationError(f"{place} is no schema: it is not JSON ({error}).") from None
     package = library.load()
     references = [package.SchemaReference(one.name, one.subject, one.version) for one in source.references]
-    return package.Schema(text, _TYPES[kind], references)
+    return package.Schema(text, TYPES[kind], references)
 
 
 def message_class(source: conf.Schema, place: str) -> Any:

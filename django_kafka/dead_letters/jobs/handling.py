@@ -127,14 +127,14 @@ class Handling:
                 return True
             case retries.DeadLetter(category):
                 self._pass_over(replay)
-                self._known.failed.append((replay, *self._failure(error, category)))
+                self._known.failed.append((replay, *self._failure(error, category, self._message)))
                 return False
         # An outage. Whether it came before or after a COMMIT the cursor tells whoever goes on.
         self._write_if_possible()
         raise error
 
-    def _failure(self, error: Exception, category: str) -> tuple[Failure, str]:
-        failure = Failure.of(retries.blamed(error), category=category, handler=self._path)
+    def _failure(self, error: Exception, category: str, message: Message | None) -> tuple[Failure, str]:
+        failure = Failure.of(retries.blamed(error), category=category, handler=self._path, message=message)
         return failure, f"{failure.error_type}: {failure.error_message}"
 
     def _pass_over(self, replay: Replay) -> None:
@@ -202,7 +202,7 @@ class Handling:
                 self._known.succeeded.append((replay, f"Skipped: {reason}"))
                 return True
             case retries.DeadLetter(category):
-                self._known.failed.append((replay, *self._failure(error, category)))
+                self._known.failed.append((replay, *self._failure(error, category, message)))
             case _ if self._stop.is_set():
                 log.info("replay=%s runs again: it was told to stop, and its records may be lost", replay.pk)
             case _:
