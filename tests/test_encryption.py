@@ -6,8 +6,8 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
-from django_kafka import categories, conf, handlers, services
+from django_kafka import categories, conf, handlers, services, upcasters
+from django_kafka.cloud_events import CloudEvent
 from django_kafka.conf import Secret
 from django_kafka.dead_letters import dry_runs, editing, erasing, exporting, replaying, searching
 from django_kafka.dead_letters.decoding import decoded
@@ -666,3 +667,77 @@ def test_an_edit_in_clear_is_refused(settings: Settings, db: None, accept_plain:
     edit = editing.Edit(key=b"UA 1545", value=b'{"a":1}', headers=())
     with pytest.raises(ReplayRefused, match="not encrypted"):
         editing.request(letter.pk, edit, version=editing.version_of(letter))
+
+
+# Events as Python types
+
+
+@dataclass(frozen=True)
+class Passenger:
+    name: str
+    email: str
+    born: date | None = None
+
+
+@dataclass(frozen=True)
+class Boarded:
+    passenger: Passenger
+    seat: str
+    flight: str
+
+
+BOARDED = Boarded(Passenger("Jane Doe-Miller", "jane@example.com", date(1990, 1, 2)), "17D", "UA 1545")
+boarded: list[Any] = []
+
+
+def board(event: Boarded) -> None:
+    boarded.append(event)
+
+
+def of_version_1(payload: dict[str, Any]) -> dict[str, Any]:
+    return {**payload, "seat": payload.pop("place")}
+
+
+@pytest.mark.parametrize("value", [BOARDED, {"passenger": BOARDED.passenger, "seat": "17D", "flight": "UA 1545"}])
+@pytest.mark.parametrize("chosen", ["payload", FIELDS])
+def test_fields_of_an_object_are_encrypted_wherever_it_lies(settings: Settings, chosen: Any, value: Any) -> None:
+    settings.KAFKA = kafka(chosen)
+    data = sealed(value)
+    assert_dark(data)
+    boarded.clear()
+    handlers.subscribe("boardings", board, consumer="ops")
+    try:
+        handler = handlers.for_topic("ops", "boardings")
+        data = sealed(value, "boardings")
+        handler.match(message := Message(Raw(data, "boardings"), handler.decoder)).call(message)
+    finally:
+        handlers.forget(board)
+    assert boarded == [BOARDED]
+
+
+@pytest.mark.parametrize("chosen", ["payload", FIELDS])
+def test_upcasters_get_what_was_encrypted(settings: Settings, chosen: Any) -> None:
+    settings.KAFKA = kafka(chosen, version_in={"field": "v"}, type_in={"field": "type"})
+    boarded.clear()
+    handlers.kafka_handler(topics="boardings", consumer="ops", type="Boarded", version=2)(board)
+    handlers.upcaster(type="Boarded", from_version=1)(of_version_1)
+    try:
+        found = handlers.for_topic("ops", "boardings")
+        old = {"type": "Boarded", "v": 1, "passenger": BOARDED.passenger, "place": "17D", "flight": "UA 1545"}
+        data = sealed(old, "boardings")
+        assert_dark(data)
+        found.match(message := Message(Raw(data, "boardings"), found.decoder)).call(message)
+        assert found.decoder.encrypted(message)
+        outside = found.decoder.outside().value(message)
+        assert_dark(outside if isinstance(outside, bytes) else json.dumps(outside))
+    finally:
+        handlers.forget(board)
+        upcasters.forget(of_version_1)
+    assert boarded == [BOARDED]
+
+
+def test_a_cloud_event_is_no_object_to_be_sent_as_it_is(settings: Settings) -> None:
+    settings.KAFKA = {**kafka(""), "producers": {"default": {}}, "consumers": {}}
+    event = CloudEvent(data=JANE, extensions={"a": "b"})
+    with pytest.raises(EncodeError, match=r"of type .*CloudEvent, does not serialize"):
+        sealed(event)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..conf.masks import ITEM, after
+from ..events import plain
 from ..exceptions import EncodeError, Undecryptable
 from ..serializers import Json
 from .encryption import TOKEN, seal_text, unseal_text
@@ -25,7 +26,7 @@ def sealed(value: Any, paths: Paths, topic: str) -> Any:
 
     Raises `EncodeError` for what cannot be looked into.
     """
-    if not isinstance(value, Mapping | list | tuple):
+    if not isinstance(value, Mapping | list | tuple) and plain(value, text=False) is None:
         kind = type(value).__name__
         raise EncodeError(f"The value for {topic!r} is {kind}; fields are encrypted of dicts and lists only.")
 
@@ -77,7 +78,9 @@ def _changed(value: Any, paths: Paths, path: str, change: _Change) -> Any:
             return {name: _step(inner, paths, *steps[name], change) for name, inner in value.items()}
         case list() | tuple():
             return [_step(inner, paths, ITEM, f"{path}{ITEM}", change) for inner in value]
-    return value
+    # An event has fields, too, wherever it lies: serializers would write them as they are.
+    whole = plain(value, text=False)
+    return value if whole is None else _changed(whole, paths, path, change)
 
 
 def _step(value: Any, paths: Paths, step: str, path: str, change: _Change) -> Any:

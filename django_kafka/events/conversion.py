@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 from django.utils.functional import Promise
 
+from ..cloud_events import CloudEvent
 from ..exceptions import ConfigurationError
 from . import pydantic
 from .faults import Unfit
@@ -113,6 +114,9 @@ def plain(value: Any, *, text: bool) -> Any:
 
     With `text` for JSON, where there are no bytes.
     """
+    if isinstance(value, CloudEvent):
+        # It says something of a value, and is none: a producer that sends no such events refuses it.
+        return None
     if pydantic.is_model(type(value)):
         value = pydantic.dumped(value, text=text)
     elif not (is_dataclass(value) and not isinstance(value, type)) and not isinstance(value, msgspec.Struct):
