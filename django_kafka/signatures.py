@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from . import conf
 from .events import Converter, Unfit, typed
@@ -88,8 +88,18 @@ def _of_list(kind: Any, with_messages: bool) -> Taken:
 
 
 def _is_of(kind: Any, ours: type) -> bool:
-    """Tell whether an annotation is of our messages: their class, one below it, or `object` and the like."""
+    """Tell whether an annotation is of our messages: their class, one below it, or `object` and the like.
+
+    A function that serves both kinds of handlers may say so: `Message | list[Message]`.
+    """
+    if get_origin(kind) in (Union, UnionType):
+        ours_too = (NoneType, Message, Messages)
+        return all(one in ours_too or _is_list_of_messages(one) for one in get_args(kind))
     return kind is Any or (isinstance(kind, type) and (kind in ours.__mro__ or ours in kind.__mro__))
+
+
+def _is_list_of_messages(kind: Any) -> bool:
+    return get_origin(kind) in _LISTS and all(_is_of(one, Message) for one in get_args(kind))
 
 
 def _written(parameter: inspect.Parameter) -> str:

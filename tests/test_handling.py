@@ -192,7 +192,9 @@ def test_poison_goes_straight_to_the_letters_with_its_bytes(workplace: Workplace
 def test_a_message_that_no_handler_wants_is_poison(workplace: Workplace) -> None:
     workplace.consume(Seen())
     handlers.forget(workplace._subscribed[0])
-    registry._register("ops", workplace.topic, workplace._subscribed[0], {"type": "cancelled"})
+    registry._register(
+        "ops", workplace.topic, workplace._subscribed[0], registry.Wanted(header=(("type", "cancelled"),))
+    )
     workplace.send([0])
     workplace.send([1], headers=[("type", b"cancelled")])
     with workplace.worker():

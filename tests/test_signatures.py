@@ -128,6 +128,10 @@ def list_of_values(events: Any, messages: Any) -> None:
 def list_of_one(event: Gate, messages: Messages) -> None: ...
 
 
+def of_both_kinds(message: Message | list[Message] | None) -> None:
+    seen.append(message)
+
+
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     before = list(registry._registered)
@@ -184,7 +188,7 @@ def test_a_handler_gets_what_its_annotation_says(use: Callable[..., None], handl
     assert seen == [expected]
 
 
-@pytest.mark.parametrize("handler", ["of_message", "of_anything"])
+@pytest.mark.parametrize("handler", ["of_message", "of_anything", "of_both_kinds"])
 def test_a_handler_without_a_type_gets_the_message_itself(use: Callable[..., None], handler: str) -> None:
     use(handler)
     assert [call(GATE)] == seen
