@@ -201,7 +201,7 @@ class _Page:
 
     def _consumer(self, one: Consumer) -> dict[str, Any]:
         window = one.figures.windows["1m"] if one.figures is not None else None
-        state = _state(one)
+        state = one.state or "–"
         pause: tuple[str, Any, dict[str, object]] = ("pause", _("Pause"), {})
         if one.paused:
             pause = ("resume", _("Resume"), {})
@@ -318,22 +318,6 @@ def _problems(overview: Overview) -> Iterator[str]:
             yield _("%(name)s: topics that are not there: %(topics)s") % {"name": one.name, "topics": missing}
         if one.group is not None and one.group.reason:
             yield f"{one.name}: {one.group.reason}"
-
-
-def _state(one: Consumer) -> str:
-    if not one.declared:
-        return "not declared"
-    if not one.enabled:
-        return "off"
-    if one.paused:
-        return "paused"
-    if one.circuit in (Worker.Circuit.OPEN, Worker.Circuit.PROBING):
-        return f"circuit {one.circuit}"
-    if one.waiting:
-        return "waiting"
-    if one.group is None:
-        return "asking"
-    return "–" if one.group.state == "unknown" else one.group.state.rpartition(" ")[2]
 
 
 def _trend(one: Consumer) -> str:

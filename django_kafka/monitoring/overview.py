@@ -87,6 +87,24 @@ class Consumer:
     figures: ConsumerMetrics | None = None
     """What they did in the last minutes; None: none of them says."""
 
+    @property
+    def state(self) -> str:
+        """The word for what matters most; "asking": brokers have not told of its group; "": they do not know it."""
+        if not self.declared:
+            return "not declared"
+        if not self.enabled:
+            return "off"
+        if self.paused:
+            return "paused"
+        if self.circuit in (Worker.Circuit.OPEN, Worker.Circuit.PROBING):
+            return f"circuit {self.circuit}"
+        if self.waiting:
+            return "waiting"
+        if self.group is None:
+            return "asking"
+        # The last word of "preparing rebalancing" and the like says enough.
+        return "" if self.group.state == "unknown" else self.group.state.rpartition(" ")[2]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:

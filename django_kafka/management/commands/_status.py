@@ -75,20 +75,8 @@ def _short(number: float) -> str:
 
 def state(one: Consumer, asking: bool) -> str:
     """Return the word for what matters most about a consumer."""
-    if not one.declared:
-        return "not declared"
-    if not one.enabled:
-        return "off"
-    if one.paused:
-        return "paused"
-    if one.circuit in (Worker.Circuit.OPEN, Worker.Circuit.PROBING):
-        return f"circuit {one.circuit}"
-    if one.waiting:
-        return "waiting"
-    if one.group is None:
-        return "asking" if asking else "-"
-    # The last word of "preparing rebalancing" and the like says enough.
-    return "-" if one.group.state == "unknown" else one.group.state.rpartition(" ")[2]
+    found = one.state
+    return "-" if not found or (found == "asking" and not asking) else found
 
 
 def _trend(one: Consumer, signs: Signs) -> str:
