@@ -85,6 +85,35 @@ def test_a_program_that_ignores_a_polite_signal_is_ended_with_its_children(tmp_p
     wait_until(lambda: not alive(child), message="The child of the program still runs")
 
 
+COUNTING = """
+import itertools, sys, threading
+from pathlib import Path
+
+def count(file):
+    for number in itertools.count():
+        file.write_text(str(number))
+
+for name in sys.argv[1:]:
+    threading.Thread(target=count, args=[Path(name)]).start()
+"""
+
+
+def test_no_thread_of_a_frozen_program_goes_on(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(8)]
+    program = Program.start([sys.executable, "-c", COUNTING, *files], log=tmp_path / "log")
+    try:
+        wait_until(lambda: all(file.exists() for file in files))
+        for _ in range(20):
+            program.freeze()
+            before = [file.stat().st_mtime_ns for file in files]
+            # Whatever was still running would write now.
+            subprocess.run([sys.executable, "-c", ""], check=True)
+            assert [file.stat().st_mtime_ns for file in files] == before
+            program.send_signal(signal.SIGCONT)
+    finally:
+        program.end()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_program_does_not_outlive_a_run_that_was_killed(tmp_path: Path, number: signal.Signals) -> None:

@@ -37,7 +37,7 @@ def test_kills_and_zombies_repeat_nothing(project: Project, topic: Callable[...,
         worker.wait(10)
     zombie = project.manage("kafka_consume")
     wait_effects(project, name, 60 * (kills + 1), 40)
-    zombie.send_signal(signal.SIGSTOP)
+    zombie.freeze()
     project.manage("kafka_consume")
     wait_committed(project, name, 60)
     zombie.send_signal(signal.SIGCONT)

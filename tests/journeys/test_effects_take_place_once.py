@@ -108,7 +108,7 @@ def test_a_worker_that_wakes_up_after_another_took_over_rolls_back(
     wait_until(begun.exists)
     wait_until(lambda: query(project, 'SELECT "offset" FROM lynx_kafka_claim') == [(40,)])
     # In mid-transaction: its effect is written, and not committed.
-    zombie.send_signal(signal.SIGSTOP)
+    zombie.freeze()
     gate.touch()
     heir = project.manage("kafka_consume")
     wait_committed(project, name, 60)

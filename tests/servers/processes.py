@@ -114,6 +114,18 @@ class Program(subprocess.Popen[bytes]):
         except subprocess.TimeoutExpired:
             raise AssertionError(f"It still ran after {seconds} s. {tail(self.log)}") from None
 
+    def freeze(self) -> None:
+        """Stop all its threads; back when they stand still: SIGSTOP alone lets those on another core go on a while."""
+        self.send_signal(signal.SIGSTOP)
+        wait_until(self._stands_still, message="it did not stand still", every=0.01)
+
+    def _stands_still(self) -> bool:
+        try:
+            found = [one.read_text() for one in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+        except (FileNotFoundError, ProcessLookupError):  # one of its threads has just ended
+            return False
+        return all(one.rpartition(")")[2].split()[0] in "TZ" for one in found)
+
     def end(self, *signals: signal.Signals, seconds: float = 15) -> None:
         """Send signals one after another, `seconds` apart, until it is gone; then make sure that its whole group is."""
         for number in signals:
