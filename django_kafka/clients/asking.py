@@ -6,7 +6,9 @@ import ctypes
 import os
 import threading
 import weakref
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
 
 import confluent_kafka
 from confluent_kafka.admin import AdminClient
@@ -18,6 +20,11 @@ from .logs import ClientLog
 from .making import make
 from .refusals import Refusals
 from .scrubbing import Scrubber
+
+_LONGEST = 3600.0
+"""Seconds for which the library can be told to wait for an answer, at most."""
+
+_Key = TypeVar("_Key")
 
 
 class Unreachable(ConfigurationError):
@@ -44,6 +51,7 @@ class AskingClient:
         self.scrub = Scrubber(properties)
         self._refusals = Refusals(properties, self.scrub)
         self._rotation = Rotation(properties)
+        self._log = ClientLog("admin", properties.cluster, self.scrub)
         self._login: str | None = None
         """What is refused about the login, if that was the last trouble."""
         self._client: AdminClient | None = self._make()
@@ -60,6 +68,29 @@ class AskingClient:
         # What it tells of itself waits for somebody to poll: it would pile up in a client that lives for long.
         client.poll(0)
         return client
+
+    def ask_coordinators(
+        self, ask: Callable[[Any, float], Mapping[_Key, Future[Any]]], seconds: float
+    ) -> Mapping[_Key, Future[Any]]:
+        """Return the answers of those who coordinate groups; what is not done by then was not answered in `seconds`.
+
+        `ask` gets the client, and for how many seconds the library shall wait.
+        """
+        # When its own time is over before it has a connection to a coordinator, librdkafka (2.16; its issue 4605) frees
+        # what waits, and uses that once the coordinator is there: the process is aborted. So we wait, and end what
+        # waits together with its client.
+        client = self.now
+        answers = ask(client, _LONGEST)
+        if wait(answers.values(), seconds).not_done:
+            self._give_up(client)
+        return answers
+
+    def _give_up(self, client: Any) -> None:
+        # It tells why it has no connection only to who polls.
+        client.poll(0)
+        with self._lock:
+            if self._client is client:
+                self._client = None
 
     def answered(self) -> None:
         """Note that brokers have answered: what they refused before is over."""
@@ -80,10 +111,8 @@ class AskingClient:
         return Unreachable(f"{sentence}: {self.scrub(errors.sentence(error))}")
 
     def _make(self) -> AdminClient:
-        name = self._properties.cluster
-        log = ClientLog("admin", name, self.scrub)
-        what = f"A client for cluster {name!r}"
-        return make(AdminClient, what, self._properties, self.scrub, log, {"error_cb": self._note})
+        what = f"A client for cluster {self._properties.cluster!r}"
+        return make(AdminClient, what, self._properties, self.scrub, self._log, {"error_cb": self._note})
 
     def _note(self, error: confluent_kafka.KafkaError) -> None:
         if error.name() != "_ALL_BROKERS_DOWN":

@@ -99,13 +99,13 @@ class GroupAdmin(TopicAdmin):
     def group(self) -> Group:
         """Return how the group stands. Raises `Unreachable`."""
         try:
-            (found,) = self._ask("who is in it", lambda client: self._describe(client, [self.group_id])).values()
+            (found,) = self._ask_coordinator("who is in it", self._describe).values()
         except _Unsupported:
             return Group(state="unknown")
         return described(found)
 
-    def _describe(self, client: Any, groups: list[str]) -> Mapping[str, Future[Any]]:
-        answers: Mapping[str, Future[Any]] = client.describe_consumer_groups(groups, request_timeout=self.timeout)
+    def _describe(self, client: Any, seconds: float) -> Mapping[str, Future[Any]]:
+        answers: Mapping[str, Future[Any]] = client.describe_consumer_groups([self.group_id], request_timeout=seconds)
         return answers
 
     def committed(self, places: Iterable[Place]) -> dict[Place, int | None]:
@@ -114,9 +114,9 @@ class GroupAdmin(TopicAdmin):
         if not found:
             return found
         request = ConsumerGroupTopicPartitions(self.group_id, [TopicPartition(*place) for place in found])
-        (answer,) = self._ask(
+        (answer,) = self._ask_coordinator(
             "what it has committed",
-            lambda client: client.list_consumer_group_offsets([request], request_timeout=self.timeout),
+            lambda client, seconds: client.list_consumer_group_offsets([request], request_timeout=seconds),
         ).values()
         for one in answer.topic_partitions:
             if one.error is not None:
@@ -180,9 +180,9 @@ class GroupAdmin(TopicAdmin):
         request = ConsumerGroupTopicPartitions(
             self.group_id, [TopicPartition(*place, offset) for place, offset in offsets.items()]
         )
-        (answer,) = self._ask(
+        (answer,) = self._ask_coordinator(
             "whether it took the offsets",
-            lambda client: client.alter_consumer_group_offsets([request], request_timeout=self.timeout),
+            lambda client, seconds: client.alter_consumer_group_offsets([request], request_timeout=seconds),
         ).values()
         refused = [(one, one.error) for one in answer.topic_partitions if one.error is not None]
         if any(error.name() in _IN_USE for _one, error in refused):
@@ -191,14 +191,30 @@ class GroupAdmin(TopicAdmin):
             why = ", ".join(f"{one.topic}[{one.partition}]: {self._scrub(error.str())}" for one, error in refused)
             raise ConfigurationError(f"Kafka did not take the offsets of group {self.group_id!r}: {why}.")
 
+    def _ask_coordinator(
+        self, what: str, ask: Callable[[Any, float], Mapping[_Key, Future[_Answer]]]
+    ) -> dict[_Key, _Answer]:
+        def answered() -> dict[_Key, _Answer]:
+            answers = self._asking.ask_coordinators(ask, self.timeout)
+            return {key: answer.result(0) for key, answer in answers.items()}
+
+        return self._repeat(what, answered)
+
     def _ask(self, what: str, ask: Callable[[Any], Mapping[_Key, Future[_Answer]]]) -> dict[_Key, _Answer]:
-        deadline = time.monotonic() + self.timeout
-        while True:
+        def answered() -> dict[_Key, _Answer]:
             # Held until it has answered: it may be another one by then.
             client = self._client
+            # The client itself gives up after the timeout.
+            return {key: answer.result(2 * self.timeout) for key, answer in ask(client).items()}
+
+        return self._repeat(what, answered)
+
+    def _repeat(self, what: str, answered: Callable[[], dict[_Key, _Answer]]) -> dict[_Key, _Answer]:
+        """Ask until brokers that have just started or taken over know the answer."""
+        deadline = time.monotonic() + self.timeout
+        while True:
             try:
-                # The client itself gives up after the timeout.
-                answers = {key: answer.result(2 * self.timeout) for key, answer in ask(client).items()}
+                answers = answered()
                 self._asking.answered()
                 return answers
             except confluent_kafka.KafkaException as error:
@@ -210,7 +226,8 @@ class GroupAdmin(TopicAdmin):
                 if name not in SETTLING or time.monotonic() > deadline:
                     raise self._asking.failure(self._unsaid(what), error, group=self.group_id) from None
             except LateAnswer:
-                raise self._silent(what, f"no answer within {2 * self.timeout:g} s") from None
+                late = TimeoutError(f"no answer within {self.timeout:g} s")
+                raise self._asking.failure(self._unsaid(what), late, group=self.group_id) from None
             time.sleep(0.1)
 
     def _silent(self, what: str, reason: str) -> Unreachable:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as LateAnswer
 from dataclasses import dataclass
 from typing import Any
@@ -112,10 +112,12 @@ class Inspector:
     def topics(self, names: Iterable[str], seconds: float) -> dict[str, Permitted | Unreachable]:
         """Return what this login may do with each topic, or why that is not said."""
 
-        def ask(client: Any, left: float, wanted: list[str]) -> Mapping[str, Future[Any]]:
+        def ask(wanted: list[str], left: float) -> Mapping[str, Future[Any]]:
+            client = self._asking.now  # held until all have answered
             answers: Mapping[str, Future[Any]] = client.describe_topics(
                 TopicCollection(wanted), include_authorized_operations=True, request_timeout=left
             )
+            wait(answers.values(), left + _GRACE)
             return answers
 
         def read(found: Any) -> Permitted:
@@ -131,11 +133,14 @@ class Inspector:
     def groups(self, ids: Iterable[str], seconds: float) -> dict[str, Described | Unreachable]:
         """Return how each group stands and what this login may do with it, or why that is not said."""
 
-        def ask(client: Any, left: float, wanted: list[str]) -> Mapping[str, Future[Any]]:
-            answers: Mapping[str, Future[Any]] = client.describe_consumer_groups(
-                wanted, include_authorized_operations=True, request_timeout=left
-            )
-            return answers
+        def ask(wanted: list[str], left: float) -> Mapping[str, Future[Any]]:
+            def describe(client: Any, seconds: float) -> Mapping[str, Future[Any]]:
+                answers: Mapping[str, Future[Any]] = client.describe_consumer_groups(
+                    wanted, include_authorized_operations=True, request_timeout=seconds
+                )
+                return answers
+
+            return self._asking.ask_coordinators(describe, left)
 
         def read(found: Any) -> Described:
             return Described(group=described(found), permitted=Permitted(operations=_operations(found)))
@@ -176,7 +181,7 @@ class Inspector:
         self,
         names: Iterable[str],
         seconds: float,
-        ask: Callable[[Any, float, list[str]], Mapping[str, Future[Any]]],
+        ask: Callable[[list[str], float], Mapping[str, Future[Any]]],
         read: Callable[[Any], Any],
         fail: Callable[[str, confluent_kafka.KafkaException], Any],
     ) -> dict[str, Any]:
@@ -184,14 +189,13 @@ class Inspector:
         wanted, deadline = list(dict.fromkeys(names)), time.monotonic() + seconds
         while wanted:
             left, again = max(0.1, deadline - time.monotonic()), []
-            client = self._asking.now  # held until all have answered
             try:
-                answers = ask(client, left, wanted)
+                answers = ask(wanted, left)
             except confluent_kafka.KafkaException as error:
                 return found | {name: fail(name, error) for name in wanted}
             for name, answer in answers.items():
                 try:
-                    found[name] = read(answer.result(max(0.0, deadline - time.monotonic()) + _GRACE))
+                    found[name] = read(answer.result(0))
                 except LateAnswer:
                     found[name] = Unreachable(f"Cluster {self._name!r} says nothing of {name!r} within {seconds:.1f} s")
                 except confluent_kafka.KafkaException as error:
