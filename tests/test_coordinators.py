@@ -1,4 +1,4 @@
-"""A coordinator of groups that is away for longer than it is waited for, and comes back: nobody's process ends of it."""
+"""A coordinator of groups that is away for longer than it is waited for, and comes back: no process ends of it."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ cluster.stop()
 def test_a_process_that_gave_up_a_coordinator_lives_on_when_it_comes_back(question: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
     command = [sys.executable, "-c", WITHOUT_A_COORDINATOR, question]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     away, last = done.stdout.splitlines()
     assert (away.split()[0], last) == ("away:", "answered")

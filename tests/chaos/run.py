@@ -60,13 +60,14 @@ def _play(plan: Plan, world: World, report: Report) -> dict[Course, Books]:
     faults = Faults(plan, world, workers, report.say)
     workers.start_all()
     senders = [Helper.sending(world, course) for course in courses]
-    mender = Helper.mending(world)
+    mender, asker = Helper.mending(world), Helper.asking(world)
     for watcher in watchers:
         watcher.start()
     report.say(f"{len(workers)} workers and a sender for each are started; faults strike for {plan.seconds:.0f} s")
     faults.start()
     deadline = time.monotonic() + plan.seconds
-    while time.monotonic() < deadline and all(one.alive for one in (*senders, mender)) and not faults.broken:
+    helpers = (*senders, mender, asker)
+    while time.monotonic() < deadline and all(one.alive for one in helpers) and not faults.broken:
         _revive(workers, report)
         time.sleep(0.2)
     for sender in senders:
@@ -77,8 +78,10 @@ def _play(plan: Plan, world: World, report: Report) -> dict[Course, Books]:
     ends = [sender.end(SENT_WITHIN) for sender in senders]
     report.say("all is sent; the workers finish, as long as they come on")
     _drain(world, workers, watchers, report)
-    mender.stop()
-    ends += [mender.end(60), *workers.ends]
+    for helper in (mender, asker):
+        helper.stop()
+        ends.append(helper.end(60))
+    ends += workers.ends
     for watcher in watchers:
         watcher.next(60)
         watcher.end()

@@ -21,6 +21,7 @@ STOPS_WITHIN = 60.0
 """Seconds within which a process that was asked to stop has to."""
 BEGINS_WITHIN = 20.0
 """Seconds for which a fault waits for a worker to begin to work; to strike only those that start proves little."""
+_ASK = [sys.executable, "-m", "tests.chaos.asking"]
 _CONSUME = [sys.executable, "-m", "django", "kafka_consume"]
 _MEND = [sys.executable, "-m", "tests.chaos.mending"]
 _SEND = [sys.executable, "-m", "tests.chaos.sending"]
@@ -172,7 +173,7 @@ class Workers:
 
 
 class Helper:
-    """A process that sends, or that mends."""
+    """A process that sends, mends, or asks."""
 
     def __init__(self, world: World, name: str, command: list[str], **env: str) -> None:
         self._running = Running(name=name, program=world.start(command, name, **env))
@@ -187,6 +188,11 @@ class Helper:
     def mending(cls, world: World) -> Helper:
         """Start the process that mends held keys."""
         return cls(world, "mender", _MEND)
+
+    @classmethod
+    def asking(cls, world: World) -> Helper:
+        """Start the process that asks how everything is."""
+        return cls(world, "asker", _ASK)
 
     @property
     def alive(self) -> bool:
