@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from django.db import transaction
+from django.db import connections, transaction
 from django.utils import timezone
 
 from .databases import Effect, insert, prepare
 from .settings import KEYS, MESSAGES, TOPIC
 
+EXECUTORS = 2
+"""Processes that share a job, as two workers do, or two of Celery's."""
 _AT_ONCE = 5000
 """Letters of one bulk_create."""
 
@@ -18,6 +21,12 @@ _AT_ONCE = 5000
 def our_job_to_topic() -> Generator[None, None, dict[str, Any]]:
     """A job that sends letters to their topic, by one executor; each is acknowledged and resolved."""
     yield from _carry_out("topic")
+    return {}
+
+
+def our_job_to_topic_shared() -> Generator[None, None, dict[str, Any]]:
+    """The same job, shared by two executors in processes of their own."""
+    yield from _carry_out("topic", executors=EXECUTORS)
     return {}
 
 
@@ -48,23 +57,52 @@ def raw_handler() -> Iterator[None]:
     yield
 
 
-def _carry_out(target: str) -> Iterator[None]:
+def _carry_out(target: str, executors: int = 1) -> Iterator[None]:
     from django_kafka.dead_letters import jobs, replaying
-    from django_kafka.dead_letters.jobs.running import JobExecutor
     from django_kafka.models import DeadLetter
 
     _write()
     (job,) = jobs.create(replaying.letters(), target=target, name="benchmarks")
-    executor = JobExecutor(["bench"])
     yield
-    while executor.run_next() is not None:
-        pass
+    if executors == 1:
+        _execute()
+    else:
+        _share(executors)
     yield
-    executor.close()
     progress = jobs.progress(job)
     assert (progress.state, progress.succeeded) == ("finished", MESSAGES), progress
     resolved = DeadLetter.objects.filter(state=DeadLetter.State.RESOLVED).count()
     assert resolved == MESSAGES, f"{resolved} resolved of {MESSAGES}"
+
+
+def _execute() -> None:
+    from django_kafka.dead_letters.jobs.running import JobExecutor
+
+    executor = JobExecutor(["bench"])
+    try:
+        while executor.run_next() is not None:
+            pass
+    finally:
+        executor.close()
+
+
+def _share(executors: int) -> None:
+    connections.close_all()
+    children = [_fork() for _ in range(executors)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert not any(codes), codes
+
+
+def _fork() -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        _execute()
+        code = 0
+    finally:
+        os._exit(code)
 
 
 def _write() -> None:
