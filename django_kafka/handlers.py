@@ -131,7 +131,9 @@ def retry_topics(consumer: str) -> dict[str, RetryTopic]:
     settings = conf.consumer(consumer)
     if not conf.through_topics(settings):
         return {}
-    return {one.name: one for topic in topics(consumer) for one in of_topic(settings, topic)}
+    prefixed = conf.kafka().prefixed
+    own = {topic: subscriptions.settings_of(settings, prefixed(topic)) for topic in topics(consumer)}
+    return {one.name: one for topic in own for one in of_topic(settings, topic, own[topic])}
 
 
 def reads(consumer: str, topic: str) -> bool:

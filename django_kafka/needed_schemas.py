@@ -96,7 +96,7 @@ def _of_consumers() -> Iterator[_Use]:
     for consumer in conf.kafka().consumers.values():
         if consumer.enabled:
             for topic in handlers.topics(consumer.name):
-                own = consumer.topics.get(topic)
+                own = subscriptions.settings_of(consumer, conf.kafka().prefixed(topic))
                 if own is None or not own.imports:
                     yield from _of(consumer, topic, own, f"read by {consumer.name}", written=False)
             for one in subscriptions.patterns(consumer.name):

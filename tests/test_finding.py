@@ -228,3 +228,20 @@ def test_handlers_of_a_topic_that_was_found_are_resolved_once_and_not_for_ever(w
     assert (len(tally.topics), tally.of_topic("(other)").received) == (1_001, 100)
     assert subscriptions.of_patterns(NAME, [topic, "other"]) == [topic]
     assert conf.consumer(NAME).find_topics_interval == 30.0
+
+
+def test_a_new_topic_waits_where_nobody_says_where_to_begin(
+    workplace: Workplace, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Topics()
+    workplace.consume(seen, pattern=all_of(workplace), find_topics_interval=SOON, auto_offset_reset="error")
+    topic = f"{workplace.topic}.eu"
+    with workplace.worker() as worker:
+        workplace.cluster.create_topic(topic, 1)
+        workplace.send([1], topic=topic)
+        wait_until(lambda: "_AUTO_OFFSET_RESET" in caplog.text)
+        assert worker.error is None
+        assert not seen.topics
+    call_command("kafka_offsets", NAME, "--to-earliest", execute=True, interactive=False)
+    with workplace.worker():
+        seen.wait(1)

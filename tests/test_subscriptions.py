@@ -184,6 +184,13 @@ def test_tests_of_a_project_consume_what_a_pattern_fits(use: Callable[..., None]
     assert seen.topics == ["flights.eu"]
 
 
+def test_a_topic_that_only_handlers_name_is_retried_as_a_pattern_in_settings_says(use: Callable[..., None]) -> None:
+    through = {"mode": "topics", "max_retries": 1}
+    use({EVERY: {"retry": {"mode": "blocking"}}}, retry=through, handler=here("other"))
+    subscribe(["flights.eu", "gates"], of_message, consumer="ops")
+    assert list(handlers.retry_topics("ops")) == ["ops.gates.retry.1"]
+
+
 # Checks
 
 

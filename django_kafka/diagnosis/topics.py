@@ -12,7 +12,7 @@ from ..exceptions import AuthorizationFailed
 from ..needed_topics import Access, Needed
 from ..topic_plans import Kind, changes
 from .findings import Finding, error, note, unseen, warning, well
-from .ways import Way
+from .ways import MOST_FOUND, Way
 
 _SHOWN = 10
 """Partitions that are named one by one."""
@@ -65,7 +65,7 @@ def _of_patterns(way: Way, cluster: Cluster) -> Iterator[Finding]:
             many = {0: "no topic that this login sees", 1: "1 topic"}.get(len(fit), f"{len(fit)} topics")
             saw = f"The pattern {one.text!r} fits {many}."
             if fit:
-                yield well("topics", saw, of=consumer.name, topics=fit)
+                yield well("topics", saw, of=consumer.name, topics=fit[:MOST_FOUND])
             else:
                 yield note("topics", saw, "They are read when they come.", of=consumer.name)
 

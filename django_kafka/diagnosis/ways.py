@@ -12,6 +12,9 @@ from ..clients.credentials import Properties
 from ..clients.groups import login_of
 from ..needed_topics import Access, Needed, needed
 
+MOST_FOUND = 100
+"""Topics that patterns of a consumer fit of which more is asked than that they are there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
@@ -58,7 +61,7 @@ class Way:
         named = {topic.name for topic, _accesses in found}
         for consumer in self.consumers:
             access = Access("consumer", consumer.name, "READ")
-            for name in subscriptions.of_patterns(consumer.name, there):
+            for name in subscriptions.of_patterns(consumer.name, there)[:MOST_FOUND]:
                 if name not in named:
                     use = f"read by {consumer.name}"
                     found.append((Needed(cluster=self.cluster.name, name=name, uses=(use,)), (access,)))
