@@ -15,7 +15,7 @@ from django.core.files.storage import storages
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, coroutines, envelopes, handlers, serializers, signatures, upcasters
+from . import conf, coroutines, envelopes, handlers, serializers, signatures, subscriptions, upcasters
 from .clients import properties, security
 from .conf.encryption import place_of
 from .conf.secrets import is_secret
@@ -146,7 +146,8 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
         return []
     sources = (
         handlers.problems(), coroutines.problems(), signatures.problems(), upcasters.problems(), publishing.problems(),
-        publishing.doubled(), forwarding.problems(), guarantees.problems(),
+        publishing.doubled(), forwarding.problems(), guarantees.problems(), subscriptions.problems(),
+        subscriptions.warnings(),
     )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():
@@ -297,7 +298,12 @@ def _unfinished(consumer: conf.Consumer) -> Iterator[checks.CheckMessage]:
         return
     handled = {registration.topic for registration in handlers.registrations(consumer.name)}
     handled |= {topic.name for topic in consumer.topics.values() if topic.imports}
-    without = [topic for topic in handlers.topics(consumer.name) if topic not in handled]
+    prefixed = conf.kafka().prefixed
+    without = [
+        topic for topic in handlers.topics(consumer.name)
+        if handled.isdisjoint([topic, *subscriptions.ways(consumer.name, prefixed(topic))])
+    ]  # fmt: skip
+    without += [one.text for one in subscriptions.patterns(consumer.name) if one.text not in handled]
     way_out = "Name one in settings, or register one with @kafka_handler."
     if not handled and not consumer.handler:
         yield _message("W001", f"{path} has no handlers; it cannot be started.", way_out, warning=True)
@@ -385,5 +391,5 @@ def _option_messages(kind: str, path: str, options: Mapping[str, Any]) -> list[c
 
 
 def _message(check: str, sentence: str, hint: str = "", *, warning: bool = False) -> checks.CheckMessage:
-    kind = checks.Warning if warning or ".W" in check else checks.Error
+    kind = checks.Warning if warning or check.rpartition(".")[2].startswith("W") else checks.Error
     return kind(sentence, hint=hint or None, id=check if "." in check else f"django_kafka.{check}")

@@ -22,7 +22,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Case, Q, QuerySet, When
 from django.db.models.functions import Now
 
-from . import conf, handlers
+from . import conf, handlers, subscriptions
 from .consuming.controls import expire
 from .dead_letters import audit
 from .dead_letters.failures import storable
@@ -238,8 +238,10 @@ def _where(name: str, topic: str, partition: int | None) -> dict[str, Any]:
     origins, group_id = topics_and_group(consumer, handlers.topics(name))
     if bool(topic) != (partition is not None):
         raise ControlRefused("Say topic and partition, or neither.")
-    if topic and topic not in (topics := [*origins, *handlers.retry_topics(name)]):
-        raise ControlRefused(f"{topic!r} is no topic of consumer {name!r}; it reads {', '.join(topics)}.")
+    if topic and not handlers.reads(name, topic):
+        patterns = [one.text for one in subscriptions.patterns(name)]
+        reads = ", ".join([*origins, *patterns, *handlers.retry_topics(name)])
+        raise ControlRefused(f"{topic!r} is no topic of consumer {name!r}; it reads {reads}.")
     if partition is not None and not 0 <= partition < 1 << 31:
         raise ControlRefused(f"{partition} is no number of a partition.")
     return {**_identity(consumer, group_id), "topic": topic, "partition": EVERY if partition is None else partition}

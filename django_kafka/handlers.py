@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from django.core.signals import setting_changed
 
-from . import conditions, conf, coroutines, deadlines, envelopes, serializers, upcasters
+from . import conditions, conf, coroutines, deadlines, envelopes, serializers, subscriptions, upcasters
 from .conditions import Condition
 from .coroutines import Coroutine, on_an_event_loop
 from .envelopes.opening import OpeningDecoder
@@ -42,6 +42,7 @@ __all__ = [
     "named",
     "on_an_event_loop",
     "problems",
+    "reads",
     "registrations",
     "resolve_all",
     "retry_topics",
@@ -118,9 +119,11 @@ class TopicHandlers:
 
 
 def topics(consumer: str) -> list[str]:
-    """Return the topics that a consumer subscribes to, without prefix: those of settings and of its handlers."""
-    named = list(conf.consumer(consumer).topics)
-    return named + [one for one in dict.fromkeys(entry.topic for entry in registrations(consumer)) if one not in named]
+    """Return the topics that a consumer names, without prefix: those of settings and of its handlers.
+
+    Those that its patterns fit come on top; `subscriptions` tells which.
+    """
+    return subscriptions.named(consumer)
 
 
 def retry_topics(consumer: str) -> dict[str, RetryTopic]:
@@ -128,9 +131,18 @@ def retry_topics(consumer: str) -> dict[str, RetryTopic]:
     settings = conf.consumer(consumer)
     if not conf.through_topics(settings):
         return {}
-    return {one.name: one for topic in topics(consumer) for one in of_topic(settings, topic)}
+    prefixed = conf.kafka().prefixed
+    own = {topic: subscriptions.settings_of(settings, prefixed(topic)) for topic in topics(consumer)}
+    return {one.name: one for topic in own for one in of_topic(settings, topic, own[topic])}
 
 
+def reads(consumer: str, topic: str) -> bool:
+    """Tell whether a consumer reads a topic, named with its prefix: by its name, by a pattern, or for its retries."""
+    return bool(subscriptions.ways(consumer, topic)) or topic in retry_topics(consumer)
+
+
+_MOST_MADE = 4096
+"""Topics whose handlers are kept: there are no more of settings, but topics of any name may come to fit a pattern."""
 _made: dict[tuple[str, str], TopicHandlers] = {}
 
 
@@ -145,35 +157,41 @@ def for_topic(consumer: str, topic: str) -> TopicHandlers:
         return _made[consumer, topic]
     except KeyError:
         made = _resolve(consumer, topic)
+        if len(_made) >= _MOST_MADE:
+            _made.clear()
         _made[consumer, topic] = made
         return made
 
 
 def decoder_for(consumer: str, topic: str) -> serializers.TopicDecoder:
     """Return what reads `topic`, named with its prefix, for `consumer`; it needs no handler to be in order."""
-    settings, own = _settings_of(consumer, topic)
+    settings = conf.consumer(consumer)
     retry = retry_topics(consumer).get(topic)
     origin = topic if retry is None else retry.origin
+    return _decoder(settings, subscriptions.settings_of(settings, origin), origin)
+
+
+def _decoder(settings: conf.Consumer, own: conf.ConsumerTopic | None, origin: str) -> serializers.TopicDecoder:
     key = serializers.of_part(settings, own, origin, "key")
     if (envelope := envelopes.of(settings, own, origin)) is not None:
         return OpeningDecoder(key, envelope, settings.max_payload)
     return serializers.TopicDecoder(key, serializers.of_part(settings, own, origin, "value"), settings.max_payload)
 
 
-def _settings_of(consumer: str, topic: str) -> tuple[conf.Consumer, conf.ConsumerTopic | None]:
-    settings = conf.consumer(consumer)
-    retry = retry_topics(consumer).get(topic)
-    origin = topic if retry is None else retry.origin
-    return settings, next((one for one in settings.topics.values() if conf.kafka().prefixed(one.name) == origin), None)
-
-
 def _resolve(consumer: str, topic: str) -> TopicHandlers:
     if (retry := retry_topics(consumer).get(topic)) is not None:
         return replace(for_topic(consumer, retry.origin), retry=retry)
-    settings, own = _settings_of(consumer, topic)
+    return _resolve_by(consumer, topic, subscriptions.ways(consumer, topic))
+
+
+def _resolve_by(consumer: str, topic: str, ways: Sequence[str]) -> TopicHandlers:
+    """Return the handlers of a topic that is read by `ways`: its name, or patterns, each before those behind it."""
+    settings = conf.consumer(consumer)
+    own = next((settings.topics[way] for way in ways if way in settings.topics), None)
+    decoder = _decoder(settings, own, topic)
     if own is not None and own.imports:
-        return TopicHandlers(topic, decoder_for(consumer, topic), (), None, own.imports)
-    mine = [one for one in registrations(consumer) if conf.kafka().prefixed(one.topic) == topic]
+        return TopicHandlers(topic, decoder, (), None, own.imports)
+    mine = list(_in_turn(consumer, ways))
     # A function that is registered with a limit and named in settings as well keeps it.
     limits = {one.path: one.timeout for one in mine if one.timeout is not None}
     may_be_tried = {one.path for one in mine if one.dry_run}
@@ -182,15 +200,33 @@ def _resolve(consumer: str, topic: str) -> TopicHandlers:
         found = _usable(one, (own and own.timeout) or limits.get(one.path) or settings.timeout, settings)
         return replace(found, dry_run=True) if one.path in may_be_tried else found
 
-    decoder, upcasting = decoder_for(consumer, topic), None
+    upcasting = None
     if any(one.wanted.type for one in mine):
         type_in = (own and own.type_in) or settings.type_in
         version_in = (own and own.version_in) or settings.version_in
-        known = upcasters.known(consumer, mine[0].topic)
+        known = upcasters.known(mine)
         decoder = upcasting = UpcastingDecoder(decoder, Versions(type_in, version_in, known))
     conditional = tuple((conditions.of(one, upcasting), usable(one)) for one in mine if one.wanted)
     default = next((usable(one) for one in mine if not one.wanted), None)
     return TopicHandlers(topic, decoder, conditional, default)
+
+
+def _in_turn(consumer: str, ways: Sequence[str]) -> Iterator[Registration]:
+    """Yield what is asked for a message, one after the other; the last one may take whatever comes."""
+    every = registrations(consumer)
+    for way in ways:
+        mine = [one for one in every if one.topic == way]
+        yield from (one for one in mine if one.wanted)
+        if (default := next((one for one in mine if not one.wanted), None)) is not None:
+            yield default
+            return
+
+
+def _every(consumer: str) -> Iterator[TopicHandlers]:
+    """Yield the handlers of each topic that a consumer names, and of each pattern alone."""
+    prefixed = conf.kafka().prefixed
+    yield from (for_topic(consumer, prefixed(topic)) for topic in topics(consumer))
+    yield from (_resolve_by(consumer, prefixed(one.text), [one.text]) for one in subscriptions.patterns(consumer))
 
 
 def _usable(registration: Registration, limit: float | None, consumer: conf.Consumer) -> Handler:
@@ -268,17 +304,16 @@ def resolve_all(consumer: str) -> None:
             f'Consumer {consumer!r} has no handler: name one in KAFKA["consumers"][{consumer!r}], or register one with '
             "@kafka_handler in an app's kafka_handlers.py."
         )
-    for topic in topics(consumer):
-        if for_topic(consumer, conf.kafka().prefixed(topic)).decoder.encrypts:
+    for made in _every(consumer):
+        if made.decoder.encrypts:
             envelopes.encryption.check_keys()
     on_an_event_loop(consumer)
 
 
 def limited(consumer: str) -> bool:
     """Tell whether a handler of `consumer` has a time limit."""
-    made = [for_topic(consumer, conf.kafka().prefixed(topic)) for topic in topics(consumer)]
-    handlers = [handler for one in made for handler in (one.default, *(pair[1] for pair in one.conditional))]
-    return any(handler is not None and handler.timeout is not None for handler in handlers)
+    found = [handler for one in _every(consumer) for handler in (one.default, *(pair[1] for pair in one.conditional))]
+    return any(handler is not None and handler.timeout is not None for handler in found)
 
 
 def _forget_resolved(*, setting: str, **_event: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import conf, handlers, serializers
+from . import conf, handlers, serializers, subscriptions
 from .clients import schema_registry
 from .clients.schema_registry import Contract
 from .conf.values import did_you_mean
@@ -96,9 +96,12 @@ def _of_consumers() -> Iterator[_Use]:
     for consumer in conf.kafka().consumers.values():
         if consumer.enabled:
             for topic in handlers.topics(consumer.name):
-                own = consumer.topics.get(topic)
+                own = subscriptions.settings_of(consumer, conf.kafka().prefixed(topic))
                 if own is None or not own.imports:
                     yield from _of(consumer, topic, own, f"read by {consumer.name}", written=False)
+            for one in subscriptions.patterns(consumer.name):
+                own = consumer.topics.get(one.text)
+                yield from _of(consumer, None, own, f"read by {consumer.name}", written=False)
 
 
 def _of(client: _Client, topic: str | None, own: Any, use: str, *, written: bool) -> Iterator[_Use]:

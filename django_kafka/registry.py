@@ -51,7 +51,7 @@ class Registration:
     consumer: str
     """The consumer's name."""
     topic: str
-    """The topic, without prefix."""
+    """The topic, or a pattern of topics, without prefix."""
     wanted: Wanted = Wanted()
     """Which messages of that."""
     path: str
@@ -100,7 +100,7 @@ def kafka_handler(
     timeout: float | str | timedelta | None = None,
     dry_run: bool = False,
 ) -> Callable[[F], F]:
-    """Register the decorated function for `topics` of `consumer` (None: the default one).
+    """Register the decorated function for `topics` of `consumer` (None: the default one): names, and "^…" patterns.
 
     With `header` it takes only messages that have these headers, with `field` those whose values have these fields, by
     paths with dots, with `type` those that say that they are this, in whichever `version` an upcaster brings to that
@@ -148,7 +148,7 @@ def _register(
         for topic in [topics] if isinstance(topics, str) else topics:
             registration = Registration(
                 consumer=consumer or "",
-                topic=conf.topic_name(topic),
+                topic=conf.subscription_name(topic),
                 wanted=wanted,
                 path=path,
                 timeout=timeout,

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from django.utils.module_loading import import_string
 
-from . import categories, conf, exceptions, logs
+from . import categories, conf, exceptions, logs, subscriptions
 from .categories import Kind, Nature, UnknownCommit
 from .conf.schema import CATEGORIES
 from .exceptions import ConfigurationError, shown
@@ -122,8 +122,12 @@ def once() -> Policy:
 
 def policy_for(consumer: conf.Consumer, topic: str) -> Policy:
     """Return the policy of `consumer` for `topic`, named with its prefix. Raises `ConfigurationError`."""
+    return policy_of(consumer, subscriptions.settings_of(consumer, topic))
+
+
+def policy_of(consumer: conf.Consumer, own: conf.ConsumerTopic | None) -> Policy:
+    """Return the policy of `consumer` for what settings say of a topic; None: nothing. Raises `ConfigurationError`."""
     place = f'KAFKA["consumers"]["{consumer.name}"]'
-    own = next((one for one in consumer.topics.values() if conf.kafka().prefixed(one.name) == topic), None)
     if own is not None and own.retry is not None:
         return policy(own.retry, f'{place}["topics"]["{own.name}"]["retry"]')
     return policy(consumer.retry, f'{place}["retry"]')

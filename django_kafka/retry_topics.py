@@ -44,9 +44,11 @@ class RetryTopic:
         return Returned(raw, self)
 
 
-def of_topic(consumer: conf.Consumer, topic: str) -> list[RetryTopic]:
-    """Return the retry topics of a consumer for `topic`, named without prefix; none unless its retries use them."""
-    own = consumer.topics.get(topic)
+def of_topic(consumer: conf.Consumer, topic: str, own: conf.ConsumerTopic | None) -> list[RetryTopic]:
+    """Return the retry topics of a consumer for `topic`, named without prefix; none unless its retries use them.
+
+    `own` is what settings say of that topic.
+    """
     retry = (own and own.retry) or consumer.retry
     if retry.mode != "topics" or (own is not None and own.imports):
         return []

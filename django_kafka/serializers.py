@@ -127,7 +127,9 @@ def of_part(
     kind = "producers" if isinstance(client, conf.Producer) else "consumers"
     options = client.schema_options if own is None else own.schema_options.over(client.schema_options)
     mine = own and getattr(own, f"{prefix}schema")
-    place = f'KAFKA["{kind}"]["{client.name}"]' + (f'["topics"]["{_named(topic)}"]' if mine else "")
+    place = f'KAFKA["{kind}"]["{client.name}"]'
+    if mine:
+        place += f'["topics"]["{getattr(own, "name", _named(topic))}"]'
     use = Use(
         kind=name, cluster=client.cluster, topic=topic, part=part, options=options,
         schema=mine or getattr(client, f"{prefix}schema"), place=f'{place}["{prefix}schema"]',

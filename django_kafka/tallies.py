@@ -27,6 +27,8 @@ OTHER = "(other)"
 """What the topics are counted under that are too many. It is no name that a topic can have."""
 _MOST_TOPICS = 200
 """Topics of a producer that are told apart: their names may come from anywhere."""
+_MOST_CONSUMED = 1_000
+"""The same of a consumer: topics of many names may come to fit its patterns."""
 _STRIDE = 64
 """Of so many records that are acknowledged in a row the time is taken of one."""
 
@@ -219,10 +221,11 @@ class ConsumerTally:
     """Messages that were run in one transaction, or given to a handler in one list."""
 
     def of_topic(self, topic: str) -> ConsumedTopic:
-        """Return what is counted for a topic; there are no others than those of settings."""
+        """Return what is counted for a topic; of very many, as patterns may fit, only the first have their own."""
         found = self.topics.get(topic)
         if found is None:
-            found = self.topics.setdefault(topic, ConsumedTopic())
+            known = topic if len(self.topics) < _MOST_CONSUMED else OTHER
+            found = self.topics.setdefault(known, ConsumedTopic())
         return found
 
     def _all(self) -> list[ConsumedTopic]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ from . import conf
 from .cloud_events import CloudEvent
 from .exceptions import ConfigurationError, DecodeError, UpcastFailed
 from .messages import Kind, Message, RawMessage
-from .registry import changed, registrations
+from .registry import Registration, changed, registrations
 from .serializers import TopicDecoder
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
@@ -70,8 +70,9 @@ def problems() -> Iterator[tuple[str, str, str]]:
         yield "E027", sentence, "Keep one of them."
     found = dict[str, None]()
     for consumer in conf.kafka().consumers.values():
-        for topic in {one.topic for one in registrations(consumer.name)}:
-            found |= dict.fromkeys(_gaps(consumer.name, topic))
+        mine = registrations(consumer.name)
+        for topic in dict.fromkeys(one.topic for one in mine):
+            found |= dict.fromkeys(_gaps(consumer.name, [one for one in mine if one.topic == topic]))
     for sentence in found:
         yield "E028", sentence, "Add the step that is missing."
 
@@ -83,8 +84,8 @@ def _twice() -> Iterator[tuple[Upcaster, Upcaster]]:
             yield before, one
 
 
-def _gaps(consumer: str, topic: str) -> Iterator[str]:
-    for kind, versions in known(consumer, topic).items():
+def _gaps(consumer: str, mine: Iterable[Registration]) -> Iterator[str]:
+    for kind, versions in known(mine).items():
         steps = {one.from_version: one for one in _registered if one.type == kind}
         for version, step in sorted(steps.items()):
             after = version + 1
@@ -96,11 +97,11 @@ def _gaps(consumer: str, topic: str) -> Iterator[str]:
                 )
 
 
-def known(consumer: str, topic: str) -> dict[str, tuple[int, ...]]:
-    """Return the versions that handlers of a topic (without prefix) know, by type, in their order."""
+def known(mine: Iterable[Registration]) -> dict[str, tuple[int, ...]]:
+    """Return the versions that the handlers of a topic know, by type, in their order."""
     found: dict[str, set[int]] = {}
-    for one in registrations(consumer):
-        if one.topic == topic and one.wanted.version is not None:
+    for one in mine:
+        if one.wanted.version is not None:
             found.setdefault(one.wanted.type, set()).add(one.wanted.version)
     return {kind: tuple(sorted(versions)) for kind, versions in found.items()}
 

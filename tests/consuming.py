@@ -37,23 +37,33 @@ class Workplace:
         self._workers: list[Worker] = []
 
     def consume(
-        self, handler: Callable[..., Any], *, partitions: int = 1, kafka: dict[str, Any] | None = None, **options: Any
+        self,
+        handler: Callable[..., Any],
+        *,
+        partitions: int = 1,
+        kafka: dict[str, Any] | None = None,
+        pattern: str | None = None,
+        **options: Any,
     ) -> None:
-        """Make the topic and declare the consumer, with `handler` for it."""
+        """Make the topic and declare the consumer, with `handler` for it, or for a pattern alone."""
         self.cluster.create_topic(self.topic, partitions)
         # When the last member of a group has left, the embedded cluster lets the next one wait for a whole session.
         # And what is committed is often waited for.
         soon = {"session_timeout": "1500ms", "heartbeat_interval": "300ms", "auto_commit_interval": "200ms"}
         # What a test is about fails once, unless it is about more.
         once = {"retry": {"max_retries": 0}}
-        consumer = {"group_id": self.group, "topics": {self.topic: {}}, **soon, **once, **options}
+        consumer = {"group_id": self.group, "topics": {} if pattern else {self.topic: {}}, **soon, **once, **options}
         self.settings.KAFKA = {
             "brokers": self.cluster.bootstrap_servers.split(","),
             "connection": {"timeout": "1s"},
             "consumers": {NAME: consumer},
             **(kafka or {}),
         }
-        handlers.subscribe(self.topic, handler, consumer=NAME)
+        self.subscribe(pattern or self.topic, handler)
+
+    def subscribe(self, topic: str, handler: Callable[..., Any]) -> None:
+        """Register one more handler, for a topic or a pattern."""
+        handlers.subscribe(topic, handler, consumer=NAME)
         self._subscribed.append(handler)
 
     def send(
@@ -61,6 +71,7 @@ class Workplace:
         values: Iterable[Any],
         partition: int = 0,
         key_of: Callable[[Any], bytes | None] = lambda _value: None,
+        topic: str | None = None,
         **more: Any,
     ) -> None:
         """Send values, as they are or as JSON, with a bare client, and wait until the cluster has them."""
@@ -75,7 +86,7 @@ class Workplace:
         for value in values:
             raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
             options = {"key": key_of(value), **more}
-            producer.produce(self.topic, raw, partition=partition, on_delivery=note, **options)
+            producer.produce(topic or self.topic, raw, partition=partition, on_delivery=note, **options)
         assert producer.flush(20) == 0
         assert not failures, failures[0]
 

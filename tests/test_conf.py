@@ -786,7 +786,7 @@ def test_idempotence_follows_acks_unless_it_is_given(values: dict[str, Any], ide
 # Topics, prefixes and clusters
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a b", "ä", "a/b", "^flights.*", "x" * 250])
+@pytest.mark.parametrize("name", ["", ".", "..", "a b", "ä", "a/b", "^flights", "x" * 250])
 @pytest.mark.parametrize("where", ["consumer", "producer", "override", "dead letters"])
 def test_names_that_kafka_refuses_are_refused_before_it_does(name: str, where: str) -> None:
     settings = {

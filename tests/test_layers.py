@@ -44,6 +44,7 @@ LEVELS = (
         "deadlines",
         "retry_topics",
         "registry",
+        "subscriptions",
         "coroutines",
         "signatures",
         "upcasters",

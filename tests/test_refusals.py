@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import ResourceType
+from confluent_kafka.admin import AclOperation, ResourceType
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
@@ -40,6 +40,7 @@ from tests.secured.logins import REFUSED, WAYS, function, password
 from tests.secured.provider import CLIENTS
 from tests.sending import took_less_than
 from tests.servers.processes import wait_until
+from tests.test_finding import all_of
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -100,6 +101,32 @@ def test_a_worker_that_is_refused_before_it_got_anything_ends_with(
     assert isinstance(worker.error, AuthenticationFailed)
     assert who in str(worker.error)
     assert setting in str(worker.error)
+
+
+def test_a_worker_that_reads_by_a_pattern_alone_ends_too(place: Workplace, secured: SecuredKafka) -> None:
+    place.consume(Seen(), kafka=secured.settings("SAFE", password("PLAIN", word="hunter2")), pattern="^flights.*")
+    with took_less_than(10):
+        worker = place.start()
+        wait_until(lambda: worker.error is not None)
+        place.ended(worker)
+    assert isinstance(worker.error, AuthenticationFailed)
+
+
+def test_a_topic_that_a_pattern_fits_and_may_not_be_read_keeps_no_other_waiting(
+    place: Workplace, secured: SecuredKafka
+) -> None:
+    seen = Seen()
+    kafka = secured.settings("LOGIN", password("SCRAM-SHA-512", "bob"))
+    place.consume(seen, kafka=kafka, pattern=all_of(place), find_topics_interval="100ms")
+    secured.allow("bob", ResourceType.GROUP, place.group)
+    read, forbidden, unseen = (f"{place.topic}.{name}" for name in ("eu", "us", "uk"))
+    for topic in (read, forbidden, unseen):
+        secured.create_topic(topic)
+    secured.allow("bob", ResourceType.TOPIC, forbidden, AclOperation.DESCRIBE)
+    secured.allow("bob", ResourceType.TOPIC, read)
+    with place.worker() as worker:
+        wait_until(lambda: worker.owns((read, 0)))
+        assert worker.error is None
 
 
 def test_a_token_function_that_fails_is_said_at_once_without_what_it_raised(

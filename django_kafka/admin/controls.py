@@ -18,13 +18,13 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from .. import conf, controls, handlers
+from .. import conf, controls, handlers, subscriptions
 from ..controls import Plan
 from ..dead_letters import permits
 from ..exceptions import ConfigurationError, UnknownName
 from ..membership import topics_and_group
 from ..models import Control, Worker
-from ..monitoring import heartbeats
+from ..monitoring import heartbeats, lag
 from ..offsets import resetting
 from . import asking, refusing, showing
 from .badges import request_badge
@@ -228,7 +228,7 @@ class _About:
         except (UnknownName, ConfigurationError):
             raise Http404 from None
         about = cls(verb, Worker(consumer=consumer.name), topic, partition)
-        if topic and topic not in about.every_topic():
+        if topic and not handlers.reads(consumer.name, topic):
             raise Http404
         return about
 
@@ -241,10 +241,11 @@ class _About:
         return showing.line(f"{self.row.consumer}{place}", 600)
 
     def every_topic(self) -> list[str]:
-        """Return the topics that the consumer reads, as Kafka knows them."""
+        """Return the topics that the consumer reads, as Kafka knows them; of those of patterns, what was heard."""
         name = self.row.consumer
         topics, _group = topics_and_group(conf.consumer(name), handlers.topics(name))
-        return [*topics, *handlers.retry_topics(name)]
+        heard = dict.fromkeys(place.topic for one in lag.heard() if one.consumer == name for place in one.partitions)
+        return [*topics, *subscriptions.of_patterns(name, heard), *handlers.retry_topics(name)]
 
     def topics(self, chosen: str) -> list[dict[str, Any]]:
         """Return these for a form."""

@@ -14,7 +14,7 @@ from django.db.models import Field, Model, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
-from .. import conf
+from .. import conf, subscriptions
 from ..dead_letters import groups, permits
 from . import showing
 
@@ -24,7 +24,7 @@ MOST_FOUND = 1_000
 """Rows that a search counts: what it finds lies anywhere in a table, and each row is read for its words."""
 MOST_NAMES = 100
 """Names that a filter offers."""
-_MOST_LOOKED_THROUGH = 1_000
+MOST_LOOKED_THROUGH = 1_000
 """Names that are looked through for a part of them."""
 
 
@@ -134,8 +134,12 @@ class NamesFilter(ValuesFilter):
                 return sorted(consumers)
             case "topic":
                 kafka = conf.kafka()
-                theirs = (kafka.consumers[one] for one in consumers if one in kafka.consumers)
-                return sorted({kafka.prefixed(topic.name) for one in theirs for topic in one.topics.values()})
+                theirs = [one for one in consumers if one in kafka.consumers]
+                names = {kafka.prefixed(topic) for one in theirs for topic in subscriptions.named(one)}
+                if by_pattern := [one for one in theirs if subscriptions.patterns(one)]:
+                    there = names_of(model, column, using, MOST_LOOKED_THROUGH)
+                    names |= {topic for topic in there if any(subscriptions.ways(one, topic) for one in by_pattern)}
+                return sorted(names)
             case "error_type":
                 found = groups.groups().filter(consumer__in=consumers).order_by()
                 return sorted(found.values_list("error_type", flat=True).distinct())[:MOST_NAMES]
@@ -145,7 +149,7 @@ class NamesFilter(ValuesFilter):
 
 def names_with(part: str, model: type[Model], column: str, using: str) -> list[str]:
     """Return the values of a text column that has an index, and that hold a part whatever its case."""
-    known = names_of(model, column, using, _MOST_LOOKED_THROUGH)
+    known = names_of(model, column, using, MOST_LOOKED_THROUGH)
     return [name for name in known if part.casefold() in name.casefold()]
 
 

@@ -16,6 +16,7 @@ from .. import conf
 from ..dead_letters import dry_runs, erasing, holds, permits, replaying
 from ..models import DeadLetter, Replay
 from .asking import enter
+from .lists import MOST_LOOKED_THROUGH, names_of
 
 Letters = QuerySet[DeadLetter]
 
@@ -155,7 +156,8 @@ def _dry_run(ids: list[int], user: Any) -> object:
 
 def _fit_for_dry_runs(letters: Letters) -> Letters:
     fit = Q(pk__in=())
-    for consumer, topic in dry_runs.topics():
+    using = conf.kafka().dead_letters.database
+    for consumer, topic in dry_runs.topics(lambda: names_of(DeadLetter, "topic", using, MOST_LOOKED_THROUGH)):
         fit |= Q(consumer=consumer, topic=topic)
     return _own_and_idle(letters).filter(fit)
 

@@ -58,6 +58,8 @@ class ConsumerClient:
         self._connections = statistics.Connections(tallies.of_consumer(name))
         self._client, self._connections = self._make()
         self._topics: tuple[str, ...] = ()
+        self._ever: set[str] = set()
+        """Topics that it has subscribed to: of one that it left, messages may still come."""
         self._asked: float | None = None
         self.incremental = str(properties.get("group.protocol")).lower() == "consumer" or "cooperative" in str(
             properties.get("partition.assignment.strategy")
@@ -74,9 +76,13 @@ class ConsumerClient:
         return made, connections
 
     def subscribe(self, topics: Iterable[str]) -> None:
-        """Join the group for these topics."""
+        """Join the group for these topics, or be in it for these from now on; for none, leave it."""
         self._topics = tuple(topics)
+        self._ever.update(self._topics)
         self._refused.topics = frozenset(self._topics)
+        if not self._topics:
+            self._client.unsubscribe()
+            return
         self._client.subscribe(
             list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -146,8 +152,8 @@ class ConsumerClient:
 
     def by_partition(self, messages: list[Any]) -> list[tuple[Place, list[Any]]]:
         """Return messages sorted by partition, each in its order."""
-        if len(self._topics) == 1:
-            topic = self._topics[0]
+        if len(self._ever) == 1:
+            (topic,) = self._ever
             numbers = list(map(_partition_of, messages))
             if numbers.count(numbers[0]) == len(numbers):
                 return [((topic, numbers[0]), messages)]

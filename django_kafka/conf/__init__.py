@@ -18,6 +18,7 @@ from .consumers import through_topics
 from .encryption import Encryption, EncryptionKey
 from .events import CloudEvents
 from .parsing import Reading
+from .patterns import Pattern, is_pattern
 from .registries import Reference, Schema, SchemaOptions, SchemaRegistry
 from .schema import (
     CircuitBreaker,
@@ -40,7 +41,7 @@ from .secrets import Options, Secret
 from .security import Kerberos, OAuth, Sasl, Security, Tls
 from .topics import Topic
 from .typed import KafkaSettings
-from .values import Wrong, parse_duration, topic
+from .values import Wrong, parse_duration, subscription, topic
 
 __all__ = [
     "CircuitBreaker",
@@ -62,6 +63,7 @@ __all__ = [
     "Logging",
     "OAuth",
     "Options",
+    "Pattern",
     "Place",
     "Problem",
     "Producer",
@@ -81,11 +83,13 @@ __all__ = [
     "Tracing",
     "cluster",
     "consumer",
+    "is_pattern",
     "kafka",
     "parse_duration",
     "problems",
     "producer",
     "reading",
+    "subscription_name",
     "through_topics",
     "topic_name",
     "unavailable",
@@ -169,6 +173,16 @@ def topic_name(name: object) -> str:
         raise ConfigurationError(
             f"{name!r} is no name for a topic; allowed: {wrong.allowed}. {wrong.hint}".rstrip()
         ) from None
+
+
+def subscription_name(name: object) -> str:
+    """Return what a handler is registered for, a topic or a pattern, or raise a ConfigurationError."""
+    if not isinstance(name, str) or not is_pattern(name):
+        return topic_name(name)
+    try:
+        return subscription(reading().kafka.topic_prefix)(name)  # type: ignore[no-any-return]
+    except Wrong as wrong:
+        raise ConfigurationError(f"{name!r} is not allowed; allowed: {wrong.allowed}. {wrong.hint}") from None
 
 
 def unavailable(client: Consumer | Producer) -> list[str]:

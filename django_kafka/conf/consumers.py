@@ -10,6 +10,7 @@ from . import claims, encryption, events
 from .blocks import CONTRADICTION, MISSING, WRONG_VALUE, Block
 from .librdkafka import CLASSIC_ONLY, CLUSTER_SAME, CONSUMER_SAME
 from .options import advice, merge_options, read_options, refuse_reserved, rename
+from .patterns import is_pattern
 from .producers import SERIALIZER
 from .registries import READING, options_rule, schema
 from .schema import CircuitBreaker, Consumer, ConsumerTopic, Dispatch, Place, Retry
@@ -25,6 +26,7 @@ from .values import (
     number,
     optional,
     size,
+    subscription,
     text,
     topic,
     whole,
@@ -95,6 +97,7 @@ CONSUMER: Mapping[str, Rule] = {
     "auto_offset_reset": choice("earliest", "latest", "error"),
     "enable_auto_commit": flag,
     "auto_commit_interval": duration(0.001, 86400.0),
+    "find_topics_interval": duration(0.1, 86400.0),
     "max_poll_records": whole(1, 1_000_000),
     "ordering": choice("partition", "key", "unordered"),
     "concurrency": whole(1, 10_000),
@@ -150,7 +153,7 @@ def read_consumer(
     breaker.close()
     topics = {
         topic_name: _read_topic(topic_name, inner, retry, prefix)
-        for topic_name, inner in block.entries("topics", "topic", topic(prefix))
+        for topic_name, inner in block.entries("topics", "topic", subscription(prefix))
     }
     refuse_reserved(block)
     block.close(advice(block, CONSUMER_SAME))
@@ -188,12 +191,16 @@ def _read_topic(name: str, block: Block, retry: Retry, prefix: str) -> ConsumerT
         value = None
     read = [_read_dispatch(Block.of(rule, f"{path}[{i}]", block.problems)) for i, rule in enumerate(value or ())]
     block.close()
-    _find_contradictions_of_imports(found, block)
+    _find_contradictions_of_imports(name, found, block)
     return ConsumerTopic(name=name, dispatch=tuple(rule for rule in read if rule), **found)
 
 
-def _find_contradictions_of_imports(found: Mapping[str, object], block: Block) -> None:
+def _find_contradictions_of_imports(name: str, found: Mapping[str, object], block: Block) -> None:
     if found["imports"]:
+        if is_pattern(name):
+            path = block.path_to("import")
+            sentence = f"{path} stands with a pattern: whatever came to fit it would be stored and not handled."
+            block.problem(CONTRADICTION, sentence, "Name the topics that are imported.", path=path)
         for key in ("handler", "dispatch", "retry"):
             if key in block.given:
                 sentence = (

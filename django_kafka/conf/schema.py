@@ -203,10 +203,10 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerTopic:
-    """A topic of a consumer; None: as the consumer has it."""
+    """A topic of a consumer, or all that a pattern fits; None: as the consumer has it."""
 
     name: str
-    """Without the prefix."""
+    """Without the prefix; a pattern begins with ^."""
     handler: str | None = None
     """Dotted path."""
     serializer: str | None = None
@@ -305,6 +305,8 @@ class Consumer:
     """True commits the watermark on an interval, False after each slice."""
     auto_commit_interval: float = 5.0
     """That interval."""
+    find_topics_interval: float = 30.0
+    """Between two looks at which topics there are that patterns fit, in seconds."""
     max_poll_records: int = 500
     """How many messages are taken at once."""
     ordering: str = "partition"

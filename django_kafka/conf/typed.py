@@ -342,6 +342,7 @@ class ConsumerSettings(TypedDict, total=False):
     auto_offset_reset: Literal["earliest", "latest", "error"]
     enable_auto_commit: bool
     auto_commit_interval: Duration
+    find_topics_interval: Duration
     max_poll_records: int
     ordering: Literal["partition", "key", "unordered"]
     concurrency: int

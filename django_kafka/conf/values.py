@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from django_kafka.exceptions import ConfigurationError
 
+from .pattern_syntax import BadPattern
+from .patterns import is_pattern, pattern
 from .secrets import Options, Secret, shown
 
 Rule = Callable[[object], Any]
@@ -300,8 +302,25 @@ def topic(prefix: str) -> Rule:
         if isinstance(value, str) and value and _TOPIC.fullmatch(name) and name not in (".", "..") and len(name) < 250:
             return value
         length = f"1 to {249 - len(prefix)}" if prefix else "1 to 249"
-        hint = "A pattern is not a name: list the topics." if isinstance(value, str) and value.startswith("^") else ""
+        hint = "Only consumers take patterns: name the topic." if is_pattern(str(value)) else ""
         raise Wrong(f'{length} of the characters a-z A-Z 0-9 . _ -, but not "." or ".."', hint)
+
+    return rule
+
+
+def subscription(prefix: str) -> Rule:
+    """Return the rule for what a consumer reads: the name of a topic, or a regular expression over names."""
+    name = topic(prefix)
+
+    def rule(value: object) -> str:
+        if not isinstance(value, str) or not is_pattern(value):
+            return name(value)  # type: ignore[no-any-return]
+        try:
+            pattern(value, prefix)
+        except BadPattern as bad:
+            allowed = 'a regular expression that everybody reads alike, such as "^flights\\.[a-z]+$"'
+            raise Wrong(allowed, f"This is none: {bad}.") from None
+        return value
 
     return rule
 

@@ -20,6 +20,7 @@ from ..tallies import ConsumerTally
 from .bounds import Bounds
 from .commits import Commits
 from .controlling import Steering
+from .finding import Finder
 from .lane import Place
 from .lanes import Lanes
 from .partition import Partition
@@ -60,6 +61,7 @@ class Poller(Events):
         worker: object = None,
         limit: int | None = None,
         until_empty: bool = False,
+        finder: Finder | None = None,
     ) -> None:
         self.consumer = consumer
         self.lanes = lanes
@@ -69,7 +71,8 @@ class Poller(Events):
         """What ended it, when that was not a wish."""
         self._worker = worker
         """What receivers of signals get to know."""
-        self._topics = topics
+        self._topics: Collection[str] = topics if finder is None else ()
+        self._finder = finder
         self._limit = limit
         self._taken = 0
         self._until_empty = until_empty
@@ -108,7 +111,12 @@ class Poller(Events):
     @property
     def unsteady(self) -> float:
         """For how many seconds it has had no settled place in its group. For any thread."""
-        return self._client.unsteady
+        return self._client.unsteady if self._topics or not self._knows else 0.0
+
+    @property
+    def _knows(self) -> bool:
+        """Whether it knows which topics there are to read; without any it need not be in its group."""
+        return self._finder is None or self._finder.done
 
     @property
     def away(self) -> bool:
@@ -122,16 +130,30 @@ class Poller(Events):
     def run(self) -> None:
         """Poll until the end, then finish what runs, commit and leave the group."""
         try:
-            self._client.subscribe(self._topics)
+            if self._finder is None:
+                self._client.subscribe(self._topics)
+            else:
+                self._finder.start()
             while not (self.stopping.is_set() or self._finished()):
                 self._turn()
         except BaseException as error:  # noqa: BLE001  # said by the worker; the group is left in any case
             self.error = error
         finally:
+            if self._finder is not None:
+                self._finder.end()
             self._leave()
 
+    def _subscribe_anew(self, topics: list[str]) -> None:
+        """Read these topics from now on. Those that are read already go on where they are."""
+        if set(topics) != set(self._topics):
+            self._expect_more()
+            self._client.subscribe(topics)
+        self._topics = topics
+
     def _finished(self) -> bool:
-        if self.lanes.in_flight or not self._assigned_once or self.steering.waits:
+        if self._until_empty and self._knows and not self._topics:
+            return not self.lanes.in_flight
+        if self.lanes.in_flight or not (self._assigned_once and self._knows) or self.steering.waits:
             return False
         if self._has_enough():
             return True
@@ -153,6 +175,8 @@ class Poller(Events):
             # Its last messages may take longer than a client may go unpolled.
             self._bounds.full = True
             self.lanes.wait_for_room(lambda: not self.lanes.in_flight, _TEND)
+        if self._finder is not None and (news := self._finder.news()) is not None:
+            self._subscribe_anew(news)
         most = self._room()
         if most > 0 or self._bounds.full:
             self._bounds.found_room()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from .. import categories, conf, correlation, logs, retries
+from .. import categories, conf, correlation, logs, retries, subscriptions
 from ..dead_letters.failures import Failure
 from ..dead_letters.publishing import is_hopeless
 from ..gathering import here
@@ -38,9 +38,8 @@ class Settler:
         self.letters = self.letters_kind(consumer, group_id, tally, self.waits)
         self.forwarder: Forwarder | None = Forwarder(consumer)
         """What sends messages to retry topics; None: they are tried again where they are."""
-        self._usual = retries.policy_for(consumer, "")
-        topics = [conf.kafka().prefixed(one) for one in consumer.topics]
-        self._policies = {topic: retries.policy_for(consumer, topic) for topic in topics}
+        self._usual = retries.policy_of(consumer, None)
+        self._policies = {name: retries.policy_of(consumer, own) for name, own in consumer.topics.items()}
 
     def failed(self, lane: Lane, piece: Slice, found: TopicHandlers, index: int, error: Exception) -> float | None:
         """Do what is decided about a failed attempt; return how many seconds its lane must wait, or None: go on."""
@@ -50,7 +49,7 @@ class Settler:
 
     def _settle(self, attempt: Attempt, error: Exception) -> float | None:
         lane, piece, found, index = attempt.lane, attempt.piece, attempt.found, attempt.index
-        policy = self._policies.get(found.topic, self._usual)
+        policy = self._policy(found.topic)
         verdict = retries.decide(error, attempt.message.attempt, policy, attempt.message)
         if not isinstance(verdict, Skip):
             here.forget()
@@ -80,6 +79,10 @@ class Settler:
                 self.letters.keep(attempt, verdict.category)
         return None
 
+    def _policy(self, topic: str) -> retries.Policy:
+        own = subscriptions.settings_of(self.consumer, topic)
+        return self._usual if own is None else self._policies[own.name]
+
     def failed_together(
         self, lane: Lane, piece: Slice, found: TopicHandlers, error: Exception, until: int
     ) -> float | None:
@@ -90,7 +93,7 @@ class Settler:
         piece.suspect = until
         here.forget()
         # What the project decides, it decides about one message.
-        policy = replace(self._policies.get(found.topic, self._usual), judge=None)
+        policy = replace(self._policy(found.topic), judge=None)
         match retries.decide(error, policy=policy):
             case Again():
                 return self.waits.for_others(lane)

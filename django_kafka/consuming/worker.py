@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from .. import conf, handlers, logs, signals, tallies
+from .. import conf, handlers, logs, signals, subscriptions, tallies
 from ..dead_letters import publishing
 from ..deadlines import Running
 from ..exceptions import ConfigurationError, NotAvailable
@@ -18,6 +18,7 @@ from . import forwarding, guarantees
 from .circuits import Circuit
 from .controlling import Wishes
 from .event_loop import EventLoop, threads_of
+from .finding import Finder
 from .lane import Place
 from .lanes import Lanes
 from .partition import Partition
@@ -41,7 +42,12 @@ class Worker:
         self.tally = tallies.of_consumer(name)
         self.lanes = lanes_of(self.consumer)
         self.circuit = self.lanes.circuit = Circuit(self.consumer, self.succeeded, self)
-        bounds: dict[str, Any] = {"worker": self, "limit": max_messages, "until_empty": until_empty}
+        self.patterns = [one.text for one in subscriptions.patterns(name)]
+        """What it finds further topics by."""
+        finder = Finder(self.consumer, self.topics) if self.patterns else None
+        bounds: dict[str, Any] = {
+            "worker": self, "limit": max_messages, "until_empty": until_empty, "finder": finder,
+        }  # fmt: skip
         self._poller = guarantees.poller_of(self.consumer)(
             self.consumer, self.group_id, self.topics, self.lanes, self.tally, **bounds
         )
@@ -61,7 +67,8 @@ class Worker:
         for topic in self.topics:
             self.tally.of_topic(topic)
         working.begun(self)
-        log.info("consumer=%s group=%s topics=%s started", self.consumer.name, self.group_id, ",".join(self.topics))
+        reads = ",".join([*self.topics, *self.patterns])
+        log.info("consumer=%s group=%s topics=%s started", self.consumer.name, self.group_id, reads)
         if conf.cluster(self.consumer.cluster).embedded:
             log.warning(
                 "consumer=%s runs on the embedded cluster: in memory, deletes what is old, for development only",
@@ -266,7 +273,8 @@ def ready(name: str) -> tuple[conf.Consumer, list[str], str]:
     if missing := conf.unavailable(consumer):
         raise NotAvailable(" ".join(missing))
     handlers.resolve_all(name)
-    if problems := publishing.problems(name) + forwarding.problems(name) + guarantees.problems(name):
+    kinds = (subscriptions.problems, publishing.problems, forwarding.problems, guarantees.problems)
+    if problems := [problem for find in kinds for problem in find(name)]:
         raise ConfigurationError(" ".join(f"{sentence} {hint}" for _check, sentence, hint in problems))
     topics, group_id = topics_and_group(consumer, handlers.topics(name))
     return consumer, [*topics, *handlers.retry_topics(name)], group_id

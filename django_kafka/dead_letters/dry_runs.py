@@ -10,14 +10,14 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
 from django.utils.translation import gettext as _
 
-from .. import conf, correlation, handlers, retries, serializers
+from .. import conf, correlation, handlers, retries, serializers, subscriptions
 from ..exceptions import KafkaError, ReplayRefused
 from ..messages import Message
 from ..models import DeadLetter, Replay
@@ -116,14 +116,19 @@ def _known(kind: type[Report | Would], read: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in read.items() if name in names}
 
 
-def topics() -> list[tuple[str, str]]:
-    """Return consumer and topic, as Kafka knows it, wherever a handler may be run dry."""
+def topics(there: Callable[[], Iterable[str]] = tuple) -> list[tuple[str, str]]:
+    """Return consumer and topic, as Kafka knows it, wherever a handler may be run dry.
+
+    `there` tells the topics of letters, of which some may fit a pattern.
+    """
     settings = conf.kafka()
     found = []
     for name, consumer in settings.consumers.items():
         if consumer.transaction != "none":
             fit = {one.topic for one in handlers.registrations(name) if one.dry_run}
-            found += [(name, settings.prefixed(topic)) for topic in sorted(fit)]
+            found += [(name, settings.prefixed(topic)) for topic in sorted(fit) if not conf.is_pattern(topic)]
+            if any(map(conf.is_pattern, fit)):
+                found += [(name, one) for one in there() if not fit.isdisjoint(subscriptions.ways(name, one))]
     return found
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .. import conf, handlers, logs
+from .. import conf, handlers, logs, subscriptions
 from ..deliveries import Delivery
 from ..exceptions import ConfigurationError, DeliveryFailed, RecordTooLarge
 from ..gathering import Sent
@@ -176,7 +176,10 @@ def problems(consumer: str | None = None) -> list[Problem]:
         return []
     ways = list(_ways())
     mine = [way for way in ways if way[0].name == consumer or (consumer is None and way[0].enabled)]
-    found = [problem for one in {way[0].name: way[0] for way in mine}.values() for problem in _of_producer(one)]
+    by_pattern = (one for one in settings.consumers.values() if subscriptions.patterns(one.name))
+    who = {way[0].name: way[0] for way in mine}
+    who |= {one.name: one for one in by_pattern if one.name == consumer or (consumer is None and one.enabled)}
+    found = [problem for one in who.values() for problem in _of_producer(one)]
     found += [problem for way in mine for problem in _of_name(*way)]
     return found or [problem for way in mine for problem in _of_circle(way, ways)]
 

@@ -175,7 +175,7 @@ class Look:
         yield from groups.look(self.way, self._inspector, self.budget.part(_ASKING).left)
 
     def _clock(self) -> Iterator[Finding]:
-        names = [topic.name for topic, _accesses in self.way.topics()]
+        names = [topic.name for topic, _accesses in self.way.topics(self._cluster.topics)]
         found = {name: self._cluster.topics[name].partitions for name in names if name in self._cluster.topics}
         yield clocks.of_records(self._inspector.newest(found, self.budget.part(_ASKING).left), bool(found))
 

@@ -22,12 +22,13 @@ def look(way: Way, inspector: Inspector, seconds: float) -> Iterator[Finding]:
         yield unseen("group", "no consumer with a group is switched on here")
         return
     found = inspector.groups(mine.values(), seconds)
-    topics = _topics_by_group()
+    consumer_of = _consumers_by_group()
     for consumer, group_id in mine.items():
         path = f'KAFKA["consumers"]["{consumer}"]["group_id"]'
         answer = found[group_id]
         if isinstance(answer, Described):
-            yield from _of_group(consumer, group_id, path, answer, topics[way.cluster.name, group_id])
+            others = _others(answer.group, consumer_of[way.cluster.name, group_id])
+            yield from _of_group(consumer, group_id, path, answer, others)
         elif isinstance(answer, AuthorizationFailed):
             yield error("permissions", str(answer), f"Allow READ on group {group_id!r}.", of=consumer)
             yield unseen("group", "it may not be described", of=consumer)
@@ -35,17 +36,21 @@ def look(way: Way, inspector: Inspector, seconds: float) -> Iterator[Finding]:
             yield error("group", str(answer), f"Look at {path}, and at the log of the brokers.", of=consumer)
 
 
-def _topics_by_group() -> dict[tuple[str, str], set[str]]:
-    """Return what the consumers of each group read, as Kafka knows it: several may share one."""
-    settings, found = conf.kafka(), dict[tuple[str, str], set[str]]()
+def _consumers_by_group() -> dict[tuple[str, str], list[str]]:
+    """Return the consumers of each group: several may share one."""
+    settings, found = conf.kafka(), dict[tuple[str, str], list[str]]()
     for consumer in settings.consumers.values():
-        read = found.setdefault((consumer.cluster, settings.prefixed(consumer.group_id)), set())
-        read.update(settings.prefixed(topic) for topic in handlers.topics(consumer.name))
-        read.update(handlers.retry_topics(consumer.name))
+        found.setdefault((consumer.cluster, settings.prefixed(consumer.group_id)), []).append(consumer.name)
     return found
 
 
-def _of_group(consumer: str, group_id: str, path: str, answer: Described, read: Collection[str]) -> Iterator[Finding]:
+def _others(group: Group, consumers: Collection[str]) -> list[str]:
+    """Return the topics that members of a group read, and none of its consumers."""
+    read = {topic for member in group.members for topic, _number in member.places}
+    return sorted(topic for topic in read if not any(handlers.reads(one, topic) for one in consumers))
+
+
+def _of_group(consumer: str, group_id: str, path: str, answer: Described, others: list[str]) -> Iterator[Finding]:
     operations = answer.permitted.operations
     if operations is not None and "READ" not in operations:
         saw = f"This login may not READ group {group_id!r}, which consumer {consumer!r} needs."
@@ -54,7 +59,6 @@ def _of_group(consumer: str, group_id: str, path: str, answer: Described, read: 
     if not group.known:
         yield unseen("group", "the cluster does not tell who is in a group", of=consumer)
         return
-    others = sorted({topic for member in group.members for topic, _number in member.places} - set(read))
     if others:
         who = ", ".join(sorted({str(member) for member in group.members if _reads(member.places, others)}))
         saw = f"Members of group {group_id!r} ({who}) read {', '.join(others)}, which this project does not."

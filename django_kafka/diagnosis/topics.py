@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from .. import subscriptions
 from ..clients.admin import TopicAdmin
 from ..clients.asking import Unreachable
 from ..clients.inspecting import Cluster, Inspector, Permitted, Topic
 from ..exceptions import AuthorizationFailed
 from ..needed_topics import Access, Needed
 from ..topic_plans import Kind, changes
-from .findings import Finding, error, unseen, warning, well
-from .ways import Way
+from .findings import Finding, error, note, unseen, warning, well
+from .ways import MOST_FOUND, Way
 
 _SHOWN = 10
 """Partitions that are named one by one."""
@@ -19,7 +20,8 @@ _SHOWN = 10
 
 def look(way: Way, cluster: Cluster, inspector: Inspector, seconds: float) -> Iterator[Finding]:
     """Yield how the topics of a way stand, and what is forbidden there."""
-    wanted = way.topics()
+    wanted = way.topics(cluster.topics)
+    yield from _of_patterns(way, cluster)
     if not wanted:
         yield unseen("topics", "settings and handlers name none here")
         yield unseen("permissions", "settings and handlers name no topic here")
@@ -53,6 +55,19 @@ def look(way: Way, cluster: Cluster, inspector: Inspector, seconds: float) -> It
     if blind:
         why = "the cluster does not tell" if cluster.controlled else "the cluster has no controller that would tell"
         yield unseen("permissions", f"{why}; looked for: {', '.join(blind)}")
+
+
+def _of_patterns(way: Way, cluster: Cluster) -> Iterator[Finding]:
+    for consumer in way.consumers:
+        for one in subscriptions.patterns(consumer.name):
+            names = subscriptions.of_patterns(consumer.name, cluster.topics)
+            fit = [name for name in names if one.text in subscriptions.ways(consumer.name, name)]
+            many = {0: "no topic that this login sees", 1: "1 topic"}.get(len(fit), f"{len(fit)} topics")
+            saw = f"The pattern {one.text!r} fits {many}."
+            if fit:
+                yield well("topics", saw, of=consumer.name, topics=fit[:MOST_FOUND])
+            else:
+                yield note("topics", saw, "They are read when they come.", of=consumer.name)
 
 
 def declared(way: Way, seconds: float) -> Iterator[Finding]:

@@ -6,11 +6,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import conf
+from .. import conf, subscriptions
 from ..clients import properties
 from ..clients.credentials import Properties
 from ..clients.groups import login_of
 from ..needed_topics import Access, Needed, needed
+
+MOST_FOUND = 100
+"""Topics that patterns of a consumer fit of which more is asked than that they are there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +47,24 @@ class Way:
         """Return what a client needs for it. Raises `ConfigurationError`."""
         return properties.for_cluster(self.cluster).with_(self.own)
 
-    def topics(self) -> list[tuple[Needed, tuple[Access, ...]]]:
-        """Return the topics that its producers and consumers need, and what they do there."""
+    def topics(self, there: Collection[str] = ()) -> list[tuple[Needed, tuple[Access, ...]]]:
+        """Return the topics that its producers and consumers need, and what they do there.
+
+        With those that patterns fit of the topics that are `there`.
+        """
         mine = {("consumer", one.name) for one in self.consumers} | {("producer", one.name) for one in self.producers}
         found = []
         for topic in needed():
             accesses = tuple(one for one in topic.accesses if (one.kind, one.client) in mine)
             if topic.cluster == self.cluster.name and accesses:
                 found.append((topic, accesses))
+        named = {topic.name for topic, _accesses in found}
+        for consumer in self.consumers:
+            access = Access("consumer", consumer.name, "READ")
+            for name in subscriptions.of_patterns(consumer.name, there)[:MOST_FOUND]:
+                if name not in named:
+                    use = f"read by {consumer.name}"
+                    found.append((Needed(cluster=self.cluster.name, name=name, uses=(use,)), (access,)))
         return found
 
 

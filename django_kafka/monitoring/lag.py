@@ -22,7 +22,7 @@ from django.core.signals import setting_changed
 from django.db import Error as DatabaseFailure
 from django.db import connections
 
-from .. import claims, conf, handlers, logs
+from .. import claims, conf, handlers, logs, subscriptions
 from ..clients import reading
 from ..clients.admin import Layout, TopicAdmin
 from ..clients.groups import Group, GroupAdmin
@@ -206,17 +206,18 @@ class _Watch:
 
     def _ask_of(self, consumer: conf.Consumer, layouts: Mapping[str, Layout], timeout: float) -> GroupLag:
         origins, group_id = topics_and_group(consumer, handlers.topics(consumer.name))
-        topics = [*origins, *sorted(handlers.retry_topics(consumer.name))]
+        found = subscriptions.of_patterns(consumer.name, layouts)
+        topics = [*origins, *found, *sorted(handlers.retry_topics(consumer.name))]
         places = [(name, number) for name in topics if name in layouts for number in range(layouts[name].partitions)]
         reasons: list[str] = []
-        group, found = Group(state="unknown"), []
+        group, positions = Group(state="unknown"), list[PartitionLag]()
         try:
             admin = GroupAdmin(consumer, group_id, timeout)
             try:
                 group = admin.group()
             except ConfigurationError as error:
                 reasons.append(str(error))
-            found = _positions(consumer, group_id, admin, places, reasons)
+            positions = _positions(consumer, group_id, admin, places, reasons)
         except ConfigurationError as error:
             # Not the same once more: who may not describe the group may not read its offsets.
             reasons += [sentence for sentence in [str(error)] if not reasons]
@@ -225,7 +226,7 @@ class _Watch:
             group_id=group_id,
             state=group.state,
             members=len(group.members),
-            partitions=self._times.of(consumer, group_id, found, timeout),
+            partitions=self._times.of(consumer, group_id, positions, timeout),
             missing=tuple(name for name in topics if name not in layouts),
             reason=" ".join(reasons),
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from django.db import Error as DatabaseFailure
+from django.utils.functional import cached_property
 
-from .. import claims, conf, handlers
+from .. import claims, conf, handlers, subscriptions
 from ..clients import reading
 from ..clients.groups import Group, GroupAdmin, GroupInUse, Member
 from ..exceptions import ConfigurationError
@@ -78,12 +79,19 @@ class Books:
     def __init__(self, name: str, *, timeout: float = _TIMEOUT) -> None:
         """`timeout`: seconds that brokers may take for each answer."""
         self.consumer = conf.consumer(name)
-        origins, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
+        self._named, self.group_id = topics_and_group(self.consumer, handlers.topics(name))
         self.retries = frozenset(handlers.retry_topics(name))
-        self.topics = [*origins, *sorted(self.retries)]
         self.timeout = min(timeout, max(1.0, conf.cluster(self.consumer.cluster).connection.timeout))
         self.reset = reset_of(self.consumer)
         self._admin = GroupAdmin(self.consumer, self.group_id, self.timeout)
+
+    @cached_property
+    def topics(self) -> list[str]:
+        """The topics that it reads. Those that patterns fit are known by the cluster: raises `Unreachable`."""
+        return self._read(self._admin.layouts() if subscriptions.patterns(self.consumer.name) else ())
+
+    def _read(self, there: Iterable[str]) -> list[str]:
+        return [*self._named, *subscriptions.of_patterns(self.consumer.name, there), *sorted(self.retries)]
 
     def stand(self, topics: Collection[str] = (), partitions: Collection[int] = ()) -> Stand:
         """Return where the group stands in all partitions, or in those of `topics` and with these numbers.
@@ -166,7 +174,7 @@ class Books:
 
     def _places(self, topics: Collection[str], partitions: Collection[int]) -> tuple[list[Place], tuple[str, ...]]:
         layouts = self._admin.layouts()
-        chosen = [name for name in self.topics if not topics or name in topics]
+        chosen = [name for name in self._read(layouts) if not topics or name in topics]
         missing = tuple(name for name in chosen if name not in layouts)
         if topics and missing:
             raise ConfigurationError(f"Cluster {self.consumer.cluster!r} has no topic {', '.join(missing)}.")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .. import conf, handlers, tallies
+from .. import conf, handlers, subscriptions, tallies
 from ..consuming.lane import Lane
 from ..consuming.lanes import Lanes
 from ..consuming.parking import thread_of
@@ -90,7 +90,7 @@ def _consumers_of(topic: str) -> list[str]:
     return [
         name
         for name, one in settings.consumers.items()
-        if one.enabled and topic in {settings.prefixed(known.topic) for known in handlers.registrations(name)}
+        if one.enabled and {known.topic for known in handlers.registrations(name)} & {*subscriptions.ways(name, topic)}
     ]
 
 

@@ -98,12 +98,10 @@ class SecuredKafka(Kafka):
         admin = self.admin()  # held until the answer is there
         admin.create_topics([NewTopic(name, partitions, -1)])[name].result(10)
 
-    def allow(self, user: str, kind: ResourceType, name: str) -> None:
-        """Let a user do everything with a topic or group, or with all."""
+    def allow(self, user: str, kind: ResourceType, name: str, operation: AclOperation = AclOperation.ALL) -> None:
+        """Let a user do everything, or one thing, with a topic or group, or with all."""
         principal = "User:CN=client" if user == "client" else f"User:{user}"
-        rule = AclBinding(
-            kind, name, ResourcePatternType.LITERAL, principal, "*", AclOperation.ALL, AclPermissionType.ALLOW
-        )
+        rule = AclBinding(kind, name, ResourcePatternType.LITERAL, principal, "*", operation, AclPermissionType.ALLOW)
         admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
         admin.create_acls([rule])[rule].result(10)
 

@@ -89,7 +89,8 @@ def duration(text: str) -> float:
 
 def _topics_of_settings() -> list[str]:
     kafka = conf.kafka()
-    return [kafka.prefixed(topic.name) for consumer in kafka.consumers.values() for topic in consumer.topics.values()]
+    named = (topic for consumer in kafka.consumers.values() for topic in consumer.topics)
+    return [kafka.prefixed(topic) for topic in named if not conf.is_pattern(topic)]
 
 
 def _must_exist(field: str, value: str, known: Iterable[str], kind: Q | None = None) -> None:
