@@ -7,6 +7,7 @@ its brokers take for a regular expression, and what a pattern may not take is ne
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Collection
 
 from .. import conf, logs, subscriptions
@@ -31,7 +32,8 @@ class Finder:
         self._found: list[str] = []
         self._missed: set[str] = set()
         """Topics that were found before, and were not there the last time."""
-        self._news: list[str] | None = None
+        # One at a time, put and taken whole: the poller takes it at any time.
+        self._news: deque[list[str]] = deque(maxlen=1)
         self._said = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"kafka-{consumer.name}-finder", daemon=True)
@@ -47,14 +49,14 @@ class Finder:
     @property
     def done(self) -> bool:
         """Whether it was told which topics there are, and all of that was taken from it as news."""
-        return self._answered and self._news is None
+        return self._answered and not self._news
 
     def news(self) -> list[str] | None:
         """Return all topics to subscribe to, once after each change; None: what there was still holds."""
-        if self._news is None:
+        try:
+            return self._news.pop()
+        except IndexError:
             return None
-        news, self._news = self._news, None
-        return news
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -93,8 +95,7 @@ class Finder:
 
     def _tell(self, found: list[str]) -> None:
         self._found = found
-        # Whole and last: the poller takes it at any time.
-        self._news = [*self._topics, *found]
+        self._news.append([*self._topics, *found])
 
     def _say(self, found: list[str]) -> None:
         new, gone = sorted({*found} - {*self._found}), sorted({*self._found} - {*found})
