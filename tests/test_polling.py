@@ -295,10 +295,8 @@ def test_a_log_that_raises_in_callbacks_loses_nothing(workplace: Workplace) -> N
 
     raised: list[str] = []
     broken = Broken()
-    loggers = [
-        logging.getLogger(f"django_kafka.{name}")
-        for name in ("consuming.polling", "consuming.member", "consuming.troubles", "client")
-    ]
+    names = ("consuming.polling", "consuming.member", "consuming.troubles", "client")
+    loggers = [logging.getLogger(f"django_kafka.{name}") for name in names]
     seen = Seen()
     workplace.consume(seen, partitions=2)
     for partition in range(2):
