@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .. import handlers, serializers
+from .. import conf, handlers, serializers, tracing
 from ..envelopes import claim_check
 from ..envelopes.opening import OpeningDecoder
 from ..exceptions import ConfigurationError, DecodeError, KeyUnavailable, RegistryUnavailable, StorageUnavailable
-from ..messages import Message
+from ..messages import Message, RawMessage
 from ..models import DeadLetter
-from .masking import Masking
+from .masking import Masking, masking
 from .masking import hiding as _hiding
 from .stored import StoredMessage
 
@@ -85,6 +86,49 @@ def hiding(message: Message) -> Masking | None:
         return _hiding(decoder.encrypted(message))
     except Exception:  # noqa: BLE001  # a registry, or a key, that is not there now
         return Masking(opaque=True)
+
+
+def outward(consumer: conf.Consumer, raws: Sequence[RawMessage], error: BaseException) -> Masking | None:
+    """Return what masks, in texts that leave the project, what of messages was encrypted or is masked by settings.
+
+    None when that is nothing. Never raises.
+    """
+    found = masking()
+    try:
+        decoder = handlers.decoder_for(consumer.name, raws[0].topic() or "")
+        knows = bool(found.mask.fields or found.mask.key)
+        if not (found.active or decoder.encrypts) or isinstance(error, UNAVAILABLE):
+            # Those are sentences of ours, and what they tell of could not even be asked.
+            return None
+        for raw in raws:
+            if claim_check.is_reference(raw.value()) and (knows or decoder.encrypts):
+                # Nothing is fetched for a trace.
+                return replace(found, opaque=True)
+            message = Message(raw, decoder)
+            if decoder.encrypts:
+                found = found.hiding(decoder.encrypted(message))
+            if knows:
+                found = _knowing_message(found, message)
+            if found.opaque:
+                break
+    except Exception:  # noqa: BLE001  # as in `hiding`
+        return replace(found, opaque=True)
+    return found
+
+
+def _knowing_message(found: Masking, message: Message) -> Masking:
+    if sum(len(each or b"") for each in (message.raw_key, message.raw_value)) > MOST:
+        return replace(found, opaque=True)
+    read = []
+    for part in ("value", "key"):
+        try:
+            read.append(getattr(message, part))
+        except serializers.UNREADABLE:
+            read.append(None)
+    return found.knowing(read[0], headers=message.headers).knowing_key(read[1])
+
+
+tracing.mask_with(outward)
 
 
 def _read(letter: DeadLetter, part: str, *, outside: bool = False) -> Any:

@@ -119,8 +119,10 @@ class Masking:
 
     def knowing_key(self, decoded: Any) -> Masking:
         """Return a masking that also masks a key, where whole keys are masked, or else what its masked fields hold."""
-        if not self.mask.key or decoded is None:
-            return self.knowing(decoded)
+        return self.knowing(decoded) if not self.mask.key or decoded is None else self.hiding(decoded)
+
+    def hiding(self, decoded: Any) -> Masking:
+        """Return a masking that also masks, in texts, all that this value holds."""
         try:
             return self._with({*self.values, *_texts(leaves(decoded))})
         except RecursionError:
@@ -204,10 +206,7 @@ def masking() -> Masking:
 
 def hiding(decoded: Any) -> Masking:
     """Return a masking of all that these values hold, wherever a text tells it."""
-    try:
-        return Masking()._with(set(_texts(leaves(decoded))))
-    except RecursionError:
-        return Masking(opaque=True)
+    return Masking().hiding(decoded)
 
 
 @lru_cache(maxsize=4)
