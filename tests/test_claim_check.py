@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import html
 import json
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,10 +25,13 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from django_kafka import categories, handlers, services
+from django_kafka.admin import letters as admin_letters
+from django_kafka.admin import reaching
 from django_kafka.cloud_events import CloudEvent
 from django_kafka.dead_letters import erasing, payloads, replaying, restoring
 from django_kafka.dead_letters.executing import Executor
 from django_kafka.dead_letters.exporting import json_lines
+from django_kafka.envelopes import patience
 from django_kafka.envelopes.claim_check import FOLDER, MARK, Reference, name_in
 from django_kafka.exceptions import DecodeError, PayloadMissing, PayloadTooLarge, RecordTooLarge, StorageUnavailable
 from django_kafka.messages import Message, Messages
@@ -459,6 +464,78 @@ def test_only_who_may_view_payloads_sees_and_downloads_it(
     assert "gives no payload: ConnectionError" in client.get(f"{page}?unmasked=yes").content.decode()
     assert client.get(download).status_code == 302
     assert "secret-of-the-storage" not in client.get(page).content.decode()
+
+
+class Hanging(Breaking):
+    """A storage that does not answer until it is told to."""
+
+    go_on = threading.Event()
+    asked = 0
+
+    @classmethod
+    def hang(cls) -> None:
+        cls.go_on.clear()
+        cls.asked = 0
+
+    def _open(self, name: str, mode: str = "rb") -> Any:
+        Hanging.asked += 1
+        Hanging.go_on.wait()
+        return super()._open(name, mode)
+
+
+@pytest.fixture
+def hanging(settings: Settings, monkeypatch: pytest.MonkeyPatch, place: Path) -> Iterator[type[Hanging]]:
+    """A storage that hangs once there are letters, for pages that have little time."""
+    backend = {"BACKEND": "tests.test_claim_check.Hanging", "OPTIONS": {"location": str(place)}}
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    monkeypatch.setattr(reaching, "PAGE", 0.2)
+    monkeypatch.setattr(admin_letters, "DOWNLOAD", 0.3)
+    Hanging.go_on.set()
+    yield Hanging
+    Hanging.go_on.set()
+
+
+def test_a_page_waits_for_no_storage_that_hangs(
+    client: Client, admin_user: User, hanging: type[Hanging], place: Path
+) -> None:
+    letter = letter_of()
+    hanging.hang()
+    page = reverse("admin:lynx_kafka_deadletter_change", args=[letter.pk])
+    download = reverse("admin:lynx_kafka_deadletter_download", args=[letter.pk, "value"])
+    edit = reverse("admin:lynx_kafka_deadletter_edit", args=[letter.pk])
+    client.force_login(admin_user)
+    shown = html.unescape(client.get(page).content.decode())
+    assert "The storage 'kafka' gives no payload within 0.2 s." in shown
+    assert download in shown, "there is more time for that"
+    for address, seconds in ((edit, "0.2"), (download, "0.3")):
+        answer = client.get(address, follow=True)
+        assert answer.redirect_chain == [(page, 302)]
+        assert f"gives no payload within {seconds} s." in html.unescape(answer.content.decode())
+    hanging.go_on.set()
+    assert "Doe-Miller" in client.get(page).content.decode()
+    assert client.get(download).status_code == 200
+
+
+def test_a_page_fetches_a_payload_once(client: Client, admin_user: User, hanging: type[Hanging], place: Path) -> None:
+    letter = letter_of()
+    hanging.asked = 0
+    client.force_login(admin_user)
+    for name, times in (("change", 1), ("edit", 2)):
+        assert client.get(reverse(f"admin:lynx_kafka_deadletter_{name}", args=[letter.pk])).status_code == 200
+        assert hanging.asked == times
+
+
+def test_what_hangs_is_not_asked_by_ever_more_threads(
+    client: Client, admin_user: User, hanging: type[Hanging], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_waiting", threading.BoundedSemaphore(2))
+    letter = letter_of()
+    hanging.hang()
+    client.force_login(admin_user)
+    page = reverse("admin:lynx_kafka_deadletter_change", args=[letter.pk])
+    told = [html.unescape(client.get(page).content.decode()) for _number in range(4)]
+    assert ["others wait for storages already" in each for each in told] == [False, False, True, True]
+    assert hanging.asked == 2
 
 
 # What becomes of the files

@@ -20,6 +20,7 @@ from django.core.files.storage import InvalidStorageError, Storage, storages
 from django.utils import timezone
 
 from ..exceptions import ConfigurationError, DecodeError, PayloadMissing, PayloadTooLarge, StorageUnavailable
+from . import patience
 
 MARK: Final = b"LKC\x01"
 """What a reference begins with; the last byte is the version of its layout."""
@@ -135,18 +136,23 @@ def fetch(data: bytes, alias: str, most: int | None) -> bytes:
         sentence = f"its payload has {reference.size} bytes, and `max_payload` of its consumer is {most}"
         raise PayloadTooLarge(sentence)
     storage = storage_of(alias)
+    found = patience.fetched(alias, data, lambda: _read(storage, reference, alias))
+    if len(found) != reference.size or hashlib.sha256(found).hexdigest() != reference.sha256:
+        raise PayloadMissing(f"its payload {reference.name} is another one than was left there")
+    return found
+
+
+def _read(storage: Storage, reference: Reference, alias: str) -> bytes:
     try:
         with storage.open(reference.name) as file:
             found: bytes = file.read(reference.size + 1)
+            return found
     except FileNotFoundError:
         if _is_away(storage):
             raise StorageUnavailable(f"The storage {alias!r} is not there.") from None
         raise PayloadMissing(f"its payload {reference.name} is not in the storage {alias!r}") from None
     except Exception as error:
         raise StorageUnavailable(f"The storage {alias!r} gives no payload: {type(error).__name__}.") from error
-    if len(found) != reference.size or hashlib.sha256(found).hexdigest() != reference.sha256:
-        raise PayloadMissing(f"its payload {reference.name} is another one than was left there")
-    return found
 
 
 def _is_away(storage: Storage) -> bool:
