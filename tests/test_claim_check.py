@@ -33,7 +33,15 @@ from django_kafka.dead_letters.executing import Executor
 from django_kafka.dead_letters.exporting import json_lines
 from django_kafka.envelopes import patience
 from django_kafka.envelopes.claim_check import FOLDER, MARK, Reference, name_in
-from django_kafka.exceptions import DecodeError, PayloadMissing, PayloadTooLarge, RecordTooLarge, StorageUnavailable
+from django_kafka.exceptions import (
+    BadArchive,
+    ConfigurationError,
+    DecodeError,
+    PayloadMissing,
+    PayloadTooLarge,
+    RecordTooLarge,
+    StorageUnavailable,
+)
 from django_kafka.messages import Message, Messages
 from django_kafka.models import AuditEntry, DeadLetter, Replay
 from django_kafka.testing import consume, produced, record
@@ -464,6 +472,87 @@ def test_only_who_may_view_payloads_sees_and_downloads_it(
     assert "gives no payload: ConnectionError" in client.get(f"{page}?unmasked=yes").content.decode()
     assert client.get(download).status_code == 302
     assert "secret-of-the-storage" not in client.get(page).content.decode()
+
+
+def test_an_export_has_the_payload_and_brings_it_to_another_storage(
+    settings: Settings, db: None, place: Path, tmp_path: Path, capsys: Any
+) -> None:
+    letter, archive = letter_of(), tmp_path / "letters.jsonl"
+    call_command("kafka_letters", "export", "--output", str(archive))
+    DeadLetter.objects.all().delete()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    backend = {"BACKEND": "tests.test_claim_check.Breaking", "OPTIONS": {"location": str(elsewhere)}}
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    with pytest.raises(PayloadMissing):
+        _ = message_of(letter.value).value
+
+    call_command("kafka_letters", "import", str(archive), "--dry-run")
+    assert files(elsewhere) == []
+    call_command("kafka_letters", "import", str(archive))
+    assert "Payloads left in storages: 1." in capsys.readouterr().out
+    back = DeadLetter.objects.get()
+    assert (back.payload_name, message_of(back.value).value) == (letter.payload_name, LARGE)
+    call_command("kafka_letters", "import", str(archive))
+    assert "Payloads" not in capsys.readouterr().out
+    DeadLetter.objects.all().delete()
+    call_command("kafka_letters", "import", str(archive))
+    assert "Payloads" not in capsys.readouterr().out, "it is there already"
+    assert len(files(elsewhere)) == 1
+
+
+def test_an_export_may_leave_payloads_out_and_says_which_are_not_there(
+    settings: Settings, db: None, place: Path, tmp_path: Path, capsys: Any
+) -> None:
+    letter = letter_of()
+    call_command("kafka_letters", "export", "--without-payloads")
+    assert "payload" not in json.loads(capsys.readouterr().out)
+    call_command("kafka_letters", "export", "--masked")
+    assert "payload" not in json.loads(capsys.readouterr().out)
+    Breaking.away = True
+    with pytest.raises(CommandError, match="The storage 'kafka' gives no payload"):
+        call_command("kafka_letters", "export")
+    Breaking.away = False
+    whole = settings.KAFKA
+    settings.KAFKA = kafka(claim_check="none")
+    call_command("kafka_letters", "export")
+    told = capsys.readouterr()
+    assert json.loads(told.out)["payload"] is None
+    assert f"{letter}: without its payload: A letter of consumer 'ops' for 'flights'" in told.err
+    settings.KAFKA = whole
+    files(place)[0].unlink()
+    (archive := tmp_path / "letters.jsonl").touch()
+    call_command("kafka_letters", "export")
+    told = capsys.readouterr()
+    assert "is not in the storage 'kafka'" in told.err
+    archive.write_text(told.out)
+    DeadLetter.objects.all().delete()
+    call_command("kafka_letters", "import", str(archive))
+    assert DeadLetter.objects.get().payload_name == letter.payload_name
+
+
+def test_an_archive_brings_no_other_payload_than_its_letter_refers_to(
+    settings: Settings, db: None, place: Path
+) -> None:
+    letter = letter_of()
+    (line,) = json_lines(replaying.letters(), masked=False)
+    DeadLetter.objects.all().delete()
+    (file,) = files(place)
+    whole = json.loads(line)
+    for payload, value in (("eHg=", whole["value"]), (whole["payload"], "eHg="), (whole["payload"], None), ("?", "")):
+        with pytest.raises(BadArchive):
+            restoring.restore([json.dumps({**whole, "payload": payload, "value": value})])
+    file.write_bytes(b"of somebody else")
+    with pytest.raises(PayloadMissing, match="another one"):
+        restoring.restore([line])
+    assert file.read_bytes() == b"of somebody else"
+    assert not DeadLetter.objects.exists()
+    file.unlink()
+    settings.KAFKA = kafka(claim_check="none")
+    with pytest.raises(ConfigurationError, match="settings do not say in which"):
+        restoring.restore([line])
+    assert restoring.restore([line], payloads=False).new == 1
+    assert DeadLetter.objects.get().payload_name == letter.payload_name
 
 
 class Hanging(Breaking):

@@ -1,4 +1,4 @@
-"""Files in storages that messages refer to: deleting those that are old and that no letter needs."""
+"""Files in storages that messages refer to: those of letters, and deleting those that are old and no letter needs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from datetime import date, datetime
 
 from django.core.files.storage import Storage
 
-from .. import conf, logs
+from .. import conf, handlers, logs
 from ..envelopes import claim_check
-from ..exceptions import StorageUnavailable
+from ..envelopes.opening import OpeningDecoder
+from ..exceptions import ConfigurationError, PayloadMissing, StorageUnavailable
+from ..models import DeadLetter
 from .replaying import letters
 
 log = logs.of(__name__)
@@ -36,6 +38,43 @@ def storages() -> list[str]:
     found = [client.claim_check for client in clients]
     found += [topic.claim_check for client in clients for topic in client.topics.values() if topic.claim_check]
     return list(dict.fromkeys(one.storage for one in found if one))
+
+
+def storage_for(consumer: str, topic: str) -> str:
+    """Return the alias of the storage with the payloads of a topic. Raises `ConfigurationError` where there is none."""
+    decoder = handlers.decoder_for(consumer, topic)
+    alias = decoder.envelope.claim_check.storage if isinstance(decoder, OpeningDecoder) else ""
+    if not alias:
+        raise ConfigurationError(
+            f"A letter of consumer {consumer!r} for {topic!r} has its payload in a storage, and settings do not say in "
+            'which: give the consumer its "claim_check".'
+        )
+    return alias
+
+
+def of(letter: DeadLetter) -> bytes:
+    """Return what a letter with a reference refers to.
+
+    Raises `ConfigurationError`, `DecodeError` when there is nothing to be had, and `StorageUnavailable`.
+    """
+    most = conf.consumer(letter.consumer).max_payload
+    return claim_check.fetch(bytes(letter.value or b""), storage_for(letter.consumer, letter.topic), most)
+
+
+def put_back(letter: DeadLetter, payload: bytes) -> bool:
+    """Have a payload where a letter that is brought back refers to; tell whether it was not there.
+
+    Raises `ConfigurationError`, `StorageUnavailable`, and `PayloadMissing` when another file has its name.
+    """
+    alias, reference = storage_for(letter.consumer, letter.topic), bytes(letter.value or b"")
+    try:
+        claim_check.fetch(reference, alias, None)
+        return False
+    except PayloadMissing:
+        if claim_check.is_there(letter.payload_name, alias):
+            raise
+    claim_check.Checked.again(reference, payload, alias).deposit()
+    return True
 
 
 def prune(alias: str, before: datetime, *, dry_run: bool = False) -> Pruned:

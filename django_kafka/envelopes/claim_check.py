@@ -48,6 +48,10 @@ class Reference:
         facts = {"name": self.name, "size": self.size, "sha256": self.sha256}
         return MARK + json.dumps(facts, separators=(",", ":")).encode()
 
+    def fits(self, data: bytes) -> bool:
+        """Tell whether this is the value that was left there."""
+        return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Reference:
         """Read one. Raises `DecodeError` for what is none of ours."""
@@ -77,6 +81,13 @@ class Checked(bytes):
         reference = Reference(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         made = cls(reference.to_bytes())
         made.storage, made.payload, made.name = storage, data, name
+        return made
+
+    @classmethod
+    def again(cls, reference: bytes, data: bytes, storage: str) -> Checked:
+        """Return a reference that was made before, for its value."""
+        made = cls(reference)
+        made.storage, made.payload, made.name = storage, data, name_in(reference)
         return made
 
     def deposit(self) -> None:
@@ -137,7 +148,7 @@ def fetch(data: bytes, alias: str, most: int | None) -> bytes:
         raise PayloadTooLarge(sentence)
     storage = storage_of(alias)
     found = patience.fetched(alias, data, lambda: _read(storage, reference, alias))
-    if len(found) != reference.size or hashlib.sha256(found).hexdigest() != reference.sha256:
+    if not reference.fits(found):
         raise PayloadMissing(f"its payload {reference.name} is another one than was left there")
     return found
 
@@ -153,6 +164,15 @@ def _read(storage: Storage, reference: Reference, alias: str) -> bytes:
         raise PayloadMissing(f"its payload {reference.name} is not in the storage {alias!r}") from None
     except Exception as error:
         raise StorageUnavailable(f"The storage {alias!r} gives no payload: {type(error).__name__}.") from error
+
+
+def is_there(name: str, alias: str) -> bool:
+    """Tell whether a storage has a file of this name. Raises `StorageUnavailable`, and `ConfigurationError`."""
+    storage = storage_of(alias)
+    try:
+        return bool(storage.exists(name))
+    except Exception as error:
+        raise StorageUnavailable(f"The storage {alias!r} cannot be asked: {type(error).__name__}.") from error
 
 
 def _is_away(storage: Storage) -> bool:

@@ -49,7 +49,7 @@ def fetched(alias: str, reference: bytes, fetch: Callable[[], bytes]) -> bytes:
     Elsewhere than in such a block it may take as long as it does.
     """
     patience = _current.get()
-    if patience is None:
+    if patience is None or patience.seconds == float("inf"):
         return fetch()
     if (known := patience.known.get((alias, reference))) is None:
         known = patience.known[alias, reference] = _bounded(alias, patience, fetch)
