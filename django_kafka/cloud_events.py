@@ -97,6 +97,16 @@ def is_json(content_type: str) -> bool:
     return bool(_JSON.match(content_type))
 
 
+def attribute_of(event: CloudEvent | None, name: str) -> str | int | bool | datetime | None:
+    """Return what an event says of itself under a name, as that stands in headers and JSON; None when nothing."""
+    if event is None:
+        return None
+    found: str | int | bool | datetime | None = (
+        getattr(event, name) if name in (*_REQUIRED, *_OPTIONAL, "time") else event.extensions.get(name)
+    )
+    return found
+
+
 def attributes_of(event: CloudEvent) -> dict[str, str | int | bool]:
     """Return all that an event says of itself, as JSON has it."""
     named = {name: getattr(event, name) for name in (*_REQUIRED, *_OPTIONAL)}
