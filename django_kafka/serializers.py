@@ -98,6 +98,9 @@ class Json:
 
 BUILT_IN: dict[str, Callable[[], Serializer]] = {"bytes": Bytes, "text": Text, "json": Json}
 
+WITHOUT_QUOTES = (Bytes, Text, Json, schema_registry.Codec)
+"""Those whose errors do not quote values."""
+
 
 @cache
 def get(name: str) -> Serializer:

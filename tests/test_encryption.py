@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
@@ -348,6 +349,23 @@ def test_fields_of_what_has_none_are_not_sent_in_clear(settings: Settings) -> No
         assert_dark(str(caught.value))
     with pytest.raises(EncodeError, match=r"The field passenger\.name for 'flights' has no counterpart in JSON"):
         services.produce("flights", "k", {"passenger": {"name": object()}})
+
+
+class Quoting:
+    """A serializer that quotes."""
+
+    def encode(self, value: Any, topic: str) -> bytes:
+        raise ValueError(f"what is {value}?")
+
+
+@pytest.mark.parametrize("chosen", ["payload", FIELDS])
+def test_what_does_not_serialize_is_not_quoted(settings: Settings, chosen: Any) -> None:
+    whole = kafka(chosen)
+    whole["producers"]["default"]["serializer"] = f"{__name__}.Quoting"
+    settings.KAFKA = whole
+    with pytest.raises(EncodeError, match="The value for 'flights' does not serialize: ValueError") as caught:
+        services.produce("flights", "k", JANE)
+    assert_dark("".join(traceback.format_exception(caught.value)))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import cloud_events, conf, serializers
 from ..cloud_events import CloudEvent, NoCloudEvent
-from ..exceptions import DecodeError
+from ..exceptions import DecodeError, EncodeError
 from ..serializers import Serializer
 from . import claim_check, encryption, fields
 
@@ -95,7 +95,14 @@ class Envelope:
     def _serialized(self, value: Any, headers: Headers) -> bytes | None:
         if value is not None and self.encryption.fields:
             value = fields.sealed(value, self.encryption.fields, self.topic)
-        return serializers.encode(self.serializer, value, self.topic, VALUE, headers)
+        if not self.encryption or isinstance(self.serializer, serializers.WITHOUT_QUOTES):
+            return serializers.encode(self.serializer, value, self.topic, VALUE, headers)
+        try:
+            return serializers.encode(self.serializer, value, self.topic, VALUE, headers)
+        except EncodeError as error:
+            kind = type(error.__cause__ or error).__name__
+        # Not where it was caught: one of the project's own may quote what is to be encrypted.
+        raise EncodeError(f"The value for {self.topic!r} does not serialize: {kind}.")
 
     def _as_event(self, given: CloudEvent, headers: Headers) -> bytes | None:
         source, what = self.events.source or "", self.events.type or ""
