@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from django.core import checks
+from django.db import OperationalError
 from pytest_django import Settings
 
-from django_kafka import conf, handlers, registry, upcasters
+from django_kafka import categories, conf, handlers, registry, upcasters
 from django_kafka.dead_letters import decoding, dry_runs, editing
 from django_kafka.dead_letters.editing import Edit
 from django_kafka.exceptions import ConfigurationError, DecodeError, NoHandler, UpcastFailed
@@ -58,6 +59,26 @@ def cancelled(message: Message) -> None:
 
 def everything(message: Message) -> None:
     seen.append("everything")
+
+
+def ask_somebody(payload: dict[str, Any]) -> dict[str, Any]:
+    raise OperationalError("the connection was lost")
+
+
+def test_an_upcaster_that_meets_an_outage_makes_no_poison(settings: Settings) -> None:
+    settings.KAFKA = {"brokers": [NOBODY], "consumers": {NAME: {"group_id": "ops", "topics": {"flights": {}}}}}
+    kafka_handler(topics="flights", consumer=NAME, type="Asked", version=2)(cancelled)
+    upcaster(type="Asked", from_version=1)(ask_somebody)
+    try:
+        raw = Raw(headers=[("type", b"Asked")], value=b"{}")
+        with pytest.raises(UpcastFailed) as caught:
+            _ = Message(raw, for_topic(NAME, "flights").decoder).value
+    finally:
+        handlers.forget(cancelled)
+        upcasters.forget(ask_somebody)
+    assert categories.of(caught.value).kind is categories.Kind.OUTAGE
+    caught.value.__cause__ = KeyError("number")
+    assert categories.of(caught.value).kind is categories.Kind.POISON
 
 
 def many(events: list[Landed], messages: Messages) -> None:
