@@ -194,7 +194,10 @@ def _data_of(found: Mapping[str, Any], event: CloudEvent) -> bytes | None:
         return None
     if isinstance(data, str) and not is_json(event.datacontenttype or "application/json"):
         return data.encode("utf-8", "surrogatepass")
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    except RecursionError:
+        raise NoCloudEvent("its `data` is nested too deeply") from None
 
 
 def _event(found: Mapping[str, Any]) -> CloudEvent:

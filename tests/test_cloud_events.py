@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -192,6 +193,16 @@ def test_a_topic_may_be_different_and_an_event_says_the_rest(settings: Settings)
     assert sent(CloudEvent(data=JANE, type="mine", source="/me"), "gates")[1]["ce_type"] == b"mine"
     bag = json.loads(sent(JANE, "bags")[0] or b"")
     assert (bag["type"], bag["datacontenttype"], bag["data"]) == (TYPE, "application/vnd.bag+json", JANE)
+
+
+@pytest.mark.parametrize("depth", [300, 900, 3000, 60_000])
+def test_data_that_are_nested_very_deeply_are_poison(depth: int) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    event = f'{{"specversion":"1.0","id":"1","source":"s","type":"t","data":{deep}}}'.encode()
+    message = message_of(event, [("content-type", JSON.encode())])
+    for look in (lambda: message.value, lambda: message.cloud_event):
+        with suppress(DecodeError):  # poison; how deep is too deep is another one in each Python
+            look()
 
 
 BY_TYPE = {"type_in": {"cloud_event": "type"}, "version_in": {"cloud_event": "dataversion"}}

@@ -7,6 +7,7 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -29,6 +30,7 @@ from django_kafka.dead_letters.executing import Executor
 from django_kafka.envelopes import encryption
 from django_kafka.exceptions import (
     ConfigurationError,
+    DecodeError,
     EncodeError,
     KeyUnavailable,
     ReplayRefused,
@@ -356,6 +358,19 @@ class Quoting:
 
     def encode(self, value: Any, topic: str) -> bytes:
         raise ValueError(f"what is {value}?")
+
+
+@pytest.mark.parametrize("depth", [300, 600, 900, 3000])
+def test_what_is_nested_very_deeply_is_poison(settings: Settings, depth: int) -> None:
+    settings.KAFKA = kafka(FIELDS, accept_plain=True)
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    with suppress(DecodeError):  # poison; how deep is too deep is another one in each Python
+        assert "a" in message_of(deep).value
+    nested: Any = 1
+    for _level in range(depth):
+        nested = {"a": nested}
+    with suppress(EncodeError):
+        sealed(nested)
 
 
 @pytest.mark.parametrize("chosen", ["payload", FIELDS])

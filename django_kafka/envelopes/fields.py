@@ -40,7 +40,10 @@ def sealed(value: Any, paths: Paths, topic: str) -> Any:
             raise EncodeError(sentence) from None
         return seal_text(data, topic, path)
 
-    return _changed(value, paths, "", encrypted)
+    try:
+        return _changed(value, paths, "", encrypted)
+    except RecursionError:
+        raise EncodeError(f"The value for {topic!r} is nested too deeply.") from None
 
 
 def unsealed(value: Any, paths: Paths, topics: frozenset[str] | None, *, accept_plain: bool) -> tuple[Any, list[Any]]:
@@ -68,7 +71,10 @@ def unsealed(value: Any, paths: Paths, topics: frozenset[str] | None, *, accept_
 
     if not isinstance(value, Mapping | list | tuple) and value is not None and not accept_plain:
         raise Undecryptable("it has no fields")
-    return _changed(value, paths, "", decrypted), found
+    try:
+        return _changed(value, paths, "", decrypted), found
+    except RecursionError:
+        raise Undecryptable("it is nested too deeply") from None
 
 
 def _changed(value: Any, paths: Paths, path: str, change: _Change) -> Any:
