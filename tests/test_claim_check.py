@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import html
 import json
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -31,8 +33,8 @@ from django_kafka.cloud_events import CloudEvent
 from django_kafka.dead_letters import erasing, payloads, replaying, restoring
 from django_kafka.dead_letters.executing import Executor
 from django_kafka.dead_letters.exporting import json_lines
-from django_kafka.envelopes import patience
-from django_kafka.envelopes.claim_check import FOLDER, MARK, Reference, name_in
+from django_kafka.envelopes import claim_check, patience
+from django_kafka.envelopes.claim_check import FOLDER, MARK, Checked, Reference, name_in
 from django_kafka.exceptions import (
     BadArchive,
     ConfigurationError,
@@ -77,7 +79,7 @@ class Breaking(FileSystemStorage):
 
     def delete(self, name: str) -> None:
         if Breaking.away:
-            raise ConnectionError("nobody is there")
+            raise ConnectionError("nobody is there: secret-of-the-storage")
         super().delete(name)
 
 
@@ -289,6 +291,86 @@ def test_what_a_handler_sends_is_sent_again_when_the_storage_is_back(workplace: 
         wait_until(lambda: workplace.committed()[0] == 1)
     assert len(files(place)) == 1
     assert name_in(there.value())
+
+
+class Full(Breaking):
+    """A disk that is full in the middle of a file."""
+
+    full = True
+
+    def _save(self, name: str, content: Any) -> str:
+        if Full.full:
+            super()._save(name, ContentFile(b"the beginning"))
+            raise OSError(errno.ENOSPC, "secret-of-the-storage")
+        return super()._save(name, content)
+
+
+def test_what_a_storage_took_in_part_does_not_keep_the_payload_from_it(settings: Settings, place: Path) -> None:
+    backend = {"BACKEND": "tests.test_claim_check.Full", "OPTIONS": {"location": str(place)}}
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    data = json.dumps(LARGE).encode()
+    checked = Checked.of(data, "flights", "kafka")
+    for _attempt in range(2):
+        with pytest.raises(StorageUnavailable, match="takes no payload: OSError"):
+            checked.deposit()
+    Full.full = False
+    try:
+        checked.deposit()
+    finally:
+        Full.full = True
+    assert [each.read_bytes() for each in files(place)] == [data]
+    assert message_of(bytes(checked)).value == LARGE
+
+
+class Renaming(FileSystemStorage):
+    """A storage that knows better."""
+
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        return f"{name}.bin"
+
+
+def test_a_storage_that_calls_files_otherwise_keeps_none_of_them(settings: Settings, place: Path) -> None:
+    backend = {"BACKEND": "tests.test_claim_check.Renaming", "OPTIONS": {"location": str(place)}}
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    with pytest.raises(ConfigurationError, match="calls files otherwise"):
+        Checked.of(b"x", "flights", "kafka").deposit()
+    assert files(place) == []
+
+
+def test_what_a_storage_says_stays_out_of_errors_and_their_tracebacks(place: Path) -> None:
+    data, checked = left(), Checked.of(b"x", "flights", "kafka")
+    Breaking.away = True
+    for ask in (lambda: message_of(data).value, checked.deposit, lambda: claim_check.delete(name_in(data), "kafka")):
+        with pytest.raises(StorageUnavailable) as caught:
+            ask()
+        told = "".join(traceback.format_exception(caught.value))
+        assert "secret" not in told
+        assert "ConnectionError" in told
+
+
+def test_memory_that_is_short_is_no_outage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, checked = left(), Checked.of(b"x", "flights", "kafka")
+
+    def short(*_arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Breaking, "_open", short)
+    monkeypatch.setattr(Breaking, "_save", short)
+    for ask in (lambda: message_of(data).value, checked.deposit):
+        with pytest.raises(MemoryError):
+            ask()
+
+
+@pytest.mark.parametrize("size", [2**40, 2**62, 2**64, 10**900])
+def test_a_size_that_nobody_has_is_poison_where_payloads_are_not_bounded(
+    settings: Settings, place: Path, size: int
+) -> None:
+    reference = Reference.from_bytes(left())
+    settings.KAFKA = kafka(max_payload=None)
+    facts = {"name": reference.name, "size": size, "sha256": reference.sha256}
+    with pytest.raises(DecodeError) as caught:
+        _ = message_of(MARK + json.dumps(facts).encode()).value
+    assert categories.of(caught.value).kind is categories.Kind.POISON
 
 
 def broken(data: bytes, place: Path) -> Iterator[tuple[str, type[DecodeError], bytes]]:
@@ -684,6 +766,7 @@ def test_old_files_are_deleted_but_those_that_letters_need(place: Path, db: None
     stranger.write_text("x")
     odd = place / Path(gone[1]).parent / "odd"
     odd.write_text("x")
+    (place / Path(gone[1]).parent / "folder").mkdir()
     reference = Reference(name=needed, size=6, sha256="0" * 64).to_bytes()
     letter = dead_letter(reference)
     assert letter.payload_name == needed

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from django.core.files.storage import Storage
-
 from .. import conf, handlers, logs
 from ..envelopes import claim_check
 from ..envelopes.opening import OpeningDecoder
-from ..exceptions import ConfigurationError, PayloadMissing, StorageUnavailable
+from ..exceptions import ConfigurationError, PayloadMissing
 from ..models import DeadLetter
 from .replaying import letters
 
@@ -83,21 +81,18 @@ def prune(alias: str, before: datetime, *, dry_run: bool = False) -> Pruned:
     Those that a dead letter refers to are kept. Messages that are still in Kafka, and refer to one that is deleted,
     cannot be read any more. Raises `StorageUnavailable` and `ConfigurationError`.
     """
-    storage, done = claim_check.storage_of(alias), Pruned()
-    try:
-        for folder in _days(storage, before.date()):
-            _prune_day(storage, folder, done, dry_run=dry_run)
-    except OSError as error:
-        raise StorageUnavailable(f"The storage {alias!r} cannot be looked through: {type(error).__name__}.") from error
+    done = Pruned()
+    for folder in _days(alias, before.date()):
+        _prune_day(alias, folder, done, dry_run=dry_run)
     if done.deleted and not dry_run:
         log.info("storage=%s payloads deleted: %s", alias, done.deleted)
     return done
 
 
-def _days(storage: Storage, before: date) -> Iterator[str]:
+def _days(alias: str, before: date) -> Iterator[str]:
     """Walk through the folders of days that are over."""
-    for topic in _folders(storage, claim_check.FOLDER):
-        for day in _folders(storage, f"{claim_check.FOLDER}/{topic}"):
+    for topic in sorted(_listed(alias, claim_check.FOLDER)[0]):
+        for day in sorted(_listed(alias, f"{claim_check.FOLDER}/{topic}")[0]):
             try:
                 over = date.fromisoformat(day) < before
             except ValueError:
@@ -106,29 +101,33 @@ def _days(storage: Storage, before: date) -> Iterator[str]:
                 yield f"{claim_check.FOLDER}/{topic}/{day}"
 
 
-def _folders(storage: Storage, place: str) -> list[str]:
+def _listed(alias: str, place: str) -> tuple[list[str], list[str]]:
+    """Return the names of folders and files."""
+    storage = claim_check.storage_of(alias)
     try:
-        return sorted(storage.listdir(place)[0])
+        with claim_check.asked(f"The storage {alias!r} cannot be looked through"):
+            return storage.listdir(place)
     except FileNotFoundError:
-        return []
+        return [], []
 
 
-def _prune_day(storage: Storage, folder: str, done: Pruned, *, dry_run: bool) -> None:
-    names = [f"{folder}/{name}" for name in storage.listdir(folder)[1]]
+def _prune_day(alias: str, folder: str, done: Pruned, *, dry_run: bool) -> None:
+    folders, files = _listed(alias, folder)
+    names = [f"{folder}/{name}" for name in files]
     ours = [name for name in names if claim_check.NAME.fullmatch(name)]
-    kept = len(names) - len(ours)
+    kept = len(folders) + len(names) - len(ours)
     for start in range(0, len(ours), _PIECE):
-        kept += _prune_some(storage, ours[start : start + _PIECE], done, dry_run=dry_run)
+        kept += _prune_some(alias, ours[start : start + _PIECE], done, dry_run=dry_run)
     if not kept and not dry_run:
-        storage.delete(folder)
+        claim_check.delete(folder, alias)
 
 
-def _prune_some(storage: Storage, names: Sequence[str], done: Pruned, *, dry_run: bool) -> int:
+def _prune_some(alias: str, names: Sequence[str], done: Pruned, *, dry_run: bool) -> int:
     """Delete those of these that no letter refers to; return how many are left."""
     needed = set(letters().filter(payload_name__in=names).values_list("payload_name", flat=True))
     for name in names:
         if name not in needed and not dry_run:
-            storage.delete(name)
+            claim_check.delete(name, alias)
     done.needed += len(needed)
     done.deleted += len(names) - len(needed)
     return len(needed)

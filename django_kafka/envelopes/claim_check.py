@@ -11,6 +11,8 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +32,8 @@ NAME = re.compile(rf"{FOLDER}/(?P<topic>[A-Za-z0-9._-]{{1,249}})/(?P<day>\d{{4}}
 """What files are called: nobody guesses the last part."""
 _LONGEST = 1000
 """Bytes of a reference."""
+_PIECE = 1 << 20
+"""Bytes that are read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,7 @@ class Checked(bytes):
     storage: str
     payload: bytes | None
     name: str
+    tried = False
 
     @classmethod
     def of(cls, data: bytes, topic: str, storage: str) -> Checked:
@@ -94,14 +99,15 @@ class Checked(bytes):
         """Leave it there, unless it is there. Raises `StorageUnavailable`, and `ConfigurationError`."""
         if self.payload is None:
             return
-        storage = storage_of(self.storage)
-        try:
-            name = storage.save(self.name, ContentFile(self.payload))
-        except Exception as error:
-            raise StorageUnavailable(
-                f"The storage {self.storage!r} takes no payload: {type(error).__name__}."
-            ) from error
+        storage, payload = storage_of(self.storage), self.payload
+        if self.tried:
+            # As much of it may be there as there was room for, and would keep its name from it.
+            delete(self.name, self.storage)
+        self.tried = True
+        with asked(f"The storage {self.storage!r} takes no payload"):
+            name = storage.save(self.name, ContentFile(payload))
         if name != self.name:
+            delete(name, self.storage)
             raise ConfigurationError(f"The storage {self.storage!r} calls files otherwise than it is told.")
         self.payload = None
 
@@ -136,6 +142,20 @@ def storage_of(alias: str) -> Storage:
     return found
 
 
+@contextmanager
+def asked(trouble: str) -> Iterator[None]:
+    """Raise `StorageUnavailable` for what a storage raises, but for `FileNotFoundError`.
+
+    It tells of what kind that was, and no more: libraries quote addresses, which have signatures in them.
+    """
+    try:
+        yield
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever its library raises
+        raise StorageUnavailable(f"{trouble}: {type(error).__name__}.") from None
+
+
 def fetch(data: bytes, alias: str, most: int | None) -> bytes:
     """Return the value that a reference leads to, of `most` bytes at most (None: of any number).
 
@@ -154,25 +174,25 @@ def fetch(data: bytes, alias: str, most: int | None) -> bytes:
 
 
 def _read(storage: Storage, reference: Reference, alias: str) -> bytes:
+    pieces, left = [], reference.size + 1
     try:
-        with storage.open(reference.name) as file:
-            found: bytes = file.read(reference.size + 1)
-            return found
+        with asked(f"The storage {alias!r} gives no payload"), storage.open(reference.name) as file:
+            # Not all at once: whoever wrote the reference may have claimed any size.
+            while left and (piece := file.read(min(left, _PIECE))):
+                pieces.append(piece)
+                left -= len(piece)
     except FileNotFoundError:
         if _is_away(storage):
             raise StorageUnavailable(f"The storage {alias!r} is not there.") from None
         raise PayloadMissing(f"its payload {reference.name} is not in the storage {alias!r}") from None
-    except Exception as error:
-        raise StorageUnavailable(f"The storage {alias!r} gives no payload: {type(error).__name__}.") from error
+    return b"".join(pieces)
 
 
 def is_there(name: str, alias: str) -> bool:
     """Tell whether a storage has a file of this name. Raises `StorageUnavailable`, and `ConfigurationError`."""
     storage = storage_of(alias)
-    try:
+    with asked(f"The storage {alias!r} cannot be asked"):
         return bool(storage.exists(name))
-    except Exception as error:
-        raise StorageUnavailable(f"The storage {alias!r} cannot be asked: {type(error).__name__}.") from error
 
 
 def _is_away(storage: Storage) -> bool:
@@ -189,9 +209,5 @@ def _is_away(storage: Storage) -> bool:
 def delete(name: str, alias: str) -> None:
     """Delete a file of ours; that it is gone is no error. Raises `StorageUnavailable`."""
     storage = storage_of(alias)
-    try:
+    with suppress(FileNotFoundError), asked(f"The storage {alias!r} deletes no payload"):
         storage.delete(name)
-    except FileNotFoundError:
-        return
-    except Exception as error:
-        raise StorageUnavailable(f"The storage {alias!r} deletes no payload: {type(error).__name__}.") from error
