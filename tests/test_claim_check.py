@@ -54,6 +54,7 @@ from tests.sending import read
 from tests.servers.processes import wait_until
 from tests.test_admin import person
 from tests.test_encryption import JANE, OLD, Raw, assert_dark
+from tests.test_registry_journeys import carried_out
 
 __all__ = ["person"]
 
@@ -782,6 +783,67 @@ def test_old_files_are_deleted_but_those_that_letters_need(place: Path, db: None
     letter.delete()
     assert payloads.prune("kafka", timezone.now() - timedelta(days=30)).deleted == 1
     assert not (place / needed).parent.exists(), "no empty folder is left"
+
+
+@pytest.mark.parametrize("chosen", ["none", "payload"])
+@pytest.mark.parametrize("topic", ["", "others"])
+def test_what_is_replayed_to_a_topic_outlives_its_letter(
+    settings: Settings, executor: Executor, place: Path, monkeypatch: pytest.MonkeyPatch, chosen: Any, topic: str
+) -> None:
+    settings.KAFKA = kafka(producer={"encryption": chosen}, encryption=chosen)
+    monkeypatch.setattr(claim_check, "_today", lambda: (timezone.now() - timedelta(days=40)).date().isoformat())
+    letter = letter_of()
+    monkeypatch.undo()
+    with produced() as records:
+        replaying.request([letter.pk], target="topic", topic=topic)
+        executor.run_next()
+    (sent,) = records
+    DeadLetter.objects.all().delete()
+    payloads.prune("kafka", timezone.now() - timedelta(days=30))
+    assert message_of(sent.raw_value, topic or "flights").value == LARGE
+    assert not [each for each in files(place) if str(each.relative_to(place)) == letter.payload_name]
+
+
+def test_a_replay_that_fails_again_in_its_topic_comes_back_to_its_letter(
+    workplace: Workplace, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(message: Message) -> None:
+        raise ValueError("no seat")
+
+    workplace.consume(fail, kafka={"producers": {"default": {"claim_check": CHECK}}}, claim_check="kafka")
+    monkeypatch.setattr(claim_check, "_today", lambda: (timezone.now() - timedelta(days=40)).date().isoformat())
+    services.produce(workplace.topic, "k", LARGE).result()
+    monkeypatch.undo()
+    with workplace.worker():
+        wait_until(workplace.letters)
+        (letter,) = workplace.letters()
+        replaying.request([letter.pk], target="topic")
+        assert carried_out() == ["succeeded"]
+        wait_until(lambda: workplace.letters()[0].attempts == 2)
+    assert len(workplace.letters()) == 1
+    assert len(files(place)) == 2
+
+
+@pytest.mark.parametrize("chosen", ["none", "payload", ["passenger"]])
+def test_what_is_edited_is_in_no_storage(
+    client: Client, admin_user: User, executor: Executor, settings: Settings, place: Path, chosen: Any
+) -> None:
+    settings.KAFKA = {
+        **kafka(producer={"encryption": chosen}, encryption=chosen),
+        "dead_letters": {"edit": True, "max_shown": "4MiB"},
+    }  # fmt: skip
+    letter = letter_of({**LARGE, "text": "x" * 600_000})
+    client.force_login(admin_user)
+    address = reverse("admin:lynx_kafka_deadletter_edit", args=[letter.pk])
+    draft = client.get(address).context["draft"]
+    typed = {
+        "value_notation": "json", "value": draft.value.written.text.replace("17C", "1A"), "target": "handler",
+        "key_notation": draft.key.written.notation, "key": draft.key.written.text, "version": draft.version,
+    }  # fmt: skip
+    assert client.post(address, {**typed, "send": "1"}).status_code == 302
+    executor.run_next()
+    assert Effect.objects.get().payload["seat"] == "1A"
+    assert len(files(place)) == 1
 
 
 def test_the_command_says_what_it_cannot_do(settings: Settings, db: None, capsys: Any) -> None:

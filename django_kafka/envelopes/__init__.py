@@ -177,12 +177,25 @@ class Envelope:
         value = None if data is None else serializers.decode(self.serializer, data, self.topic, headers)
         return event, self.revealed(value)[0]
 
+    def renewed(self, data: bytes) -> bytes:
+        """Return what is sent again for a value: what refers to an older file is left in one of today.
+
+        Old files are deleted when topics do not keep the messages of their time any more, and this one is new.
+        """
+        if not self.claim_check or (reference := claim_check.reference_in(data)) is None or reference.is_of_today:
+            return data
+        try:
+            return claim_check.Checked.of(self.fetched(data), self.topic, self.claim_check.storage)
+        except DecodeError:
+            # It is gone, or too large: as it came.
+            return data
+
     def moved(self, data: bytes, topic: str, headers: Pairs) -> bytes:
         """Return what a value of this topic is in another one: what is encrypted for a topic is read in that only."""
-        if topic == self.topic or not self.encryption:
-            return data
-        data = self.fetched(data)
         other = replace(self, topic=topic)
+        if topic == self.topic or not self.encryption:
+            return other.renewed(data)
+        data = self.fetched(data)
         inner = self.inside(data)
         if self.encryption.fields:
             event, value = self._opened(inner, headers)

@@ -14,12 +14,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from django.core.files.base import ContentFile
 from django.core.files.storage import InvalidStorageError, Storage, storages
-from django.utils import timezone
 
 from ..exceptions import ConfigurationError, DecodeError, PayloadMissing, PayloadTooLarge, StorageUnavailable
 from . import patience
@@ -52,6 +52,11 @@ class Reference:
         facts = {"name": self.name, "size": self.size, "sha256": self.sha256}
         return MARK + json.dumps(facts, separators=(",", ":")).encode()
 
+    @property
+    def is_of_today(self) -> bool:
+        """Whether it was left there today, by UTC."""
+        return self.name.split("/")[2] == _today()
+
     def fits(self, data: bytes) -> bool:
         """Tell whether this is the value that was left there."""
         return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
@@ -81,8 +86,7 @@ class Checked(bytes):
     @classmethod
     def of(cls, data: bytes, topic: str, storage: str) -> Checked:
         """Return the reference for a value for a topic."""
-        day = timezone.now().date().isoformat()
-        name = f"{FOLDER}/{topic}/{day}/{secrets.token_hex(32)}"
+        name = f"{FOLDER}/{topic}/{_today()}/{secrets.token_hex(32)}"
         reference = Reference(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         made = cls(reference.to_bytes())
         made.storage, made.payload, made.name = storage, data, name
@@ -110,6 +114,18 @@ class Checked(bytes):
             delete(name, self.storage)
             raise ConfigurationError(f"The storage {self.storage!r} calls files otherwise than it is told.")
         self.payload = None
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def same(one: bytes | None, other: bytes | None) -> bool:
+    """Tell whether two values are the same, or refer to the same, which may lie in two files."""
+    if one == other:
+        return True
+    first, second = reference_in(one), reference_in(other)
+    return first is not None and second is not None and (first.size, first.sha256) == (second.size, second.sha256)
 
 
 def is_reference(data: bytes | memoryview | None) -> bool:

@@ -56,7 +56,10 @@ class OpeningDecoder(TopicDecoder):
 
     def encode(self, value: Any, topic: str, part: str) -> bytes | None:
         """Return bytes that read as `value`, which is the key or the value as `part` says; raise `EncodeError`."""
-        return self.envelope.close(value) if part == VALUE else super().encode(value, topic, part)
+        if part != VALUE:
+            return super().encode(value, topic, part)
+        # Left in no storage: that is done for what is sent.
+        return replace(self.envelope, claim_check=conf.ClaimCheck()).close(value)
 
     def inside(self, headers: Pairs) -> TopicDecoder:
         """Return what reads what `Envelope.inside` returns: a whole CloudEvent as the JSON that it is."""
