@@ -255,7 +255,7 @@ class TopicDecoder:
         return self
 
     def encrypted(self, message: Message) -> list[Any]:
-        """Return what was encrypted of a message."""
+        """Return what was encrypted of a message; raise what `value` raises."""
         return []
 
     def event(self, message: Message) -> cloud_events.CloudEvent | None:

@@ -273,7 +273,12 @@ def _tell(span: Any, error: BaseException) -> None:
     if here.is_valid and not isinstance(error, DeliveryFailed):
         told = f"{_NOTE}00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
         # An error that is raised again and again tells of the last time.
-        error.__notes__ = [*(note for note in getattr(error, "__notes__", ()) if not note.startswith(_NOTE)), told]
+        error.__notes__ = [*(note for note in getattr(error, "__notes__", ()) if not is_note(note)), told]
+
+
+def is_note(text: str) -> bool:
+    """Tell whether a note of an error is such a line."""
+    return text.startswith(_NOTE)
 
 
 def _told_by(traceback: str) -> list[Any]:

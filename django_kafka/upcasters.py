@@ -236,7 +236,7 @@ class UpcastingDecoder(TopicDecoder):
         return self._decoder.outside()
 
     def encrypted(self, message: Message) -> list[Any]:
-        """Return what was encrypted of a message."""
+        """Return what was encrypted of a message; raise what `value` raises but `UpcastFailed`."""
         return self._decoder.encrypted(message)
 
     def event(self, message: Message) -> CloudEvent | None:

@@ -702,6 +702,57 @@ def test_an_edit_in_clear_is_refused(settings: Settings, db: None, accept_plain:
         editing.request(letter.pk, edit, version=editing.version_of(letter))
 
 
+@dataclass(frozen=True)
+class Paid:
+    name: str
+    born: date
+    at: datetime
+    local: datetime
+    amount: Decimal
+
+
+def pay(event: Paid) -> None:
+    raise ValueError(f"what of {event}, {event.born}, {event.at}, {event.at.isoformat()}?")
+
+
+@pytest.mark.parametrize("chosen", ["payload", ["name", "born", "at", "local", "amount"]])
+def test_times_are_masked_however_an_error_writes_them(settings: Settings, db: None, chosen: Any) -> None:
+    whole = kafka(chosen)
+    whole["consumers"]["ops"]["topics"]["flights"] = {"handler": f"{__name__}.pay"}
+    settings.KAFKA = whole
+    at = datetime(2026, 11, 27, 9, 30, 15, tzinfo=UTC)
+    event = Paid("Jane", date(1990, 1, 2), at, at.replace(tzinfo=None), Decimal("1250.50"))
+    (letter,) = consume([record("flights", "k", event)]).dead_letters
+    for written in ("Jane", "1990", "2026", "1250"):
+        assert written not in letter.error_message
+    assert "what of Paid(name='***', born=datetime.date(***)" in letter.error_message
+
+
+def test_names_of_fields_that_strangers_write_are_cut_and_made_harmless(settings: Settings) -> None:
+    settings.KAFKA = kafka(["*.x"])
+    strange = "a\u202e\x00\n" + "y" * 100_000
+    with pytest.raises(Undecryptable, match="its field a") as caught:
+        _ = message_of(json.dumps({strange: {"x": "plain"}}).encode()).value
+    said = str(caught.value)
+    assert said.isprintable()
+    assert len(said) < 400
+
+
+def read_and_lose(message: Message) -> None:
+    name = message.value["passenger"]["name"]
+    # As if its key were another one now.
+    encryption._Memory.ciphers.made["old"] = encryption.library()(bytes(32))
+    raise ValueError(f"no seat for {name}")
+
+
+def test_what_cannot_be_read_a_second_time_is_told_by_nobody(settings: Settings, db: None) -> None:
+    whole = kafka()
+    whole["consumers"]["ops"]["topics"]["flights"] = {"handler": f"{__name__}.read_and_lose"}
+    settings.KAFKA = whole
+    (letter,) = consume([record("flights", "k", JANE)]).dead_letters
+    assert (letter.error_message, letter.traceback) == ("***", "***")
+
+
 # Events as Python types
 
 

@@ -11,7 +11,14 @@ from typing import Any
 from .. import conf, handlers, serializers, tracing
 from ..envelopes import claim_check
 from ..envelopes.opening import OpeningDecoder
-from ..exceptions import ConfigurationError, DecodeError, KeyUnavailable, RegistryUnavailable, StorageUnavailable
+from ..exceptions import (
+    ConfigurationError,
+    DecodeError,
+    KafkaError,
+    KeyUnavailable,
+    RegistryUnavailable,
+    StorageUnavailable,
+)
 from ..messages import Message, RawMessage
 from ..models import DeadLetter
 from .masking import Masking, masking
@@ -77,15 +84,25 @@ def outside(letter: DeadLetter, part: str) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def hiding(message: Message) -> Masking | None:
-    """Return what masks, in texts, all that was encrypted of a message; None when nothing was. Never raises."""
+def hiding(message: Message, error: BaseException) -> Masking | None:
+    """Return what masks, in texts of an error, all that was encrypted of a message; None: nothing. Never raises.
+
+    What cannot be read any more may have been read before, and told: such texts are masked as a whole.
+    """
     decoder = message._decoder
     if not decoder.encrypts:
         return None
     try:
         return _hiding(decoder.encrypted(message))
-    except Exception:  # noqa: BLE001  # a registry, or a key, that is not there now
-        return Masking(opaque=True)
+    except Exception:  # noqa: BLE001  # poison, or a registry, key or storage that is not there now
+        return None if _is_our_own(error) else Masking(opaque=True)
+
+
+def _is_our_own(error: BaseException) -> bool:
+    """Tell whether an error is a sentence of ours and nothing else, and so quotes nothing."""
+    alone = error.__cause__ is None and (error.__context__ is None or error.__suppress_context__)
+    ours = isinstance(error, KafkaError) and type(error).__module__ == KafkaError.__module__
+    return ours and alone and all(tracing.is_note(note) for note in getattr(error, "__notes__", ()))
 
 
 def outward(consumer: conf.Consumer, raws: Sequence[RawMessage], error: BaseException) -> Masking | None:
@@ -97,8 +114,7 @@ def outward(consumer: conf.Consumer, raws: Sequence[RawMessage], error: BaseExce
     try:
         decoder = handlers.decoder_for(consumer.name, raws[0].topic() or "")
         knows = bool(found.mask.fields or found.mask.key)
-        if not (found.active or decoder.encrypts) or isinstance(error, UNAVAILABLE):
-            # Those are sentences of ours, and what they tell of could not even be asked.
+        if not (found.active or decoder.encrypts) or (isinstance(error, UNAVAILABLE) and _is_our_own(error)):
             return None
         for raw in raws:
             if claim_check.is_reference(raw.value()) and (knows or decoder.encrypts):
@@ -112,7 +128,7 @@ def outward(consumer: conf.Consumer, raws: Sequence[RawMessage], error: BaseExce
             if found.opaque:
                 break
     except Exception:  # noqa: BLE001  # as in `hiding`
-        return replace(found, opaque=True)
+        return found if _is_our_own(error) else replace(found, opaque=True)
     return found
 
 

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from functools import lru_cache
@@ -37,6 +37,9 @@ _MOST_VALUES = 1000
 """Of one letter. Where there are more, its errors are masked as a whole."""
 _WHOLE_WORD = 8
 """Values shorter than this are masked only where they are words of their own."""
+
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
+_LONGEST_MOMENT = 40
 
 _Path = tuple[str, ...]
 _Pairs = list[tuple[str, "bytes | None"]]
@@ -283,10 +286,29 @@ def _texts(leaves: Iterable[Any]) -> Iterator[str]:
     for leaf in leaves:
         text = leaf.decode("utf-8", "backslashreplace") if isinstance(leaf, bytes | bytearray) else str(leaf)
         yield text
+        yield from _moments(leaf)
+        if isinstance(leaf, bytes):
+            yield repr(leaf)[2:-1]
         if isinstance(leaf, str):
             yield repr(text)[1:-1]
             yield json.dumps(text)[1:-1]
             yield json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _moments(leaf: Any) -> Iterator[str]:
+    """Walk through the ways in which a time is written, or a text that an event has as a time."""
+    moment = leaf
+    if isinstance(leaf, str):
+        if len(leaf) > _LONGEST_MOMENT or not _MOMENT.fullmatch(leaf):
+            return
+        try:
+            moment = (date if len(leaf) == len("2026-11-27") else datetime).fromisoformat(leaf)
+        except ValueError:
+            return
+    if isinstance(moment, date | time_of_day):
+        bare = moment.replace(tzinfo=None) if isinstance(moment, datetime | time_of_day) else moment
+        yield from (str(moment), moment.isoformat(), str(bare), bare.isoformat())
+        yield repr(bare).partition("(")[2].removesuffix(")")
 
 
 def _places(text: str, value: str) -> Iterator[tuple[int, int]]:

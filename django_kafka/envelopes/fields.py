@@ -13,12 +13,15 @@ from typing import Any
 from ..conf.masks import ITEM, after
 from ..events import plain
 from ..exceptions import EncodeError, Undecryptable
+from ..legible import printable
 from ..serializers import Json
 from .encryption import TOKEN, seal_text, unseal_text
 
 Paths = Sequence[tuple[str, ...]]
 _Change = Callable[[Any, str], Any]
 _JSON = Json()
+_LONGEST = 200
+"""Characters of a path that sentences have."""
 
 
 def sealed(value: Any, paths: Paths, topic: str) -> Any:
@@ -36,7 +39,7 @@ def sealed(value: Any, paths: Paths, topic: str) -> Any:
         try:
             data = _JSON.encode(field, topic)
         except (TypeError, ValueError, RecursionError) as error:
-            sentence = f"The field {path} for {topic!r} has no counterpart in JSON: {type(error).__name__}."
+            sentence = f"The field {_shown(path)} for {topic!r} has no counterpart in JSON: {type(error).__name__}."
             raise EncodeError(sentence) from None
         return seal_text(data, topic, path)
 
@@ -59,13 +62,13 @@ def unsealed(value: Any, paths: Paths, topics: frozenset[str] | None, *, accept_
         if not isinstance(field, str) or not field.startswith(TOKEN):
             if accept_plain:
                 return field
-            raise Undecryptable(f"its field {path} is not encrypted")
+            raise Undecryptable(f"its field {_shown(path)} is not encrypted")
         try:
             opened = json.loads(unseal_text(field, topics, path))
         except Undecryptable as error:
-            raise type(error)(f"its field {path} is not to be read: {error}") from None
+            raise type(error)(f"its field {_shown(path)} is not to be read: {error}") from None
         except (ValueError, RecursionError):
-            raise Undecryptable(f"its field {path} holds no JSON") from None
+            raise Undecryptable(f"its field {_shown(path)} holds no JSON") from None
         found.append(opened)
         return opened
 
@@ -75,6 +78,11 @@ def unsealed(value: Any, paths: Paths, topics: frozenset[str] | None, *, accept_
         return _changed(value, paths, "", decrypted), found
     except RecursionError:
         raise Undecryptable("it is nested too deeply") from None
+
+
+def _shown(path: str) -> str:
+    """Return a path for sentences: names in it may be a stranger's."""
+    return printable(path if len(path) <= _LONGEST else f"{path[:_LONGEST]}…")
 
 
 def _changed(value: Any, paths: Paths, path: str, change: _Change) -> Any:
