@@ -15,7 +15,7 @@ from django.core.files.storage import storages
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, coroutines, envelopes, handlers, serializers, signatures, subscriptions, upcasters
+from . import conditions, conf, coroutines, envelopes, handlers, serializers, signatures, subscriptions, upcasters
 from .clients import properties, security
 from .conf.encryption import place_of
 from .conf.secrets import is_secret
@@ -145,9 +145,9 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
         # What settings do not say cannot be compared with what is registered.
         return []
     sources = (
-        handlers.problems(), coroutines.problems(), signatures.problems(), upcasters.problems(), publishing.problems(),
-        publishing.doubled(), forwarding.problems(), guarantees.problems(), subscriptions.problems(),
-        subscriptions.warnings(),
+        handlers.problems(), coroutines.problems(), signatures.problems(), upcasters.problems(), conditions.problems(),
+        publishing.problems(), publishing.doubled(), forwarding.problems(), guarantees.problems(),
+        subscriptions.problems(), subscriptions.warnings(),
     )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():
