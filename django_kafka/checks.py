@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from django.core import checks
-from django.core.files.storage import storages
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
@@ -188,15 +187,17 @@ def check_encryption(**_asked: Any) -> list[checks.CheckMessage]:
 
 @checks.register(KAFKA)
 def check_storages(**_asked: Any) -> list[checks.CheckMessage]:
-    """Report storages for large payloads that STORAGES does not have."""
+    """Report storages for large payloads that STORAGES does not have, or that cannot be made."""
     if any(not problem.warning for problem in conf.problems()):
         return []
-    unknown = [alias for alias in payloads.storages() if alias not in storages.backends]
-    has = ", ".join(storages.backends)
-    return [
-        _message("E019", f"KAFKA leaves large payloads in the storage {alias!r}; STORAGES has: {has}.", "Add it there.")
-        for alias in unknown
-    ]
+    found = []
+    for alias in payloads.storages():
+        try:
+            envelopes.claim_check.storage_of(alias)
+        except ConfigurationError as error:
+            sentence = f"KAFKA leaves large payloads in the storage {alias!r}: {error}"
+            found.append(_message("E019", sentence, "Mend it there."))
+    return found
 
 
 @checks.register(KAFKA)

@@ -455,13 +455,38 @@ def test_a_consumer_without_a_storage_reads_no_reference(settings: Settings) -> 
         ({"above": 5}, "an alias of STORAGES, or a dict with `storage`"),
         ({"storage": "kafka", "above": -1}, "`above` is a number of bytes"),
         (5, "an alias of STORAGES"),
-        ("nowhere", "in the storage 'nowhere'; STORAGES has: "),
+        ("nowhere", "in the storage 'nowhere': STORAGES has no 'nowhere'; it has: "),
     ],
 )
 def test_what_is_wrong_in_settings_is_an_error_of_the_check(settings: Settings, chosen: Any, words: str) -> None:
     settings.KAFKA = {**kafka(), "producers": {"default": {"topics": {"a": {"claim_check": chosen}}}}}
     said = [f"{each.msg} {each.hint}" for each in run_checks(tags=["kafka"])]
     assert any(words in each for each in said), said
+
+
+class Choosy(FileSystemStorage):
+    def __init__(self, secret: str) -> None:
+        raise ValueError(f"what is {secret}?")
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        ({"BACKEND": "tests.nowhere.Storage"}, "has the BACKEND 'tests.nowhere.Storage', which cannot be imported."),
+        ({"BACKEND": "tests.test_claim_check.Choosy"}, "cannot be made: TypeError."),
+        ({"BACKEND": "tests.test_claim_check.Choosy", "OPTIONS": {"secret": "hunter2"}}, "cannot be made: ValueError."),
+    ],
+)
+def test_a_storage_that_cannot_be_made_is_found_before_a_message_needs_it(
+    settings: Settings, backend: Any, words: str
+) -> None:
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    (said,) = [each.msg for each in run_checks(tags=["kafka"]) if each.id == "django_kafka.E019"]
+    with pytest.raises(ConfigurationError) as caught:
+        handlers.resolve_all("ops")
+    for told in (said, "".join(traceback.format_exception(caught.value))):
+        assert f'STORAGES["kafka"] {words}' in told
+        assert "hunter2" not in told
 
 
 # Dead letters

@@ -150,11 +150,20 @@ def reference_in(data: bytes | memoryview | None) -> Reference | None:
 
 
 def storage_of(alias: str) -> Storage:
-    """Return a storage of settings. Raises `ConfigurationError`."""
+    """Return a storage of settings. Raises `ConfigurationError` where there is none, or it cannot be made."""
+    if alias not in storages.backends:
+        raise ConfigurationError(f"STORAGES has no {alias!r}; it has: {', '.join(storages.backends)}.")
     try:
         found: Storage = storages[alias]
     except InvalidStorageError:
-        raise ConfigurationError(f"STORAGES has no {alias!r}; it has: {', '.join(storages.backends)}.") from None
+        chosen: Any = storages.backends[alias]
+        path = str(chosen.get("BACKEND", ""))
+        raise ConfigurationError(f'STORAGES["{alias}"] has the BACKEND {path!r}, which cannot be imported.') from None
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever its class raises, which may quote secrets of its OPTIONS
+        kind = type(error).__name__
+        raise ConfigurationError(f'STORAGES["{alias}"] cannot be made: {kind}. Look at its OPTIONS.') from None
     return found
 
 
