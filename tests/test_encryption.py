@@ -19,6 +19,7 @@ from django.contrib.auth.models import Permission, User
 from django.core.checks import run_checks
 from django.test import Client
 from django.urls import reverse
+from pydantic import BaseModel, TypeAdapter
 from pytest_django import Settings
 
 from django_kafka import categories, conf, handlers, services, upcasters
@@ -726,6 +727,35 @@ def test_times_are_masked_however_an_error_writes_them(settings: Settings, db: N
     for written in ("Jane", "1990", "2026", "1250"):
         assert written not in letter.error_message
     assert "what of Paid(name='***', born=datetime.date(***)" in letter.error_message
+
+
+class Guest(BaseModel):
+    name: int
+    email: int
+
+
+def invite(message: Message) -> None:
+    Guest(**message.value["passenger"])
+
+
+def invite_all(message: Message) -> None:
+    TypeAdapter(list[Guest]).validate_python(message.value)
+
+
+@pytest.mark.parametrize("handler", ["invite", "invite_all"])
+@pytest.mark.parametrize("chosen", ["payload", FIELDS])
+def test_values_that_a_library_tells_in_part_are_masked(
+    settings: Settings, db: None, chosen: Any, handler: str
+) -> None:
+    whole = kafka(chosen)
+    whole["consumers"]["ops"]["topics"]["flights"] = {"handler": f"{__name__}.{handler}"}
+    settings.KAFKA = whole
+    name = "Jane Doe-Miller of the very long street in a town"
+    for value in (JANE, {"passenger": {"name": name, "email": "jane@example.com, and others of Jane Doe"}}):
+        (letter,) = consume([record("flights", "k", value)]).dead_letters[-1:]
+        assert "validation error" in letter.error_message
+        for word in ("Jane", "Doe", "jane", "example", "street", "town", "others"):
+            assert word not in letter.error_message, letter.error_message
 
 
 def test_names_of_fields_that_strangers_write_are_cut_and_made_harmless(settings: Settings) -> None:

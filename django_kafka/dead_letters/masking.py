@@ -38,6 +38,12 @@ _MOST_VALUES = 1000
 _WHOLE_WORD = 8
 """Values shorter than this are masked only where they are words of their own."""
 
+_LEFT_OUT = re.compile(r"\.{3,}|…")
+_SHORTEST_PART = 3
+_LONGEST_PART = 200
+"""Characters of a value that is told in part."""
+_MOST_CUTS = 100
+"""Places where something is left out. What comes after so many is masked."""
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
 _LONGEST_MOMENT = 40
 
@@ -180,6 +186,8 @@ class Masking:
     def _spans(self, text: str, deadline: float) -> Iterator[tuple[int, int]]:
         for value in self.values:
             yield from _places(text, value)
+        if self.values:
+            yield from _cut(text, self.values)
         for start in range(0, len(text), _WINDOW):
             end = min(len(text), start + _WINDOW + _OVERLAP)
             for pattern in self.mask.patterns:
@@ -318,6 +326,30 @@ def _places(text: str, value: str) -> Iterator[tuple[int, int]]:
         if len(value) >= _WHOLE_WORD or not (_touches(text, start - 1, start) or _touches(text, end - 1, end)):
             yield start, end
         start = text.find(value, start + 1)
+
+
+def _cut(text: str, values: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Walk through the places of values that are told in part: libraries put dots where they leave something out."""
+    for number, found in enumerate(_LEFT_OUT.finditer(text)):
+        if number == _MOST_CUTS:
+            yield found.start(), len(text)
+            return
+        before, after = text[max(0, found.start() - _LONGEST_PART) : found.start()], text[found.end() :][:_LONGEST_PART]
+        if kept := max(_overlap(before, value) for value in values):
+            yield found.start() - kept, found.start()
+        # The same from behind: the end of a value at the beginning of what comes.
+        if kept := max(_overlap(after[::-1], value[: -_LONGEST_PART - 1 : -1]) for value in values):
+            yield found.end(), found.end() + kept
+
+
+def _overlap(text: str, value: str) -> int:
+    """Return how many characters the end of a text and the beginning of a value have in common, of so many at least."""
+    start = text.find(value[:_SHORTEST_PART]) if len(value) > _SHORTEST_PART else -1
+    while start >= 0:
+        if value.startswith(text[start:]):
+            return len(text) - start
+        start = text.find(value[:_SHORTEST_PART], start + 1)
+    return 0
 
 
 def _touches(text: str, left: int, right: int) -> bool:
