@@ -826,7 +826,8 @@ def test_what_is_replayed_to_a_topic_outlives_its_letter(
     DeadLetter.objects.all().delete()
     payloads.prune("kafka", timezone.now() - timedelta(days=30))
     assert message_of(sent.raw_value, topic or "flights").value == LARGE
-    assert not [each for each in files(place) if str(each.relative_to(place)) == letter.payload_name]
+    assert [str(each.relative_to(place)) for each in files(place)] == [name_in(sent.raw_value)]
+    assert letter.payload_name != name_in(sent.raw_value)
 
 
 def test_a_replay_that_fails_again_in_its_topic_comes_back_to_its_letter(

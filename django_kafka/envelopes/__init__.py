@@ -85,10 +85,10 @@ class Envelope:
             return None
         return self._left(encryption.seal(data, self.topic, VALUE) if self.covers else data)
 
-    def _left(self, data: bytes) -> bytes:
+    def _left(self, data: bytes, *, again: bool = False) -> bytes:
         # What only looks like a reference is left there as well, so that it is not taken for one.
         check = self.claim_check
-        if check and (len(data) > check.above or claim_check.is_reference(data)):
+        if check and (again or len(data) > check.above or claim_check.is_reference(data)):
             return claim_check.Checked.of(data, self.topic, check.storage)
         return data
 
@@ -195,13 +195,17 @@ class Envelope:
         other = replace(self, topic=topic)
         if topic == self.topic or not self.encryption:
             return other.renewed(data)
+        was_left = bool(self.claim_check) and claim_check.is_reference(data)
         data = self.fetched(data)
         inner = self.inside(data)
         if self.encryption.fields:
             event, value = self._opened(inner, headers)
             again = other._serialized(value, [])
-            return other._left(again or b"" if event is None else other._around_event(event, again, given=False))
-        return other._left(other.around(inner) if encryption.is_sealed(data) else data)
+            whole = again or b"" if event is None else other._around_event(event, again, given=False)
+        else:
+            whole = other.around(inner) if encryption.is_sealed(data) else data
+        # What was too large once is so again; from which size on, only its producer knows.
+        return other._left(whole, again=was_left)
 
 
 def of(
