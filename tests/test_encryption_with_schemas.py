@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import html
 import json
+import threading
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from django.core.files.storage import FileSystemStorage
 from django.test import Client
 from django.urls import reverse
 
 from django_kafka import handlers, serializers, services
 from django_kafka.cloud_events import CloudEvent
 from django_kafka.dead_letters import replaying
+from django_kafka.dead_letters.decoding import surely
 from django_kafka.dead_letters.exporting import csv_lines, json_lines
 from django_kafka.exceptions import EncodeError
 from django_kafka.messages import Message
@@ -39,12 +43,12 @@ EVENTS = {"source": "/ops", "type": "landed"}
 
 def consume(
     place: Workplace, front: Front, handler: Any, kind: str, chosen: Any, *, options: Any = None, mode: str = "none",
-    schema: Any = None, **more: Any,
+    schema: Any = None, producer: Any = None, **more: Any,
 ) -> None:  # fmt: skip
     own = {"schema": schema or SCHEMAS[kind]}
     producer = {
-        "serializer": kind, "schema": schema or SCHEMAS[kind], "send": "immediate", "encryption": chosen,
-        "schema_options": options or {}, "cloud_events": {"mode": mode, **EVENTS},
+        **(producer or {}), "serializer": kind, "schema": schema or SCHEMAS[kind], "send": "immediate",
+        "encryption": chosen, "schema_options": options or {}, "cloud_events": {"mode": mode, **EVENTS},
     }  # fmt: skip
     kafka = {
         "schema_registry": {"auto_register": True, "timeout": "8s", **front.settings},
@@ -135,6 +139,42 @@ def test_what_does_not_fit_its_schema_is_not_quoted(workplace: Workplace, front:
         while error is not None:
             assert_dark(str(error))
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+class Noting(FileSystemStorage):
+    """A storage that notes in which threads it is read."""
+
+    threads: ClassVar[list[str]] = []
+
+    def _open(self, name: str, mode: str = "rb") -> Any:
+        Noting.threads.append(threading.current_thread().name)
+        return super()._open(name, mode)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_storage_is_not_read_in_the_time_that_a_registry_has(
+    workplace: Workplace, front: Front, admin_client: Client, kind: str, tmp_path: Path
+) -> None:
+    backend = {"BACKEND": f"{__name__}.Noting", "OPTIONS": {"location": str(tmp_path)}}
+    workplace.settings.STORAGES = {**workplace.settings.STORAGES, "kafka": backend}
+
+    def fail(message: Message) -> None:
+        raise ValueError(f"no gate for {shown(message.value)}")
+
+    check = {"claim_check": {"storage": "kafka", "above": 1}}
+    consume(workplace, front, fail, kind, "payload", producer=check, claim_check="kafka")
+    with workplace.worker():
+        services.produce(workplace.topic, "k", JANE).result(20)
+        wait_until(workplace.letters)
+    (letter,) = workplace.letters()
+    assert letter.payload_name
+    Noting.threads.clear()
+    page = admin_client.get(reverse("admin:lynx_kafka_deadletter_change", args=[letter.pk])).content.decode()
+    assert '"flight": "Jane Doe 1"' in html.unescape(page)
+    assert Noting.threads == ["kafka-storage"]
+    Noting.threads.clear()
+    assert surely(letter, "value")[0]["flight"] == "Jane Doe 1"
+    assert Noting.threads == [threading.current_thread().name]
 
 
 @dataclass(frozen=True)

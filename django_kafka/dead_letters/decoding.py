@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from .. import conf, handlers, serializers, tracing
 from ..envelopes import claim_check
 from ..envelopes.opening import OpeningDecoder
+from ..envelopes.patience import at_hand
 from ..exceptions import (
     ConfigurationError,
     DecodeError,
@@ -154,7 +156,12 @@ def _read(letter: DeadLetter, part: str, *, outside: bool = False) -> Any:
     if outside:
         decoder = decoder.outside()
     read = partial(getattr, Message(StoredMessage(letter), decoder), part)
-    return serializers.presentable(serializers.patiently(decoder, read))
+    with at_hand():
+        if decoder.asks and part == "value" and letter.payload_name and isinstance(decoder, OpeningDecoder):
+            # Before the time that a registry has: it is not to blame for a storage.
+            with suppress(DecodeError):
+                decoder.envelope.fetched(bytes(letter.value or b""))
+        return serializers.presentable(serializers.patiently(decoder, read))
 
 
 def knowing(found: Masking, letter: DeadLetter) -> Masking:

@@ -43,16 +43,27 @@ def patient(seconds: float) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextmanager
+def at_hand() -> Iterator[None]:
+    """Have what is fetched in this block be there when it is asked for again in it."""
+    if _current.get() is not None:
+        yield
+        return
+    with patient(float("inf")):
+        yield
+
+
 def fetched(alias: str, reference: bytes, fetch: Callable[[], bytes]) -> bytes:
     """Return what `fetch` gets from a storage; raise `StorageUnavailable` when nobody here waits any longer for that.
 
     Elsewhere than in such a block it may take as long as it does.
     """
     patience = _current.get()
-    if patience is None or patience.seconds == float("inf"):
+    if patience is None:
         return fetch()
     if (known := patience.known.get((alias, reference))) is None:
-        known = patience.known[alias, reference] = _bounded(alias, patience, fetch)
+        bounded = patience.seconds < float("inf")
+        known = patience.known[alias, reference] = _bounded(alias, patience, fetch) if bounded else fetch()
     return known
 
 
