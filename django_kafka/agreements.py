@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import conf, handlers
+from . import conf, subscriptions
 
 _HINT = "Say the same of the topic for both: otherwise each of these messages becomes a dead letter."
 
@@ -15,20 +15,23 @@ def problems() -> Iterator[tuple[str, str, str]]:
     Only where the producer names the topic: what code sends besides nobody knows here.
     """
     whole = conf.kafka()
-    for consumer in whole.consumers.values():
-        for topic in handlers.topics(consumer.name) if consumer.enabled else ():
-            reads = consumer.topics.get(topic)
-            if reads is not None and reads.imports:
-                continue
-            for producer in whole.producers.values():
-                if producer.enabled and producer.cluster == consumer.cluster and _names(producer, topic):
-                    place = f"{topic!r}, which producer {producer.name!r} sends and consumer {consumer.name!r} reads,"
-                    for difference in _differences(producer, producer.topics.get(topic), consumer, reads):
-                        yield "django_kafka.W009", f"The topic {place} {difference}.", _HINT
+    for producer in whole.producers.values():
+        for topic in _named(producer) if producer.enabled else ():
+            for consumer in whole.consumers.values():
+                if not consumer.enabled or consumer.cluster != producer.cluster:
+                    continue
+                name = whole.prefixed(topic)
+                reads = subscriptions.settings_of(consumer, name)
+                if not subscriptions.ways(consumer.name, name) or (reads is not None and reads.imports):
+                    continue
+                place = f"{topic!r}, which producer {producer.name!r} sends and consumer {consumer.name!r} reads,"
+                for difference in _differences(producer, producer.topics.get(topic), consumer, reads):
+                    yield "django_kafka.W009", f"The topic {place} {difference}.", _HINT
 
 
-def _names(producer: conf.Producer, topic: str) -> bool:
-    return topic in producer.topics or (producer.topic == topic and not producer.has_topic_template)
+def _named(producer: conf.Producer) -> list[str]:
+    own = [] if producer.topic is None or producer.has_topic_template else [producer.topic]
+    return list(dict.fromkeys([*own, *producer.topics]))
 
 
 def _differences(

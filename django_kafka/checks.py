@@ -14,7 +14,18 @@ from django.core import checks
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import agreements, conditions, conf, coroutines, envelopes, handlers, serializers, signatures, subscriptions, upcasters
+from . import (
+    agreements,
+    conditions,
+    conf,
+    coroutines,
+    envelopes,
+    handlers,
+    serializers,
+    signatures,
+    subscriptions,
+    upcasters,
+)
 from .clients import properties, security
 from .conf.encryption import place_of
 from .conf.secrets import is_secret
@@ -145,8 +156,8 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
         return []
     sources = (
         handlers.problems(), coroutines.problems(), signatures.problems(), upcasters.problems(), conditions.problems(),
-        agreements.problems(), publishing.problems(), publishing.doubled(), forwarding.problems(), guarantees.problems(),
-        subscriptions.problems(), subscriptions.warnings(),
+        agreements.problems(), publishing.problems(), publishing.doubled(), forwarding.problems(),
+        guarantees.problems(), subscriptions.problems(), subscriptions.warnings(),
     )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():

@@ -72,3 +72,16 @@ def test_what_is_said_of_all_topics_counts_where_nothing_is_said_of_one(settings
     assert said(settings, whole, {}, consumer={"enabled": False}) == []
     assert said(settings, {}, {}, producer={**whole, "topics": {}}) == [], "what code sends nobody knows"
     assert len(said(settings, {}, {}, producer={**whole, "topics": {}, "topic": "flights"})) == 1
+
+
+def test_what_a_pattern_reads_is_compared_as_well(settings: Settings) -> None:
+    settings.KAFKA = {
+        "brokers": [NOBODY],
+        "encryption": {"keys": {"old": OLD}},
+        "producers": {
+            "default": {"topics": {"flights": {"encryption": "payload"}, "gates": {"encryption": "payload"}}}
+        },
+        "consumers": {"ops": {"group_id": "ops", "topics": {"^fli.*": {"handler": HANDLER}}}},
+    }
+    (found,) = [one.msg for one in run_checks(tags=["kafka"]) if one.id == "django_kafka.W009"]
+    assert "'flights'" in found
