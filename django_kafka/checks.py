@@ -11,11 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from django.core import checks
-from django.core.files.storage import storages
 from django.db import DatabaseError, connections
 from django.utils.module_loading import import_string
 
-from . import conf, coroutines, envelopes, handlers, serializers, signatures, subscriptions, upcasters
+from . import (
+    agreements,
+    conditions,
+    conf,
+    coroutines,
+    envelopes,
+    handlers,
+    serializers,
+    signatures,
+    subscriptions,
+    upcasters,
+)
 from .clients import properties, security
 from .conf.encryption import place_of
 from .conf.secrets import is_secret
@@ -145,9 +155,9 @@ def check_handlers(**_asked: Any) -> list[checks.CheckMessage]:
         # What settings do not say cannot be compared with what is registered.
         return []
     sources = (
-        handlers.problems(), coroutines.problems(), signatures.problems(), upcasters.problems(), publishing.problems(),
-        publishing.doubled(), forwarding.problems(), guarantees.problems(), subscriptions.problems(),
-        subscriptions.warnings(),
+        handlers.problems(), coroutines.problems(), signatures.problems(), upcasters.problems(), conditions.problems(),
+        agreements.problems(), publishing.problems(), publishing.doubled(), forwarding.problems(),
+        guarantees.problems(), subscriptions.problems(), subscriptions.warnings(),
     )  # fmt: skip
     found = [_message(*problem) for problems in sources for problem in problems]
     for consumer in conf.kafka().consumers.values():
@@ -188,15 +198,17 @@ def check_encryption(**_asked: Any) -> list[checks.CheckMessage]:
 
 @checks.register(KAFKA)
 def check_storages(**_asked: Any) -> list[checks.CheckMessage]:
-    """Report storages for large payloads that STORAGES does not have."""
+    """Report storages for large payloads that STORAGES does not have, or that cannot be made."""
     if any(not problem.warning for problem in conf.problems()):
         return []
-    unknown = [alias for alias in payloads.storages() if alias not in storages.backends]
-    has = ", ".join(storages.backends)
-    return [
-        _message("E019", f"KAFKA leaves large payloads in the storage {alias!r}; STORAGES has: {has}.", "Add it there.")
-        for alias in unknown
-    ]
+    found = []
+    for alias in payloads.storages():
+        try:
+            envelopes.claim_check.storage_of(alias)
+        except ConfigurationError as error:
+            sentence = f"KAFKA leaves large payloads in the storage {alias!r}: {error}"
+            found.append(_message("E019", sentence, "Mend it there."))
+    return found
 
 
 @checks.register(KAFKA)

@@ -97,6 +97,16 @@ def is_json(content_type: str) -> bool:
     return bool(_JSON.match(content_type))
 
 
+def attribute_of(event: CloudEvent | None, name: str) -> str | int | bool | datetime | None:
+    """Return what an event says of itself under a name, as that stands in headers and JSON; None when nothing."""
+    if event is None:
+        return None
+    found: str | int | bool | datetime | None = (
+        getattr(event, name) if name in (*_REQUIRED, *_OPTIONAL, "time") else event.extensions.get(name)
+    )
+    return found
+
+
 def attributes_of(event: CloudEvent) -> dict[str, str | int | bool]:
     """Return all that an event says of itself, as JSON has it."""
     named = {name: getattr(event, name) for name in (*_REQUIRED, *_OPTIONAL)}
@@ -184,7 +194,10 @@ def _data_of(found: Mapping[str, Any], event: CloudEvent) -> bytes | None:
         return None
     if isinstance(data, str) and not is_json(event.datacontenttype or "application/json"):
         return data.encode("utf-8", "surrogatepass")
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    except RecursionError:
+        raise NoCloudEvent("its `data` is nested too deeply") from None
 
 
 def _event(found: Mapping[str, Any]) -> CloudEvent:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from django.utils.module_loading import import_string
 
-from . import coroutines
+from . import conf, coroutines
 from .exceptions import ConfigurationError
 from .messages import Message
-from .registry import Registration
+from .registry import Registration, registrations
 from .upcasters import UpcastingDecoder, field_of
 
 Condition = Callable[[Message], Any]
@@ -63,14 +63,40 @@ def _same(found: Any, wanted: Any) -> bool:
     return bool(found == wanted and isinstance(found, bool) == isinstance(wanted, bool))
 
 
+def problems() -> Iterator[tuple[str, str, str]]:
+    """Yield (check id, sentence, hint) for predicates that cannot be used."""
+    found = dict[str, None]()
+    for consumer in conf.kafka().consumers.values():
+        # Those that settings name are imported by another check, which says where they stand.
+        named = {rule.when for topic in consumer.topics.values() for rule in topic.dispatch}
+        for registration in registrations(consumer.name):
+            wanted = registration.wanted
+            if not wanted.when or (wanted.when in named and not _is_coroutine(registration)):
+                continue
+            try:
+                _predicate(registration)
+            except ConfigurationError as error:
+                found[str(error)] = None
+    for sentence in found:
+        yield "E029", sentence, "It takes a message and returns whether its handler wants it."
+
+
+def _is_coroutine(registration: Registration) -> bool:
+    try:
+        return coroutines.is_coroutine(registration.wanted.predicate or import_string(registration.wanted.when))
+    except Exception:  # noqa: BLE001  # a module may fail in any way
+        return False
+
+
 def _predicate(registration: Registration) -> Condition:
     path, found = registration.wanted.when, registration.wanted.predicate
     if found is None:
         try:
             found = import_string(path)
-        except ImportError as error:
+        except Exception as error:  # a module may fail in any way
             raise ConfigurationError(
-                f"The condition {path!r} of the handler {registration.path!r} cannot be imported: {error}"
+                f"The condition {path!r} of the handler {registration.path!r} cannot be imported: "
+                f"{type(error).__name__}: {error}"
             ) from error
     if not callable(found) or coroutines.is_coroutine(found):
         raise ConfigurationError(

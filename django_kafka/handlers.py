@@ -307,6 +307,9 @@ def resolve_all(consumer: str) -> None:
     for made in _every(consumer):
         if made.decoder.encrypts:
             envelopes.encryption.check_keys()
+        opening = made.decoder._decoder if isinstance(made.decoder, UpcastingDecoder) else made.decoder
+        if isinstance(opening, OpeningDecoder) and opening.envelope.claim_check:
+            envelopes.claim_check.storage_of(opening.envelope.claim_check.storage)
     on_an_event_loop(consumer)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -180,6 +181,10 @@ def _wanted(
             raise ConfigurationError(f"version is {version!r}, but there is no type: say of what.")
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise ConfigurationError(f"version is {version!r}; allowed: None, or a whole number from 1.")
+    if not isinstance(type, str):
+        raise ConfigurationError(f"type is of type {_kind(type)}; allowed: the name of a type.")
+    _check_pairs("header", header, "names of headers and their texts", str)
+    _check_pairs("field", fields, "paths of fields and texts, whole numbers, True or False", str, int)
     return Wanted(
         header=tuple(sorted((header or {}).items())),
         fields=tuple(sorted((fields or {}).items())),
@@ -188,6 +193,22 @@ def _wanted(
         when="" if when is None else _path(when),
         predicate=when if callable(when) else None,
     )
+
+
+def _check_pairs(name: str, given: Any, allowed: str, *kinds: builtins.type) -> None:
+    """Raise `ConfigurationError` for what a decorator was given that no message could be compared with."""
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"{name} is of type {_kind(given)}; allowed: a dict of {allowed}.")
+    for key, value in given.items():
+        if not (isinstance(key, str) and isinstance(value, kinds)):
+            kind = _kind(value) if isinstance(key, str) else _kind(key)
+            raise ConfigurationError(f"{name} has {key!r} with something of type {kind}; allowed: {allowed}.")
+
+
+def _kind(value: object) -> str:
+    return builtins.type(value).__name__
 
 
 def _same(one: Registration, other: Registration) -> bool:

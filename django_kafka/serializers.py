@@ -98,6 +98,9 @@ class Json:
 
 BUILT_IN: dict[str, Callable[[], Serializer]] = {"bytes": Bytes, "text": Text, "json": Json}
 
+WITHOUT_QUOTES = (Bytes, Text, Json, schema_registry.Codec)
+"""Those whose errors do not quote values."""
+
 
 @cache
 def get(name: str) -> Serializer:
@@ -252,7 +255,7 @@ class TopicDecoder:
         return self
 
     def encrypted(self, message: Message) -> list[Any]:
-        """Return what was encrypted of a message."""
+        """Return what was encrypted of a message; raise what `value` raises."""
         return []
 
     def event(self, message: Message) -> cloud_events.CloudEvent | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import traceback as tracebacks
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from django.core.signals import setting_changed
 
@@ -42,6 +43,21 @@ _NOTE = "trace: "
 _TOLD = re.compile(r"^trace: 00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$", re.MULTILINE)
 
 Pairs = Sequence[tuple[str, "bytes | None"]]
+
+
+class Hiding(Protocol):
+    """Takes out of texts what of payloads nobody may see there."""
+
+    def text(self, text: str) -> str: ...
+
+
+class _Masks:
+    of: Callable[[conf.Consumer, Sequence[RawMessage], BaseException], Hiding | None] | None = None
+
+
+def mask_with(of: Callable[[conf.Consumer, Sequence[RawMessage], BaseException], Hiding | None]) -> None:
+    """Have what failed say nothing that `of` hides of the messages of a consumer; it raises nothing."""
+    _Masks.of = of
 
 
 class _Known:
@@ -168,7 +184,8 @@ def handling(consumer: conf.Consumer, message: Message, handler: str, replayed: 
     if replayed is not None:
         attributes["lynx_kafka.replay"] = True
     parent = trace.set_span_in_context(trace.get_current_span(around), created) if apart else created
-    with _current(_start(f"process {message.topic}", trace.SpanKind.CONSUMER, parent, attributes, links), parent):
+    span = _start(f"process {message.topic}", trace.SpanKind.CONSUMER, parent, attributes, links)
+    with _current(span, parent, partial(_hiding, consumer, [message._raw])):
         yield
 
 
@@ -188,25 +205,30 @@ def handling_together(consumer: conf.Consumer, raws: Sequence[RawMessage], handl
         "lynx_kafka.last_offset": raws[-1].offset() or 0,
     }
     links = _links(_context_of(header_pairs(raw)) for raw in raws)
-    with _current(_start(f"process {topic}", trace.SpanKind.CONSUMER, around, attributes, links), around):
+    span = _start(f"process {topic}", trace.SpanKind.CONSUMER, around, attributes, links)
+    with _current(span, around, partial(_hiding, consumer, raws)):
         yield
 
 
-def failed(error: BaseException | None) -> None:
-    """Note in the current span what it failed with, which nobody raises; None: nothing."""
+def failed(error: BaseException | None, consumer: conf.Consumer, raws: Sequence[RawMessage]) -> None:
+    """Note in the current span what it failed with, at one of these messages, which nobody raises; None: nothing."""
     if error is not None:
         with suppress(Exception):
-            _fail(trace.get_current_span(), error)
+            _fail(trace.get_current_span(), error, partial(_hiding, consumer, raws))
+
+
+def _hiding(consumer: conf.Consumer, raws: Sequence[RawMessage], error: BaseException) -> Hiding | None:
+    return None if _Masks.of is None else _Masks.of(consumer, raws, error)
 
 
 @contextmanager
-def _current(span: Any, context: Any) -> Iterator[None]:
+def _current(span: Any, context: Any, hiding: Callable[[BaseException], Hiding | None]) -> Iterator[None]:
     token = contexts.attach(trace.set_span_in_context(span, context))
     try:
         yield
     except BaseException as error:
         with suppress(Exception):
-            _fail(span, error)
+            _fail(span, error, hiding)
         raise
     finally:
         contexts.detach(token)
@@ -221,17 +243,28 @@ def _start(name: str, kind: Any, context: Any, attributes: dict[str, Any], links
         return trace.INVALID_SPAN
 
 
-def _fail(span: Any, error: BaseException) -> None:
+def _fail(
+    span: Any, error: BaseException, hiding: Callable[[BaseException], Hiding | None] = lambda _error: None
+) -> None:
     if isinstance(error, Skip):
         span.set_attribute("lynx_kafka.skipped", True)
         return
     kind = type(error)
     name = error.code if isinstance(error, DeliveryFailed) else f"{kind.__module__}.{kind.__qualname__}"
+    hides = hiding(error) if span.is_recording() else None
+    said = shown(error) if hides is None else hides.text(shown(error))
     span.set_attribute("error.type", name.removeprefix("builtins."))
-    span.set_status(trace.Status(trace.StatusCode.ERROR, f"{kind.__name__}: {shown(error)}"))
+    span.set_status(trace.Status(trace.StatusCode.ERROR, f"{kind.__name__}: {said}"))
     _tell(span, error)
     # Last: it fails with an error that cannot be shown.
-    span.record_exception(error)
+    if hides is None:
+        span.record_exception(error)
+    else:
+        span.add_event("exception", {
+            "exception.type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
+            "exception.message": said,
+            "exception.stacktrace": hides.text("".join(tracebacks.format_exception(error))),
+        })  # fmt: skip
 
 
 def _tell(span: Any, error: BaseException) -> None:
@@ -240,7 +273,12 @@ def _tell(span: Any, error: BaseException) -> None:
     if here.is_valid and not isinstance(error, DeliveryFailed):
         told = f"{_NOTE}00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
         # An error that is raised again and again tells of the last time.
-        error.__notes__ = [*(note for note in getattr(error, "__notes__", ()) if not note.startswith(_NOTE)), told]
+        error.__notes__ = [*(note for note in getattr(error, "__notes__", ()) if not is_note(note)), told]
+
+
+def is_note(text: str) -> bool:
+    """Tell whether a note of an error is such a line."""
+    return text.startswith(_NOTE)
 
 
 def _told_by(traceback: str) -> list[Any]:
@@ -266,9 +304,16 @@ def _of_record(key: bytes | None, value: bytes | None) -> dict[str, Any]:
     if key is not None and len(key) <= _LONGEST_KEY:
         with suppress(UnicodeDecodeError):
             text = key.decode()
-            if text.isprintable():
+            if text.isprintable() and not _is_masked(text):
                 found["messaging.kafka.message.key"] = text
     return found
+
+
+def _is_masked(key: str) -> bool:
+    """Tell whether people may not see a key as it is."""
+    mask = conf.kafka().dead_letters.mask
+    has_fields = bool(mask.fields) and key.lstrip()[:1] in ("{", "[")
+    return mask.key or has_fields or any(pattern.search(key) for pattern in mask.patterns)
 
 
 def _of_consumer(consumer: conf.Consumer, handler: str) -> dict[str, Any]:

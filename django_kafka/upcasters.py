@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from . import conf
-from .cloud_events import CloudEvent
+from .cloud_events import CloudEvent, attribute_of
 from .exceptions import ConfigurationError, DecodeError, UpcastFailed
 from .messages import Kind, Message, RawMessage
 from .registry import Registration, changed, registrations
@@ -116,15 +116,17 @@ class Versions:
         self._steps = {(one.type, one.from_version): one for one in _registered}
         self.in_value = bool(type_in.field or version_in.field)
         """Whether the value has to be read to know what a message is."""
+        self._of_events = bool(type_in.cloud_event or version_in.cloud_event)
 
     def kind_of(self, message: Message, value: Any) -> Kind:
         """Return what a message with this decoded value is. Raises `DecodeError` for a version that is no number."""
-        name = _said(self._type_in, message, value)
+        event = message.cloud_event if self._of_events else None
+        name = _said(self._type_in, message, value, event)
         if not isinstance(name, str):
             return Kind(None, None)
         if name not in self._known:
             return Kind(name, None)
-        said = _said(self._version_in, message, value)
+        said = _said(self._version_in, message, value, event)
         # Those that say none are older than versions.
         version = 1 if said is None else _number(said)
         if version is None:
@@ -187,9 +189,11 @@ def _stepped(step: Upcaster, message: Message, value: Any) -> Any:
     return found
 
 
-def _said(place: conf.Place, message: Message, value: Any) -> Any:
+def _said(place: conf.Place, message: Message, value: Any, event: CloudEvent | None) -> Any:
     if place.field:
         return field_of(value, place.field)
+    if place.cloud_event:
+        return attribute_of(event, place.cloud_event)
     said = message.header(place.header)
     return None if said is None else said.decode("utf-8", "replace")
 
@@ -232,7 +236,7 @@ class UpcastingDecoder(TopicDecoder):
         return self._decoder.outside()
 
     def encrypted(self, message: Message) -> list[Any]:
-        """Return what was encrypted of a message."""
+        """Return what was encrypted of a message; raise what `value` raises but `UpcastFailed`."""
         return self._decoder.encrypted(message)
 
     def event(self, message: Message) -> CloudEvent | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import html
 import json
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,12 +27,23 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from django_kafka import categories, handlers, services
+from django_kafka.admin import letters as admin_letters
+from django_kafka.admin import reaching
 from django_kafka.cloud_events import CloudEvent
 from django_kafka.dead_letters import erasing, payloads, replaying, restoring
 from django_kafka.dead_letters.executing import Executor
 from django_kafka.dead_letters.exporting import json_lines
-from django_kafka.envelopes.claim_check import FOLDER, MARK, Reference, name_in
-from django_kafka.exceptions import DecodeError, PayloadMissing, PayloadTooLarge, RecordTooLarge, StorageUnavailable
+from django_kafka.envelopes import claim_check, patience
+from django_kafka.envelopes.claim_check import FOLDER, MARK, Checked, Reference, name_in
+from django_kafka.exceptions import (
+    BadArchive,
+    ConfigurationError,
+    DecodeError,
+    PayloadMissing,
+    PayloadTooLarge,
+    RecordTooLarge,
+    StorageUnavailable,
+)
 from django_kafka.messages import Message, Messages
 from django_kafka.models import AuditEntry, DeadLetter, Replay
 from django_kafka.testing import consume, produced, record
@@ -39,6 +54,7 @@ from tests.sending import read
 from tests.servers.processes import wait_until
 from tests.test_admin import person
 from tests.test_encryption import JANE, OLD, Raw, assert_dark
+from tests.test_registry_journeys import carried_out
 
 __all__ = ["person"]
 
@@ -64,7 +80,7 @@ class Breaking(FileSystemStorage):
 
     def delete(self, name: str) -> None:
         if Breaking.away:
-            raise ConnectionError("nobody is there")
+            raise ConnectionError("nobody is there: secret-of-the-storage")
         super().delete(name)
 
 
@@ -278,6 +294,86 @@ def test_what_a_handler_sends_is_sent_again_when_the_storage_is_back(workplace: 
     assert name_in(there.value())
 
 
+class Full(Breaking):
+    """A disk that is full in the middle of a file."""
+
+    full = True
+
+    def _save(self, name: str, content: Any) -> str:
+        if Full.full:
+            super()._save(name, ContentFile(b"the beginning"))
+            raise OSError(errno.ENOSPC, "secret-of-the-storage")
+        return super()._save(name, content)
+
+
+def test_what_a_storage_took_in_part_does_not_keep_the_payload_from_it(settings: Settings, place: Path) -> None:
+    backend = {"BACKEND": "tests.test_claim_check.Full", "OPTIONS": {"location": str(place)}}
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    data = json.dumps(LARGE).encode()
+    checked = Checked.of(data, "flights", "kafka")
+    for _attempt in range(2):
+        with pytest.raises(StorageUnavailable, match="takes no payload: OSError"):
+            checked.deposit()
+    Full.full = False
+    try:
+        checked.deposit()
+    finally:
+        Full.full = True
+    assert [each.read_bytes() for each in files(place)] == [data]
+    assert message_of(bytes(checked)).value == LARGE
+
+
+class Renaming(FileSystemStorage):
+    """A storage that knows better."""
+
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        return f"{name}.bin"
+
+
+def test_a_storage_that_calls_files_otherwise_keeps_none_of_them(settings: Settings, place: Path) -> None:
+    backend = {"BACKEND": "tests.test_claim_check.Renaming", "OPTIONS": {"location": str(place)}}
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    with pytest.raises(ConfigurationError, match="calls files otherwise"):
+        Checked.of(b"x", "flights", "kafka").deposit()
+    assert files(place) == []
+
+
+def test_what_a_storage_says_stays_out_of_errors_and_their_tracebacks(place: Path) -> None:
+    data, checked = left(), Checked.of(b"x", "flights", "kafka")
+    Breaking.away = True
+    for ask in (lambda: message_of(data).value, checked.deposit, lambda: claim_check.delete(name_in(data), "kafka")):
+        with pytest.raises(StorageUnavailable) as caught:
+            ask()
+        told = "".join(traceback.format_exception(caught.value))
+        assert "secret" not in told
+        assert "ConnectionError" in told
+
+
+def test_memory_that_is_short_is_no_outage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, checked = left(), Checked.of(b"x", "flights", "kafka")
+
+    def short(*_arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Breaking, "_open", short)
+    monkeypatch.setattr(Breaking, "_save", short)
+    for ask in (lambda: message_of(data).value, checked.deposit):
+        with pytest.raises(MemoryError):
+            ask()
+
+
+@pytest.mark.parametrize("size", [2**40, 2**62, 2**64, 10**900])
+def test_a_size_that_nobody_has_is_poison_where_payloads_are_not_bounded(
+    settings: Settings, place: Path, size: int
+) -> None:
+    reference = Reference.from_bytes(left())
+    settings.KAFKA = kafka(max_payload=None)
+    facts = {"name": reference.name, "size": size, "sha256": reference.sha256}
+    with pytest.raises(DecodeError) as caught:
+        _ = message_of(MARK + json.dumps(facts).encode()).value
+    assert categories.of(caught.value).kind is categories.Kind.POISON
+
+
 def broken(data: bytes, place: Path) -> Iterator[tuple[str, type[DecodeError], bytes]]:
     reference = Reference.from_bytes(data)
 
@@ -359,13 +455,38 @@ def test_a_consumer_without_a_storage_reads_no_reference(settings: Settings) -> 
         ({"above": 5}, "an alias of STORAGES, or a dict with `storage`"),
         ({"storage": "kafka", "above": -1}, "`above` is a number of bytes"),
         (5, "an alias of STORAGES"),
-        ("nowhere", "in the storage 'nowhere'; STORAGES has: "),
+        ("nowhere", "in the storage 'nowhere': STORAGES has no 'nowhere'; it has: "),
     ],
 )
 def test_what_is_wrong_in_settings_is_an_error_of_the_check(settings: Settings, chosen: Any, words: str) -> None:
     settings.KAFKA = {**kafka(), "producers": {"default": {"topics": {"a": {"claim_check": chosen}}}}}
     said = [f"{each.msg} {each.hint}" for each in run_checks(tags=["kafka"])]
     assert any(words in each for each in said), said
+
+
+class Choosy(FileSystemStorage):
+    def __init__(self, secret: str) -> None:
+        raise ValueError(f"what is {secret}?")
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        ({"BACKEND": "tests.nowhere.Storage"}, "has the BACKEND 'tests.nowhere.Storage', which cannot be imported."),
+        ({"BACKEND": "tests.test_claim_check.Choosy"}, "cannot be made: TypeError."),
+        ({"BACKEND": "tests.test_claim_check.Choosy", "OPTIONS": {"secret": "hunter2"}}, "cannot be made: ValueError."),
+    ],
+)
+def test_a_storage_that_cannot_be_made_is_found_before_a_message_needs_it(
+    settings: Settings, backend: Any, words: str
+) -> None:
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    (said,) = [each.msg for each in run_checks(tags=["kafka"]) if each.id == "django_kafka.E019"]
+    with pytest.raises(ConfigurationError) as caught:
+        handlers.resolve_all("ops")
+    for told in (said, "".join(traceback.format_exception(caught.value))):
+        assert f'STORAGES["kafka"] {words}' in told
+        assert "hunter2" not in told
 
 
 # Dead letters
@@ -461,6 +582,159 @@ def test_only_who_may_view_payloads_sees_and_downloads_it(
     assert "secret-of-the-storage" not in client.get(page).content.decode()
 
 
+def test_an_export_has_the_payload_and_brings_it_to_another_storage(
+    settings: Settings, db: None, place: Path, tmp_path: Path, capsys: Any
+) -> None:
+    letter, archive = letter_of(), tmp_path / "letters.jsonl"
+    call_command("kafka_letters", "export", "--output", str(archive))
+    DeadLetter.objects.all().delete()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    backend = {"BACKEND": "tests.test_claim_check.Breaking", "OPTIONS": {"location": str(elsewhere)}}
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    with pytest.raises(PayloadMissing):
+        _ = message_of(letter.value).value
+
+    call_command("kafka_letters", "import", str(archive), "--dry-run")
+    assert files(elsewhere) == []
+    call_command("kafka_letters", "import", str(archive))
+    assert "Payloads left in storages: 1." in capsys.readouterr().out
+    back = DeadLetter.objects.get()
+    assert (back.payload_name, message_of(back.value).value) == (letter.payload_name, LARGE)
+    call_command("kafka_letters", "import", str(archive))
+    assert "Payloads" not in capsys.readouterr().out
+    DeadLetter.objects.all().delete()
+    call_command("kafka_letters", "import", str(archive))
+    assert "Payloads" not in capsys.readouterr().out, "it is there already"
+    assert len(files(elsewhere)) == 1
+
+
+def test_an_export_may_leave_payloads_out_and_says_which_are_not_there(
+    settings: Settings, db: None, place: Path, tmp_path: Path, capsys: Any
+) -> None:
+    letter = letter_of()
+    call_command("kafka_letters", "export", "--without-payloads")
+    assert "payload" not in json.loads(capsys.readouterr().out)
+    call_command("kafka_letters", "export", "--masked")
+    assert "payload" not in json.loads(capsys.readouterr().out)
+    Breaking.away = True
+    with pytest.raises(CommandError, match="The storage 'kafka' gives no payload"):
+        call_command("kafka_letters", "export")
+    Breaking.away = False
+    whole = settings.KAFKA
+    settings.KAFKA = kafka(claim_check="none")
+    call_command("kafka_letters", "export")
+    told = capsys.readouterr()
+    assert json.loads(told.out)["payload"] is None
+    assert f"{letter}: without its payload: A letter of consumer 'ops' for 'flights'" in told.err
+    settings.KAFKA = whole
+    files(place)[0].unlink()
+    (archive := tmp_path / "letters.jsonl").touch()
+    call_command("kafka_letters", "export")
+    told = capsys.readouterr()
+    assert "is not in the storage 'kafka'" in told.err
+    archive.write_text(told.out)
+    DeadLetter.objects.all().delete()
+    call_command("kafka_letters", "import", str(archive))
+    assert DeadLetter.objects.get().payload_name == letter.payload_name
+
+
+def test_an_archive_brings_no_other_payload_than_its_letter_refers_to(
+    settings: Settings, db: None, place: Path
+) -> None:
+    letter = letter_of()
+    (line,) = json_lines(replaying.letters(), masked=False)
+    DeadLetter.objects.all().delete()
+    (file,) = files(place)
+    whole = json.loads(line)
+    for payload, value in (("eHg=", whole["value"]), (whole["payload"], "eHg="), (whole["payload"], None), ("?", "")):
+        with pytest.raises(BadArchive):
+            restoring.restore([json.dumps({**whole, "payload": payload, "value": value})])
+    file.write_bytes(b"of somebody else")
+    with pytest.raises(PayloadMissing, match="another one"):
+        restoring.restore([line])
+    assert file.read_bytes() == b"of somebody else"
+    assert not DeadLetter.objects.exists()
+    file.unlink()
+    settings.KAFKA = kafka(claim_check="none")
+    with pytest.raises(ConfigurationError, match="settings do not say in which"):
+        restoring.restore([line])
+    assert restoring.restore([line], payloads=False).new == 1
+    assert DeadLetter.objects.get().payload_name == letter.payload_name
+
+
+class Hanging(Breaking):
+    """A storage that does not answer until it is told to."""
+
+    go_on = threading.Event()
+    asked = 0
+
+    @classmethod
+    def hang(cls) -> None:
+        cls.go_on.clear()
+        cls.asked = 0
+
+    def _open(self, name: str, mode: str = "rb") -> Any:
+        Hanging.asked += 1
+        Hanging.go_on.wait()
+        return super()._open(name, mode)
+
+
+@pytest.fixture
+def hanging(settings: Settings, monkeypatch: pytest.MonkeyPatch, place: Path) -> Iterator[type[Hanging]]:
+    """A storage that hangs once there are letters, for pages that have little time."""
+    backend = {"BACKEND": "tests.test_claim_check.Hanging", "OPTIONS": {"location": str(place)}}
+    settings.STORAGES = {**settings.STORAGES, "kafka": backend}
+    monkeypatch.setattr(reaching, "PAGE", 0.2)
+    monkeypatch.setattr(admin_letters, "DOWNLOAD", 0.3)
+    Hanging.go_on.set()
+    yield Hanging
+    Hanging.go_on.set()
+
+
+def test_a_page_waits_for_no_storage_that_hangs(
+    client: Client, admin_user: User, hanging: type[Hanging], place: Path
+) -> None:
+    letter = letter_of()
+    hanging.hang()
+    page = reverse("admin:lynx_kafka_deadletter_change", args=[letter.pk])
+    download = reverse("admin:lynx_kafka_deadletter_download", args=[letter.pk, "value"])
+    edit = reverse("admin:lynx_kafka_deadletter_edit", args=[letter.pk])
+    client.force_login(admin_user)
+    shown = html.unescape(client.get(page).content.decode())
+    assert "The storage 'kafka' gives no payload within 0.2 s." in shown
+    assert download in shown, "there is more time for that"
+    for address, seconds in ((edit, "0.2"), (download, "0.3")):
+        answer = client.get(address, follow=True)
+        assert answer.redirect_chain == [(page, 302)]
+        assert f"gives no payload within {seconds} s." in html.unescape(answer.content.decode())
+    hanging.go_on.set()
+    assert "Doe-Miller" in client.get(page).content.decode()
+    assert client.get(download).status_code == 200
+
+
+def test_a_page_fetches_a_payload_once(client: Client, admin_user: User, hanging: type[Hanging], place: Path) -> None:
+    letter = letter_of()
+    hanging.asked = 0
+    client.force_login(admin_user)
+    for name, times in (("change", 1), ("edit", 2)):
+        assert client.get(reverse(f"admin:lynx_kafka_deadletter_{name}", args=[letter.pk])).status_code == 200
+        assert hanging.asked == times
+
+
+def test_what_hangs_is_not_asked_by_ever_more_threads(
+    client: Client, admin_user: User, hanging: type[Hanging], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_waiting", threading.BoundedSemaphore(2))
+    letter = letter_of()
+    hanging.hang()
+    client.force_login(admin_user)
+    page = reverse("admin:lynx_kafka_deadletter_change", args=[letter.pk])
+    told = [html.unescape(client.get(page).content.decode()) for _number in range(4)]
+    assert ["others wait for storages already" in each for each in told] == [False, False, True, True]
+    assert hanging.asked == 2
+
+
 # What becomes of the files
 
 
@@ -518,6 +792,7 @@ def test_old_files_are_deleted_but_those_that_letters_need(place: Path, db: None
     stranger.write_text("x")
     odd = place / Path(gone[1]).parent / "odd"
     odd.write_text("x")
+    (place / Path(gone[1]).parent / "folder").mkdir()
     reference = Reference(name=needed, size=6, sha256="0" * 64).to_bytes()
     letter = dead_letter(reference)
     assert letter.payload_name == needed
@@ -533,6 +808,68 @@ def test_old_files_are_deleted_but_those_that_letters_need(place: Path, db: None
     letter.delete()
     assert payloads.prune("kafka", timezone.now() - timedelta(days=30)).deleted == 1
     assert not (place / needed).parent.exists(), "no empty folder is left"
+
+
+@pytest.mark.parametrize("chosen", ["none", "payload"])
+@pytest.mark.parametrize("topic", ["", "others"])
+def test_what_is_replayed_to_a_topic_outlives_its_letter(
+    settings: Settings, executor: Executor, place: Path, monkeypatch: pytest.MonkeyPatch, chosen: Any, topic: str
+) -> None:
+    settings.KAFKA = kafka(producer={"encryption": chosen}, encryption=chosen)
+    monkeypatch.setattr(claim_check, "_today", lambda: (timezone.now() - timedelta(days=40)).date().isoformat())
+    letter = letter_of()
+    monkeypatch.undo()
+    with produced() as records:
+        replaying.request([letter.pk], target="topic", topic=topic)
+        executor.run_next()
+    (sent,) = records
+    DeadLetter.objects.all().delete()
+    payloads.prune("kafka", timezone.now() - timedelta(days=30))
+    assert message_of(sent.raw_value, topic or "flights").value == LARGE
+    assert [str(each.relative_to(place)) for each in files(place)] == [name_in(sent.raw_value)]
+    assert letter.payload_name != name_in(sent.raw_value)
+
+
+def test_a_replay_that_fails_again_in_its_topic_comes_back_to_its_letter(
+    workplace: Workplace, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(message: Message) -> None:
+        raise ValueError("no seat")
+
+    workplace.consume(fail, kafka={"producers": {"default": {"claim_check": CHECK}}}, claim_check="kafka")
+    monkeypatch.setattr(claim_check, "_today", lambda: (timezone.now() - timedelta(days=40)).date().isoformat())
+    services.produce(workplace.topic, "k", LARGE).result()
+    monkeypatch.undo()
+    with workplace.worker():
+        wait_until(workplace.letters)
+        (letter,) = workplace.letters()
+        replaying.request([letter.pk], target="topic")
+        assert carried_out() == ["succeeded"]
+        wait_until(lambda: workplace.letters()[0].attempts == 2)
+    assert len(workplace.letters()) == 1
+    assert len(files(place)) == 2
+
+
+@pytest.mark.parametrize("chosen", ["none", "payload", ["passenger"]])
+def test_what_is_edited_is_in_no_storage(
+    client: Client, admin_user: User, executor: Executor, settings: Settings, place: Path, chosen: Any
+) -> None:
+    settings.KAFKA = {
+        **kafka(producer={"encryption": chosen}, encryption=chosen),
+        "dead_letters": {"edit": True, "max_shown": "4MiB"},
+    }  # fmt: skip
+    letter = letter_of({**LARGE, "text": "x" * 600_000})
+    client.force_login(admin_user)
+    address = reverse("admin:lynx_kafka_deadletter_edit", args=[letter.pk])
+    draft = client.get(address).context["draft"]
+    typed = {
+        "value_notation": "json", "value": draft.value.written.text.replace("17C", "1A"), "target": "handler",
+        "key_notation": draft.key.written.notation, "key": draft.key.written.text, "version": draft.version,
+    }  # fmt: skip
+    assert client.post(address, {**typed, "send": "1"}).status_code == 302
+    executor.run_next()
+    assert Effect.objects.get().payload["seat"] == "1A"
+    assert len(files(place)) == 1
 
 
 def test_the_command_says_what_it_cannot_do(settings: Settings, db: None, capsys: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,12 +15,12 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
-from django_kafka import categories, handlers, services
+from django_kafka import categories, handlers, services, upcasters
 from django_kafka.cloud_events import CloudEvent, NoCloudEvent, of_headers
 from django_kafka.cloud_events import read as read_event
 from django_kafka.dead_letters import erasing, exporting, replaying
 from django_kafka.dead_letters.executing import Executor
-from django_kafka.exceptions import DecodeError, EncodeError, PayloadTooLarge
+from django_kafka.exceptions import DecodeError, EncodeError, NoHandler, PayloadTooLarge
 from django_kafka.messages import Message, Messages
 from django_kafka.models import LetterWords, Replay
 from django_kafka.testing import consume, produced, record
@@ -192,6 +193,81 @@ def test_a_topic_may_be_different_and_an_event_says_the_rest(settings: Settings)
     assert sent(CloudEvent(data=JANE, type="mine", source="/me"), "gates")[1]["ce_type"] == b"mine"
     bag = json.loads(sent(JANE, "bags")[0] or b"")
     assert (bag["type"], bag["datacontenttype"], bag["data"]) == (TYPE, "application/vnd.bag+json", JANE)
+
+
+@pytest.mark.parametrize("depth", [300, 900, 3000, 60_000])
+def test_data_that_are_nested_very_deeply_are_poison(depth: int) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    event = f'{{"specversion":"1.0","id":"1","source":"s","type":"t","data":{deep}}}'.encode()
+    message = message_of(event, [("content-type", JSON.encode())])
+    for look in (lambda: message.value, lambda: message.cloud_event):
+        with suppress(DecodeError):  # poison; how deep is too deep is another one in each Python
+            look()
+
+
+BY_TYPE = {"type_in": {"cloud_event": "type"}, "version_in": {"cloud_event": "dataversion"}}
+of_versions: list[Any] = []
+
+
+def landed_2(message: Message) -> None:
+    of_versions.append((message.value, message.cloud_event and message.cloud_event.subject))
+
+
+def to_version_2(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"seat": payload["place"]}
+
+
+@pytest.fixture
+def versions() -> Iterator[list[Any]]:
+    of_versions.clear()
+    handlers.kafka_handler(topics="landings", consumer="ops", type=TYPE, version=2)(landed_2)
+    handlers.upcaster(type=TYPE, from_version=1)(to_version_2)
+    yield of_versions
+    handlers.forget(landed_2)
+    upcasters.forget(to_version_2)
+
+
+@pytest.mark.parametrize("chosen", ["none", "payload", ["seat", "place"]])
+@pytest.mark.parametrize("mode", ["binary", "structured"])
+def test_handlers_are_found_by_attributes_wherever_these_stand(
+    settings: Settings, db: None, versions: list[Any], mode: str, chosen: Any
+) -> None:
+    settings.KAFKA = kafka(mode, producer={"encryption": chosen}, encryption=chosen, **BY_TYPE)
+    first = CloudEvent(data={"place": "1A"}, subject="1")
+    other = CloudEvent(data={}, type="of.others")
+    second = CloudEvent(data={"seat": "1B"}, subject="2", extensions={"dataversion": 2})
+    done = consume([record("landings", "k", each) for each in (first, second, other)])
+    assert versions == [({"seat": "1A"}, "1"), ({"seat": "1B"}, "2")]
+    assert [letter.error_type.rpartition(".")[2] for letter in done.dead_letters] == ["NoHandler"]
+
+
+def test_structured_events_of_others_have_no_headers_beside_them(
+    settings: Settings, db: None, versions: list[Any]
+) -> None:
+    settings.KAFKA = kafka(**BY_TYPE)
+    found = handlers.for_topic("ops", "landings")
+
+    def given(**attributes: Any) -> Message:
+        event = {"specversion": "1.0", "id": "1", "source": "/o", "type": TYPE, "data": {"seat": "1C"}, **attributes}
+        raw = Raw(json.dumps(event).encode(), "landings")
+        raw.parts["headers"] = [("content-type", JSON.encode())]
+        return Message(raw, found.decoder)
+
+    for version in (2, "2"):
+        assert found.match(message := given(dataversion=version)).path == f"{__name__}.landed_2"
+        assert message.kind == (TYPE, 2)
+    for wrong in ("two", True, 0):
+        with pytest.raises(DecodeError, match="is no whole number"):
+            found.match(given(dataversion=wrong))
+    with pytest.raises(NoHandler, match="it is version 3 of"):
+        found.match(given(dataversion=3))
+    for broken in ({"specversion": "2.0"}, {"type": 5}, {"type": None}):
+        with pytest.raises(DecodeError, match="it is no CloudEvent"):
+            found.match(given(**broken))
+    for odd in ("__class__", "extensions", "data", "completed", "\u202e"):
+        settings.KAFKA = kafka(type_in={"cloud_event": odd})
+        with pytest.raises(NoHandler):
+            handlers.for_topic("ops", "landings").match(given())
 
 
 def test_a_handler_is_found_by_the_type(settings: Settings, db: None) -> None:

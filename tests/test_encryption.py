@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,6 +19,7 @@ from django.contrib.auth.models import Permission, User
 from django.core.checks import run_checks
 from django.test import Client
 from django.urls import reverse
+from pydantic import BaseModel, TypeAdapter
 from pytest_django import Settings
 
 from django_kafka import categories, conf, handlers, services, upcasters
@@ -28,6 +31,7 @@ from django_kafka.dead_letters.executing import Executor
 from django_kafka.envelopes import encryption
 from django_kafka.exceptions import (
     ConfigurationError,
+    DecodeError,
     EncodeError,
     KeyUnavailable,
     ReplayRefused,
@@ -350,6 +354,36 @@ def test_fields_of_what_has_none_are_not_sent_in_clear(settings: Settings) -> No
         services.produce("flights", "k", {"passenger": {"name": object()}})
 
 
+class Quoting:
+    """A serializer that quotes."""
+
+    def encode(self, value: Any, topic: str) -> bytes:
+        raise ValueError(f"what is {value}?")
+
+
+@pytest.mark.parametrize("depth", [300, 600, 900, 3000])
+def test_what_is_nested_very_deeply_is_poison(settings: Settings, depth: int) -> None:
+    settings.KAFKA = kafka(FIELDS, accept_plain=True)
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    with suppress(DecodeError):  # poison; how deep is too deep is another one in each Python
+        assert "a" in message_of(deep).value
+    nested: Any = 1
+    for _level in range(depth):
+        nested = {"a": nested}
+    with suppress(EncodeError):
+        sealed(nested)
+
+
+@pytest.mark.parametrize("chosen", ["payload", FIELDS])
+def test_what_does_not_serialize_is_not_quoted(settings: Settings, chosen: Any) -> None:
+    whole = kafka(chosen)
+    whole["producers"]["default"]["serializer"] = f"{__name__}.Quoting"
+    settings.KAFKA = whole
+    with pytest.raises(EncodeError, match="The value for 'flights' does not serialize: ValueError") as caught:
+        services.produce("flights", "k", JANE)
+    assert_dark("".join(traceback.format_exception(caught.value)))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -667,6 +701,86 @@ def test_an_edit_in_clear_is_refused(settings: Settings, db: None, accept_plain:
     edit = editing.Edit(key=b"UA 1545", value=b'{"a":1}', headers=())
     with pytest.raises(ReplayRefused, match="not encrypted"):
         editing.request(letter.pk, edit, version=editing.version_of(letter))
+
+
+@dataclass(frozen=True)
+class Paid:
+    name: str
+    born: date
+    at: datetime
+    local: datetime
+    amount: Decimal
+
+
+def pay(event: Paid) -> None:
+    raise ValueError(f"what of {event}, {event.born}, {event.at}, {event.at.isoformat()}?")
+
+
+@pytest.mark.parametrize("chosen", ["payload", ["name", "born", "at", "local", "amount"]])
+def test_times_are_masked_however_an_error_writes_them(settings: Settings, db: None, chosen: Any) -> None:
+    whole = kafka(chosen)
+    whole["consumers"]["ops"]["topics"]["flights"] = {"handler": f"{__name__}.pay"}
+    settings.KAFKA = whole
+    at = datetime(2026, 11, 27, 9, 30, 15, tzinfo=UTC)
+    event = Paid("Jane", date(1990, 1, 2), at, at.replace(tzinfo=None), Decimal("1250.50"))
+    (letter,) = consume([record("flights", "k", event)]).dead_letters
+    for written in ("Jane", "1990", "2026", "1250"):
+        assert written not in letter.error_message
+    assert "what of Paid(name='***', born=datetime.date(***)" in letter.error_message
+
+
+class Guest(BaseModel):
+    name: int
+    email: int
+
+
+def invite(message: Message) -> None:
+    Guest(**message.value["passenger"])
+
+
+def invite_all(message: Message) -> None:
+    TypeAdapter(list[Guest]).validate_python(message.value)
+
+
+@pytest.mark.parametrize("handler", ["invite", "invite_all"])
+@pytest.mark.parametrize("chosen", ["payload", FIELDS])
+def test_values_that_a_library_tells_in_part_are_masked(
+    settings: Settings, db: None, chosen: Any, handler: str
+) -> None:
+    whole = kafka(chosen)
+    whole["consumers"]["ops"]["topics"]["flights"] = {"handler": f"{__name__}.{handler}"}
+    settings.KAFKA = whole
+    name = "Jane Doe-Miller of the very long street in a town"
+    for value in (JANE, {"passenger": {"name": name, "email": "jane@example.com, and others of Jane Doe"}}):
+        (letter,) = consume([record("flights", "k", value)]).dead_letters[-1:]
+        assert "validation error" in letter.error_message
+        for word in ("Jane", "Doe", "jane", "example", "street", "town", "others"):
+            assert word not in letter.error_message, letter.error_message
+
+
+def test_names_of_fields_that_strangers_write_are_cut_and_made_harmless(settings: Settings) -> None:
+    settings.KAFKA = kafka(["*.x"])
+    strange = "a\u202e\x00\n" + "y" * 100_000
+    with pytest.raises(Undecryptable, match="its field a") as caught:
+        _ = message_of(json.dumps({strange: {"x": "plain"}}).encode()).value
+    said = str(caught.value)
+    assert said.isprintable()
+    assert len(said) < 400
+
+
+def read_and_lose(message: Message) -> None:
+    name = message.value["passenger"]["name"]
+    # As if its key were another one now.
+    encryption._Memory.ciphers.made["old"] = encryption.library()(bytes(32))
+    raise ValueError(f"no seat for {name}")
+
+
+def test_what_cannot_be_read_a_second_time_is_told_by_nobody(settings: Settings, db: None) -> None:
+    whole = kafka()
+    whole["consumers"]["ops"]["topics"]["flights"] = {"handler": f"{__name__}.read_and_lose"}
+    settings.KAFKA = whole
+    (letter,) = consume([record("flights", "k", JANE)]).dead_letters
+    assert (letter.error_message, letter.traceback) == ("***", "***")
 
 
 # Events as Python types

@@ -68,6 +68,7 @@ LEVELS = (
         "needed_topics",
         "topic_plans",
         "needed_schemas",
+        "agreements",
         "schema_differences",
         "schema_plans",
     ),

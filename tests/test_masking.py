@@ -17,7 +17,7 @@ from django_kafka import conf
 from django_kafka.conf.masks import path
 from django_kafka.dead_letters import decoding
 from django_kafka.dead_letters import masking as module
-from django_kafka.dead_letters.masking import MASK, Masking, masking
+from django_kafka.dead_letters.masking import MASK, Masking, hiding, masking
 from django_kafka.models import DeadLetter
 
 ALICE = {
@@ -432,3 +432,24 @@ def test_many_letters_do_not_wait_for_a_slow_registry_one_after_the_other(
         for _each in range(20):
             assert decoding.knowing(masking(), letter).text("no seat for Alice") == MASK
         assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no 'Jane Doe-M...' here", "no '***...' here"),
+        ("no '...e-Miller' here", "no '...***' here"),
+        ("no Jane D…", "no ***…"),
+        ("well... nobody is meant", "well... nobody is meant"),
+        ("Ja... is too short", "Ja... is too short"),
+        ("...", "..."),
+    ],
+)
+def test_what_is_told_in_part_is_masked_where_something_is_left_out(text: str, shown: str) -> None:
+    assert hiding(["Jane Doe-Miller"]).text(text) == shown
+
+
+def test_dots_without_end_take_no_time() -> None:
+    rule = hiding([f"{number:05}" + "x" * 300 for number in range(1000)])
+    text = ("x" * 300 + "...") * 3000
+    assert rule.text(text).endswith("***")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from django.core import checks
+from django.db import OperationalError
 from pytest_django import Settings
 
-from django_kafka import conf, handlers, registry, upcasters
+from django_kafka import categories, conf, handlers, registry, upcasters
 from django_kafka.dead_letters import decoding, dry_runs, editing
 from django_kafka.dead_letters.editing import Edit
 from django_kafka.exceptions import ConfigurationError, DecodeError, NoHandler, UpcastFailed
@@ -58,6 +60,26 @@ def cancelled(message: Message) -> None:
 
 def everything(message: Message) -> None:
     seen.append("everything")
+
+
+def ask_somebody(payload: dict[str, Any]) -> dict[str, Any]:
+    raise OperationalError("the connection was lost")
+
+
+def test_an_upcaster_that_meets_an_outage_makes_no_poison(settings: Settings) -> None:
+    settings.KAFKA = {"brokers": [NOBODY], "consumers": {NAME: {"group_id": "ops", "topics": {"flights": {}}}}}
+    kafka_handler(topics="flights", consumer=NAME, type="Asked", version=2)(cancelled)
+    upcaster(type="Asked", from_version=1)(ask_somebody)
+    try:
+        raw = Raw(headers=[("type", b"Asked")], value=b"{}")
+        with pytest.raises(UpcastFailed) as caught:
+            _ = Message(raw, for_topic(NAME, "flights").decoder).value
+    finally:
+        handlers.forget(cancelled)
+        upcasters.forget(ask_somebody)
+    assert categories.of(caught.value).kind is categories.Kind.OUTAGE
+    caught.value.__cause__ = KeyError("number")
+    assert categories.of(caught.value).kind is categories.Kind.POISON
 
 
 def many(events: list[Landed], messages: Messages) -> None:
@@ -343,6 +365,49 @@ def test_a_predicate_may_be_a_function(use: Callable[..., None]) -> None:
     # What it raises is the message's failure.
     with pytest.raises(KeyError):
         give({})
+
+
+async def is_slow(message: Message) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("when", [is_slow, f"{HERE}.is_slow", f"{HERE}.nowhere", f"{HERE}.HERE", "tests.nowhere.f"])
+@pytest.mark.parametrize("where", ["decorator", "settings"])
+def test_the_check_finds_predicates_that_cannot_be_used(settings: Settings, when: Any, where: str) -> None:
+    topic: dict[str, Any] = {}
+    if where == "decorator":
+        kafka_handler(topics="flights", consumer=NAME, when=when)(any_landed)
+    else:
+        path = when if isinstance(when, str) else f"{HERE}.is_slow"
+        topic = {"dispatch": [{"when": path, "handler": f"{HERE}.landed_2"}]}
+    settings.KAFKA = {"brokers": [NOBODY], "consumers": {NAME: {"group_id": "ops", "topics": {"flights": topic}}}}
+    try:
+        (found,) = [one for one in checks.run_checks(tags=["kafka"]) if one.level >= checks.ERROR]
+        with pytest.raises(ConfigurationError):
+            handlers.resolve_all(NAME)
+    finally:
+        handlers.forget(any_landed)
+    is_path = where == "settings" and isinstance(when, str) and not when.endswith("is_slow")
+    assert found.id == f"django_kafka.{'E011' if is_path else 'E029'}"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"header": {"a": 5}}, "header has 'a' with something of type int; allowed: names of headers and their texts"),
+        ({"header": {"a": b"x"}}, "header has 'a' with something of type bytes"),
+        ({"header": {5: "a"}}, "header has 5 with something of type int"),
+        ({"header": ["a"]}, "header is of type list; allowed: a dict of names of headers and their texts"),
+        ({"field": "a"}, "field is of type str"),
+        ({"field": {5: 1}}, "field has 5 with something of type int"),
+        ({"field": {"a": [1]}}, "field has 'a' with something of type list"),
+        ({"field": {"a": None}}, "field has 'a' with something of type NoneType"),
+        ({"type": 5}, "type is of type int; allowed: the name of a type"),
+    ],
+)
+def test_conditions_of_a_decorator_that_nothing_could_meet_are_errors(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        kafka_handler(topics="flights", consumer=NAME, **given)(any_landed)
 
 
 @pytest.mark.parametrize("when", [is_late, f"{HERE}.nowhere", f"{HERE}.HERE"])

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 from .. import conf
 from ..dead_letters import audit, decoding, dry_runs, editing, permits, replaying
 from ..dead_letters.editing import Edit
-from ..exceptions import KafkaError
+from ..exceptions import KafkaError, StorageUnavailable
 from ..models import DeadLetter, Replay
 from . import diffs, notations, refusing, showing, topics
 from .asking import enter
@@ -98,7 +98,7 @@ class Editing(Confirming):
         if letter is None:
             raise Http404
         refusing.demand(request.user, permits.Verb.EDIT, letter)
-        if reason := editing.refusal(letter) or _too_large(letter):
+        if reason := editing.refusal(letter) or _too_large(letter) or _out_of_reach(letter):
             messages.error(request, reason)
             return HttpResponseRedirect(self.url("change", letter_id))
         if request.method != "POST":
@@ -213,6 +213,17 @@ def _too_large(letter: DeadLetter) -> str:
     if largest <= most:
         return ""
     return _("It has %(size)d bytes; %(most)d at most can be edited.") % {"size": largest, "most": most}
+
+
+def _out_of_reach(letter: DeadLetter) -> str:
+    """Return why nobody can see now what would be edited; "": one can."""
+    try:
+        decoding.fetched(letter, "value")
+    except StorageUnavailable as error:
+        return showing.line(str(error), 500)
+    except KafkaError:
+        pass
+    return ""
 
 
 def _source(request: HttpRequest, letter: DeadLetter) -> Edit:

@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_GET
 
 from ..dead_letters import audit, decoding, masking, permits, replaying, searching
+from ..envelopes.patience import DOWNLOAD, patient
 from ..exceptions import KafkaError
 from ..models import DeadLetter, FailureGroup, Replay
 from ..monitoring import heartbeats
@@ -227,7 +228,8 @@ class DeadLetterAdmin(Bounded, Reports):
         if part not in ("key", "value") or getattr(letter, part) is None:
             raise Http404
         try:
-            data = decoding.fetched(letter, part)
+            with patient(DOWNLOAD):
+                data = decoding.fetched(letter, part)
         except KafkaError as error:
             messages.error(request, showing.line(str(error), 500))
             return HttpResponseRedirect(self.url("change", letter_id))

@@ -15,20 +15,26 @@ from django.urls import URLPattern, URLResolver
 from django.utils.translation import gettext as _
 
 from .. import conf
+from ..envelopes.patience import PAGE, patient
 from .refusing import View
 
 log = logging.getLogger("django_kafka.admin")
 
 
 def watched(view: View, site: AdminSite) -> View:
-    """Return a view that says so when the database of the dead letters, which is not Django's own, is down."""
+    """Return a view that says so when the database of the dead letters, which is not Django's own, is down.
+
+    It waits no longer for payloads in storages than pages may.
+    """
 
     @wraps(view)
     def watching(request: HttpRequest, *arguments: Any, **named: Any) -> HttpResponse:
         if conf.kafka().dead_letters.database == DEFAULT_DB_ALIAS:
-            return view(request, *arguments, **named)
+            with patient(PAGE):
+                return view(request, *arguments, **named)
         try:
-            answer = view(request, *arguments, **named)
+            with patient(PAGE):
+                answer = view(request, *arguments, **named)
             if isinstance(answer, TemplateResponse):
                 answer.render()  # now: lists read their rows while they are rendered
             return answer

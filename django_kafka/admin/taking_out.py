@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -12,6 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..dead_letters import audit, exporting, permits
+from ..envelopes.patience import DOWNLOAD
 from ..models import DeadLetter
 from . import refusing
 
@@ -53,7 +55,9 @@ def answer(
     return sent
 
 
+_json_lines = partial(exporting.json_lines, within=DOWNLOAD)
+
 ACTIONS = [
-    _action("export-jsonl", _("Export as JSON lines"), exporting.json_lines, "jsonl", "application/jsonl"),
+    _action("export-jsonl", _("Export as JSON lines"), _json_lines, "jsonl", "application/jsonl"),
     _action("export-csv", _("Export for spreadsheets (CSV)"), exporting.csv_lines, "csv", "text/csv"),
 ]

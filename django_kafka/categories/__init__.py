@@ -23,6 +23,7 @@ from ..exceptions import (
     RecordTooLarge,
     RegistryUnavailable,
     StorageUnavailable,
+    UpcastFailed,
 )
 from . import databases, libraries
 from .natures import Kind, Nature, UnknownCommit
@@ -73,6 +74,11 @@ def _of(error: BaseException, mine: Own, depth: int) -> Nature | None:
     for one in type(error).__mro__:
         if (category := mine.get(one)) is not None:
             return _put_in(category, error)
+    if isinstance(error, UpcastFailed) and error.__cause__ is not None and depth:
+        # It may need something that is down: then nothing is wrong with the message.
+        below = _of(error.__cause__, mine, depth - 1)
+        if below is not None and below.kind in (Kind.OUTAGE, Kind.CONTENTION):
+            return below
     if isinstance(error, UnknownCommit):
         return Nature("outage", Kind.OUTAGE, "the database did not answer a COMMIT")
     found = _ours(error) if isinstance(error, KafkaError) else databases.of(error) or libraries.of(error)

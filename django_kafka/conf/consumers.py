@@ -53,9 +53,9 @@ def place(value: object) -> Place:
     """Read where messages say something of themselves."""
     if isinstance(value, Mapping) and len(value) == 1:
         ((key, name),) = value.items()
-        if key in ("header", "field") and isinstance(name, str) and name:
+        if key in ("header", "field", "cloud_event") and isinstance(name, str) and name:
             return Place(**{key: name})
-    raise Wrong('{"header": "…"}, {"field": "…"}')
+    raise Wrong('{"header": "…"}, {"field": "…"}, {"cloud_event": "…"}')
 
 
 def scalar(value: object) -> str | int | bool:

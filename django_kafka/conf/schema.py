@@ -176,9 +176,11 @@ class Place:
     """Where messages say something of themselves."""
 
     header: str = ""
-    """The name of a header; "": in a field."""
+    """The name of a header; "": elsewhere."""
     field: str = ""
-    """The path of a field of the value, with dots."""
+    """The path of a field of the value, with dots; "": elsewhere."""
+    cloud_event: str = ""
+    """The name of an attribute of the CloudEvent that it is, wherever that stands; "": elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

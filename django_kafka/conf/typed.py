@@ -263,10 +263,11 @@ class RetrySettings(TypedDict, total=False):
 
 
 class PlaceSettings(TypedDict, total=False):
-    """KAFKA["consumers"]["…"]["type_in"], and "version_in": one of the two"""
+    """KAFKA["consumers"]["…"]["type_in"], and "version_in": one of them"""
 
     header: str
     field: str
+    cloud_event: str
 
 
 class DispatchSettings(TypedDict):

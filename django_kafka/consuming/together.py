@@ -120,9 +120,11 @@ class Joint:
         """
         if not self._execution.traced:
             return self._transact(stop)
-        with tracing.handling_together(self._execution.consumer, self._piece.messages[self._start : stop]):
+        consumer, messages = self._execution.consumer, self._piece.messages
+        with tracing.handling_together(consumer, messages[self._start : stop]):
             outcome = self._transact(stop)
-            tracing.failed(outcome.failed or outcome.whole)
+            whose = messages[outcome.done : outcome.done + 1] if outcome.failed else messages[self._start : stop]
+            tracing.failed(outcome.failed or outcome.whole, consumer, whose)
             return outcome
 
     def message_now(self) -> RawMessage | None:

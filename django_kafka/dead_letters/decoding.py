@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .. import handlers, serializers
+from .. import conf, handlers, serializers, tracing
 from ..envelopes import claim_check
 from ..envelopes.opening import OpeningDecoder
-from ..exceptions import ConfigurationError, DecodeError, KeyUnavailable, RegistryUnavailable, StorageUnavailable
-from ..messages import Message
+from ..envelopes.patience import at_hand
+from ..exceptions import (
+    ConfigurationError,
+    DecodeError,
+    KafkaError,
+    KeyUnavailable,
+    RegistryUnavailable,
+    StorageUnavailable,
+)
+from ..messages import Message, RawMessage
 from ..models import DeadLetter
-from .masking import Masking
+from .masking import Masking, masking
 from .masking import hiding as _hiding
 from .stored import StoredMessage
 
@@ -76,15 +86,67 @@ def outside(letter: DeadLetter, part: str) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def hiding(message: Message) -> Masking | None:
-    """Return what masks, in texts, all that was encrypted of a message; None when nothing was. Never raises."""
+def hiding(message: Message, error: BaseException) -> Masking | None:
+    """Return what masks, in texts of an error, all that was encrypted of a message; None: nothing. Never raises.
+
+    What cannot be read any more may have been read before, and told: such texts are masked as a whole.
+    """
     decoder = message._decoder
     if not decoder.encrypts:
         return None
     try:
         return _hiding(decoder.encrypted(message))
-    except Exception:  # noqa: BLE001  # a registry, or a key, that is not there now
-        return Masking(opaque=True)
+    except Exception:  # noqa: BLE001  # poison, or a registry, key or storage that is not there now
+        return None if _is_our_own(error) else Masking(opaque=True)
+
+
+def _is_our_own(error: BaseException) -> bool:
+    """Tell whether an error is a sentence of ours and nothing else, and so quotes nothing."""
+    alone = error.__cause__ is None and (error.__context__ is None or error.__suppress_context__)
+    ours = isinstance(error, KafkaError) and type(error).__module__ == KafkaError.__module__
+    return ours and alone and all(tracing.is_note(note) for note in getattr(error, "__notes__", ()))
+
+
+def outward(consumer: conf.Consumer, raws: Sequence[RawMessage], error: BaseException) -> Masking | None:
+    """Return what masks, in texts that leave the project, what of messages was encrypted or is masked by settings.
+
+    None when that is nothing. Never raises.
+    """
+    found = masking()
+    try:
+        decoder = handlers.decoder_for(consumer.name, raws[0].topic() or "")
+        knows = bool(found.mask.fields or found.mask.key)
+        if not (found.active or decoder.encrypts) or (isinstance(error, UNAVAILABLE) and _is_our_own(error)):
+            return None
+        for raw in raws:
+            if claim_check.is_reference(raw.value()) and (knows or decoder.encrypts):
+                # Nothing is fetched for a trace.
+                return replace(found, opaque=True)
+            message = Message(raw, decoder)
+            if decoder.encrypts:
+                found = found.hiding(decoder.encrypted(message))
+            if knows:
+                found = _knowing_message(found, message)
+            if found.opaque:
+                break
+    except Exception:  # noqa: BLE001  # as in `hiding`
+        return found if _is_our_own(error) else replace(found, opaque=True)
+    return found
+
+
+def _knowing_message(found: Masking, message: Message) -> Masking:
+    if sum(len(each or b"") for each in (message.raw_key, message.raw_value)) > MOST:
+        return replace(found, opaque=True)
+    read = []
+    for part in ("value", "key"):
+        try:
+            read.append(getattr(message, part))
+        except serializers.UNREADABLE:
+            read.append(None)
+    return found.knowing(read[0], headers=message.headers).knowing_key(read[1])
+
+
+tracing.mask_with(outward)
 
 
 def _read(letter: DeadLetter, part: str, *, outside: bool = False) -> Any:
@@ -94,7 +156,12 @@ def _read(letter: DeadLetter, part: str, *, outside: bool = False) -> Any:
     if outside:
         decoder = decoder.outside()
     read = partial(getattr, Message(StoredMessage(letter), decoder), part)
-    return serializers.presentable(serializers.patiently(decoder, read))
+    with at_hand():
+        if decoder.asks and part == "value" and letter.payload_name and isinstance(decoder, OpeningDecoder):
+            # Before the time that a registry has: it is not to blame for a storage.
+            with suppress(DecodeError):
+                decoder.envelope.fetched(bytes(letter.value or b""))
+        return serializers.presentable(serializers.patiently(decoder, read))
 
 
 def knowing(found: Masking, letter: DeadLetter) -> Masking:

@@ -16,13 +16,11 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from .. import conf, handlers
+from .. import conf
 from ..envelopes import claim_check
-from ..envelopes.opening import OpeningDecoder
-from ..exceptions import ConfigurationError
 from ..models import DeadLetter, DeadLetterAttempt, FailureGroup, LetterWords, Replay, ReplayJob
 from ..models.dead_letters import encode_headers
-from . import audit, decoding, holds
+from . import audit, decoding, holds, payloads
 from .grouping import example, first_line
 from .replaying import cancel, letters, name_of, outstanding, replays, unclaimed, with_key
 
@@ -272,18 +270,7 @@ def _files_of(ids: Sequence[int]) -> list[tuple[str, str]]:
         replays().filter(letter__in=ids, edited=True).values_list("edited_value", "letter__consumer", "letter__topic")
     )
     found.update(dict.fromkeys((claim_check.name_in(value), *rest) for value, *rest in edited))  # type: ignore[misc]
-    return [(name, _storage_for(consumer, topic)) for name, consumer, topic in found if name]
-
-
-def _storage_for(consumer: str, topic: str) -> str:
-    decoder = handlers.decoder_for(consumer, topic)
-    alias = decoder.envelope.claim_check.storage if isinstance(decoder, OpeningDecoder) else ""
-    if not alias:
-        raise ConfigurationError(
-            f"A letter of consumer {consumer!r} for {topic!r} has its payload in a storage, and settings do not say in "
-            'which: give the consumer its "claim_check".'
-        )
-    return alias
+    return [(name, payloads.storage_for(consumer, topic)) for name, consumer, topic in found if name]
 
 
 def _quoting(ids: Sequence[int]) -> QuerySet[FailureGroup]:

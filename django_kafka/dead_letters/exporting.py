@@ -16,8 +16,11 @@ from typing import Any
 from django.db.models import QuerySet
 
 from .. import conf
+from ..envelopes.patience import patient
+from ..exceptions import ConfigurationError, DecodeError
 from ..legible import printable
 from ..models import AuditEntry, DeadLetter, DeadLetterAttempt, FailureGroup
+from . import payloads as payload_store
 from . import readable
 from .audit import entries
 from .replaying import letters
@@ -28,6 +31,7 @@ VERB = "export"
 """The verb of an export in the audit."""
 _PIECE = 200
 Noting = Callable[[list[DeadLetter]], None] | None
+Lacking = Callable[[DeadLetter, str], None] | None
 _LONGEST_CELL = 32_767
 """Characters that a cell of a spreadsheet takes."""
 _OBEYED = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -57,18 +61,30 @@ _AUDIT_CELLS = (
 )  # fmt: skip
 
 
-def json_lines(rows: QuerySet[DeadLetter], *, masked: bool, noting: Noting = None) -> Iterator[str]:
+def json_lines(
+    rows: QuerySet[DeadLetter],
+    *,
+    masked: bool,
+    noting: Noting = None,
+    payloads: bool = True,
+    lacking: Lacking = None,
+    within: float = float("inf"),
+) -> Iterator[str]:
     """Return a line for each letter, with its attempts, in the order of their ids.
 
     Bytes are in base64 and headers are pairs in their order. `masked` lines have text instead, without what settings
     mask, and are not to be brought back. `noting` is called with some letters before they are
-    given away, to write them down.
+    given away, to write them down. What a letter refers to in a storage comes along with `payloads`; `lacking` is
+    called with a letter where it is not to be had, and the reason. Raises `StorageUnavailable`, also when one takes
+    longer than `within` seconds, and what comes of it then is not whole.
     """
     for piece in _noted(rows, noting):
         attempts = _attempts([letter.pk for letter in piece])
         groups = _groups({letter.failure_group_id for letter in piece} - {None})
         for letter in piece:
             line = _line(letter, attempts.get(letter.pk, []), groups.get(letter.failure_group_id or 0), masked=masked)
+            if letter.payload_name and payloads and not masked:
+                line["payload"] = _payload(letter, lacking, within)
             yield json.dumps(line, ensure_ascii=True) + "\n"
 
 
@@ -172,6 +188,16 @@ def _line(
     # Whoever may not see a payload could try small ones until this fits.
     line["fingerprint"] = ""
     return line
+
+
+def _payload(letter: DeadLetter, lacking: Lacking, within: float) -> str | None:
+    try:
+        with patient(within):
+            return _base64(payload_store.of(letter))
+    except (ConfigurationError, DecodeError) as error:
+        if lacking is not None:
+            lacking(letter, str(error))
+        return None
 
 
 def _plain(value: Any) -> Any:

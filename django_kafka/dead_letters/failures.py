@@ -58,7 +58,7 @@ class Failure:
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         traceback, frame = _origin(error, handler)
         said = shown(error)
-        if message is not None and (hiding := decoding.hiding(message)) is not None:
+        if message is not None and (hiding := decoding.hiding(message, error)) is not None:
             said, traceback = hiding.text(said), hiding.text(traceback)
         return cls(
             error_type=storable(name)[:300],

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from functools import lru_cache
@@ -37,6 +37,15 @@ _MOST_VALUES = 1000
 """Of one letter. Where there are more, its errors are masked as a whole."""
 _WHOLE_WORD = 8
 """Values shorter than this are masked only where they are words of their own."""
+
+_LEFT_OUT = re.compile(r"\.{3,}|…")
+_SHORTEST_PART = 3
+_LONGEST_PART = 200
+"""Characters of a value that is told in part."""
+_MOST_CUTS = 100
+"""Places where something is left out. What comes after so many is masked."""
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?", re.ASCII)
+_LONGEST_MOMENT = 40
 
 _Path = tuple[str, ...]
 _Pairs = list[tuple[str, "bytes | None"]]
@@ -119,8 +128,10 @@ class Masking:
 
     def knowing_key(self, decoded: Any) -> Masking:
         """Return a masking that also masks a key, where whole keys are masked, or else what its masked fields hold."""
-        if not self.mask.key or decoded is None:
-            return self.knowing(decoded)
+        return self.knowing(decoded) if not self.mask.key or decoded is None else self.hiding(decoded)
+
+    def hiding(self, decoded: Any) -> Masking:
+        """Return a masking that also masks, in texts, all that this value holds."""
         try:
             return self._with({*self.values, *_texts(leaves(decoded))})
         except RecursionError:
@@ -175,6 +186,8 @@ class Masking:
     def _spans(self, text: str, deadline: float) -> Iterator[tuple[int, int]]:
         for value in self.values:
             yield from _places(text, value)
+        if self.values:
+            yield from _cut(text, self.values)
         for start in range(0, len(text), _WINDOW):
             end = min(len(text), start + _WINDOW + _OVERLAP)
             for pattern in self.mask.patterns:
@@ -204,10 +217,7 @@ def masking() -> Masking:
 
 def hiding(decoded: Any) -> Masking:
     """Return a masking of all that these values hold, wherever a text tells it."""
-    try:
-        return Masking()._with(set(_texts(leaves(decoded))))
-    except RecursionError:
-        return Masking(opaque=True)
+    return Masking().hiding(decoded)
 
 
 @lru_cache(maxsize=4)
@@ -284,10 +294,29 @@ def _texts(leaves: Iterable[Any]) -> Iterator[str]:
     for leaf in leaves:
         text = leaf.decode("utf-8", "backslashreplace") if isinstance(leaf, bytes | bytearray) else str(leaf)
         yield text
+        yield from _moments(leaf)
+        if isinstance(leaf, bytes):
+            yield repr(leaf)[2:-1]
         if isinstance(leaf, str):
             yield repr(text)[1:-1]
             yield json.dumps(text)[1:-1]
             yield json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _moments(leaf: Any) -> Iterator[str]:
+    """Walk through the ways in which a time is written, or a text that an event has as a time."""
+    moment = leaf
+    if isinstance(leaf, str):
+        if len(leaf) > _LONGEST_MOMENT or not _MOMENT.fullmatch(leaf):
+            return
+        try:
+            moment = (date if len(leaf) == len("2026-11-27") else datetime).fromisoformat(leaf)
+        except ValueError:
+            return
+    if isinstance(moment, date | time_of_day):
+        bare = moment.replace(tzinfo=None) if isinstance(moment, datetime | time_of_day) else moment
+        yield from (str(moment), moment.isoformat(), str(bare), bare.isoformat())
+        yield repr(bare).partition("(")[2].removesuffix(")")
 
 
 def _places(text: str, value: str) -> Iterator[tuple[int, int]]:
@@ -297,6 +326,30 @@ def _places(text: str, value: str) -> Iterator[tuple[int, int]]:
         if len(value) >= _WHOLE_WORD or not (_touches(text, start - 1, start) or _touches(text, end - 1, end)):
             yield start, end
         start = text.find(value, start + 1)
+
+
+def _cut(text: str, values: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Walk through the places of values that are told in part: libraries put dots where they leave something out."""
+    for number, found in enumerate(_LEFT_OUT.finditer(text)):
+        if number == _MOST_CUTS:
+            yield found.start(), len(text)
+            return
+        before, after = text[max(0, found.start() - _LONGEST_PART) : found.start()], text[found.end() :][:_LONGEST_PART]
+        if kept := max(_overlap(before, value) for value in values):
+            yield found.start() - kept, found.start()
+        # The same from behind: the end of a value at the beginning of what comes.
+        if kept := max(_overlap(after[::-1], value[: -_LONGEST_PART - 1 : -1]) for value in values):
+            yield found.end(), found.end() + kept
+
+
+def _overlap(text: str, value: str) -> int:
+    """Return how many characters the end of a text and the beginning of a value have in common, of so many at least."""
+    start = text.find(value[:_SHORTEST_PART]) if len(value) > _SHORTEST_PART else -1
+    while start >= 0:
+        if value.startswith(text[start:]):
+            return len(text) - start
+        start = text.find(value[:_SHORTEST_PART], start + 1)
+    return 0
 
 
 def _touches(text: str, left: int, right: int) -> bool:

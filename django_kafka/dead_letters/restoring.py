@@ -29,6 +29,7 @@ from . import grouping, searching
 from .exporting import FORMAT, MOMENTS, OF_ATTEMPT, PLAIN
 from .failures import Failure, storable
 from .parking import CATEGORY as PARKED
+from .payloads import put_back
 from .replaying import letters
 
 LONGEST = 256 * 1024 * 1024
@@ -47,23 +48,33 @@ class Restored:
     """Letters that are there, and were left as they are."""
     erased: int = 0
     """Letters of messages that were erased here: what an archive has of them does not come back."""
+    payloads: int = 0
+    """Payloads that were left in the storages of new letters, which refer to them."""
 
 
-def restore(lines: Iterable[str], *, dry_run: bool = False) -> Restored:
+_Read = tuple[DeadLetter, list[DeadLetterAttempt], str, "bytes | None"]
+"""A letter, its attempts, the frame of its failure group, and the payload that it refers to, where that came along."""
+
+
+def restore(lines: Iterable[str], *, dry_run: bool = False, payloads: bool = True) -> Restored:
     """Store letters that are not there yet, with their attempts; return what became of the lines.
 
     A letter is the same when cluster, group, topic, partition, offset and fingerprint are. One that was parked comes
     back as an open one: what it was parked behind is over. They are stored some hundred at a time, and may be given
     again. Raises `BadArchive` with the number of a line that is no letter; what came before it is stored.
+
+    Payloads that came along are left in the storage that the consumer of their letter has here, unless `payloads` is
+    False. Raises `StorageUnavailable`, `ConfigurationError` where settings name no storage for one, and
+    `PayloadMissing` when another file has the name of one.
     """
     done = Restored()
     for piece in _pieces(lines):
         with transaction.atomic(using=conf.kafka().dead_letters.database):
-            _restore(piece, done, dry_run=dry_run)
+            _restore(piece, done, dry_run=dry_run, payloads=payloads)
     return done
 
 
-def _pieces(lines: Iterable[str]) -> Iterator[list[tuple[DeadLetter, list[DeadLetterAttempt], str]]]:
+def _pieces(lines: Iterable[str]) -> Iterator[list[_Read]]:
     piece = []
     size = 0
     for number, text in enumerate(lines, 1):
@@ -85,13 +96,11 @@ def _pieces(lines: Iterable[str]) -> Iterator[list[tuple[DeadLetter, list[DeadLe
         yield piece
 
 
-def _restore(
-    piece: Sequence[tuple[DeadLetter, list[DeadLetterAttempt], str]], done: Restored, *, dry_run: bool
-) -> None:
+def _restore(piece: Sequence[_Read], done: Restored, *, dry_run: bool, payloads: bool) -> None:
     using = conf.kafka().dead_letters.database
-    known, erased = _stored([letter for letter, _attempts, _frame in piece])
+    known, erased = _stored([letter for letter, *_rest in piece])
     fresh = []
-    for letter, attempts, frame in piece:
+    for letter, attempts, frame, payload in piece:
         if _identity(letter) in known:
             done.known += 1
         elif _identity(letter)[:-1] in erased and letter.erased_at is None:
@@ -100,6 +109,9 @@ def _restore(
             done.new += 1
             known.add(_identity(letter))
             fresh.append((letter, attempts, frame))
+            if payload is not None and payloads and not dry_run:
+                # A letter that is not stored after all leaves a file that nobody needs.
+                done.payloads += put_back(letter, payload)
     if dry_run or not fresh:
         return
     # What was parked has not failed: it has no cause.
@@ -147,7 +159,7 @@ class _Wrong(Exception):
     """What is wrong with a line."""
 
 
-def _read(text: str) -> tuple[DeadLetter, list[DeadLetterAttempt], str]:
+def _read(text: str) -> _Read:
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):
@@ -181,7 +193,18 @@ def _read(text: str) -> tuple[DeadLetter, list[DeadLetterAttempt], str]:
     frame = _of(line, "frame", "")
     if not isinstance(frame, str) or len(frame) > 300:
         raise _Wrong("frame is no short text")
-    return letter, _read_attempts(line), storable(frame)
+    return letter, _read_attempts(line), storable(frame), _payload(line, value)
+
+
+def _payload(line: dict[str, Any], value: bytes | None) -> bytes | None:
+    """Return what a value refers to, where it came along."""
+    payload = _decoded("payload", line.get("payload"))
+    if payload is None:
+        return None
+    reference = claim_check.reference_in(value)
+    if reference is None or not reference.fits(payload):
+        raise _Wrong("its payload is not what its value refers to")
+    return payload
 
 
 def _stub(line: dict[str, Any]) -> str:

@@ -92,19 +92,18 @@ def record_of(replay: Replay) -> Wire:
 
 
 def _value_of(replay: Replay, stored: StoredMessage) -> bytes | None:
-    """Return the value as its topic reads it; raise what `Envelope.moved` raises."""
+    """Return the value as its topic reads it; raise what `Envelope.moved` and `Envelope.renewed` raise."""
     value, letter = stored.value(), replay.letter
-    if value is None or not replay.to_topic:
+    if value is None:
         return value
     try:
         decoder = handlers.decoder_for(letter.consumer, letter.topic)
     except ConfigurationError:
         return value  # its consumer is in settings no more
-    return (
-        decoder.envelope.moved(value, replay.to_topic, stored.headers())
-        if isinstance(decoder, OpeningDecoder)
-        else value
-    )
+    if not isinstance(decoder, OpeningDecoder):
+        return value
+    envelope = decoder.envelope
+    return envelope.moved(value, replay.to_topic, stored.headers()) if replay.to_topic else envelope.renewed(value)
 
 
 def route_of(replay: Replay) -> Route:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import cloud_events, conf, serializers
 from ..cloud_events import CloudEvent, NoCloudEvent
-from ..exceptions import DecodeError
+from ..exceptions import DecodeError, EncodeError
 from ..serializers import Serializer
 from . import claim_check, encryption, fields
 
@@ -85,17 +85,24 @@ class Envelope:
             return None
         return self._left(encryption.seal(data, self.topic, VALUE) if self.covers else data)
 
-    def _left(self, data: bytes) -> bytes:
+    def _left(self, data: bytes, *, again: bool = False) -> bytes:
         # What only looks like a reference is left there as well, so that it is not taken for one.
         check = self.claim_check
-        if check and (len(data) > check.above or claim_check.is_reference(data)):
+        if check and (again or len(data) > check.above or claim_check.is_reference(data)):
             return claim_check.Checked.of(data, self.topic, check.storage)
         return data
 
     def _serialized(self, value: Any, headers: Headers) -> bytes | None:
         if value is not None and self.encryption.fields:
             value = fields.sealed(value, self.encryption.fields, self.topic)
-        return serializers.encode(self.serializer, value, self.topic, VALUE, headers)
+        if not self.encryption or isinstance(self.serializer, serializers.WITHOUT_QUOTES):
+            return serializers.encode(self.serializer, value, self.topic, VALUE, headers)
+        try:
+            return serializers.encode(self.serializer, value, self.topic, VALUE, headers)
+        except EncodeError as error:
+            kind = type(error.__cause__ or error).__name__
+        # Not where it was caught: one of the project's own may quote what is to be encrypted.
+        raise EncodeError(f"The value for {self.topic!r} does not serialize: {kind}.")
 
     def _as_event(self, given: CloudEvent, headers: Headers) -> bytes | None:
         source, what = self.events.source or "", self.events.type or ""
@@ -170,18 +177,35 @@ class Envelope:
         value = None if data is None else serializers.decode(self.serializer, data, self.topic, headers)
         return event, self.revealed(value)[0]
 
+    def renewed(self, data: bytes) -> bytes:
+        """Return what is sent again for a value: what refers to an older file is left in one of today.
+
+        Old files are deleted when topics do not keep the messages of their time any more, and this one is new.
+        """
+        if not self.claim_check or (reference := claim_check.reference_in(data)) is None or reference.is_of_today:
+            return data
+        try:
+            return claim_check.Checked.of(self.fetched(data), self.topic, self.claim_check.storage)
+        except DecodeError:
+            # It is gone, or too large: as it came.
+            return data
+
     def moved(self, data: bytes, topic: str, headers: Pairs) -> bytes:
         """Return what a value of this topic is in another one: what is encrypted for a topic is read in that only."""
-        if topic == self.topic or not self.encryption:
-            return data
-        data = self.fetched(data)
         other = replace(self, topic=topic)
+        if topic == self.topic or not self.encryption:
+            return other.renewed(data)
+        was_left = bool(self.claim_check) and claim_check.is_reference(data)
+        data = self.fetched(data)
         inner = self.inside(data)
         if self.encryption.fields:
             event, value = self._opened(inner, headers)
             again = other._serialized(value, [])
-            return other._left(again or b"" if event is None else other._around_event(event, again, given=False))
-        return other._left(other.around(inner) if encryption.is_sealed(data) else data)
+            whole = again or b"" if event is None else other._around_event(event, again, given=False)
+        else:
+            whole = other.around(inner) if encryption.is_sealed(data) else data
+        # What was too large once is so again; from which size on, only its producer knows.
+        return other._left(whole, again=was_left)
 
 
 def of(

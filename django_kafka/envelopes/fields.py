@@ -13,12 +13,15 @@ from typing import Any
 from ..conf.masks import ITEM, after
 from ..events import plain
 from ..exceptions import EncodeError, Undecryptable
+from ..legible import printable
 from ..serializers import Json
 from .encryption import TOKEN, seal_text, unseal_text
 
 Paths = Sequence[tuple[str, ...]]
 _Change = Callable[[Any, str], Any]
 _JSON = Json()
+_LONGEST = 200
+"""Characters of a path that sentences have."""
 
 
 def sealed(value: Any, paths: Paths, topic: str) -> Any:
@@ -36,11 +39,14 @@ def sealed(value: Any, paths: Paths, topic: str) -> Any:
         try:
             data = _JSON.encode(field, topic)
         except (TypeError, ValueError, RecursionError) as error:
-            sentence = f"The field {path} for {topic!r} has no counterpart in JSON: {type(error).__name__}."
+            sentence = f"The field {_shown(path)} for {topic!r} has no counterpart in JSON: {type(error).__name__}."
             raise EncodeError(sentence) from None
         return seal_text(data, topic, path)
 
-    return _changed(value, paths, "", encrypted)
+    try:
+        return _changed(value, paths, "", encrypted)
+    except RecursionError:
+        raise EncodeError(f"The value for {topic!r} is nested too deeply.") from None
 
 
 def unsealed(value: Any, paths: Paths, topics: frozenset[str] | None, *, accept_plain: bool) -> tuple[Any, list[Any]]:
@@ -56,19 +62,27 @@ def unsealed(value: Any, paths: Paths, topics: frozenset[str] | None, *, accept_
         if not isinstance(field, str) or not field.startswith(TOKEN):
             if accept_plain:
                 return field
-            raise Undecryptable(f"its field {path} is not encrypted")
+            raise Undecryptable(f"its field {_shown(path)} is not encrypted")
         try:
             opened = json.loads(unseal_text(field, topics, path))
         except Undecryptable as error:
-            raise type(error)(f"its field {path} is not to be read: {error}") from None
+            raise type(error)(f"its field {_shown(path)} is not to be read: {error}") from None
         except (ValueError, RecursionError):
-            raise Undecryptable(f"its field {path} holds no JSON") from None
+            raise Undecryptable(f"its field {_shown(path)} holds no JSON") from None
         found.append(opened)
         return opened
 
     if not isinstance(value, Mapping | list | tuple) and value is not None and not accept_plain:
         raise Undecryptable("it has no fields")
-    return _changed(value, paths, "", decrypted), found
+    try:
+        return _changed(value, paths, "", decrypted), found
+    except RecursionError:
+        raise Undecryptable("it is nested too deeply") from None
+
+
+def _shown(path: str) -> str:
+    """Return a path for sentences: names in it may be a stranger's."""
+    return printable(path if len(path) <= _LONGEST else f"{path[:_LONGEST]}…")
 
 
 def _changed(value: Any, paths: Paths, path: str, change: _Change) -> Any:

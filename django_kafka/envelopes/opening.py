@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .. import conf, serializers
+from .. import conf
 from ..cloud_events import CloudEvent
 from ..exceptions import DecodeError
 from ..messages import Message, RawMessage, header_pairs
@@ -37,11 +37,8 @@ class OpeningDecoder(TopicDecoder):
         return [self.value(Message(raw, self)) for raw in raws]
 
     def encrypted(self, message: Message) -> list[Any]:
-        """Return what was encrypted of a message; nothing when it cannot be read. Raises `KeyUnavailable`."""
-        try:
-            return self._read(message)[1]
-        except serializers.UNREADABLE:
-            return []
+        """Return what was encrypted of a message; raise what `value` raises."""
+        return self._read(message)[1]
 
     def event(self, message: Message) -> CloudEvent | None:
         """Return what a message says of itself as a CloudEvent; None when it is none. Raises the same."""
@@ -56,7 +53,10 @@ class OpeningDecoder(TopicDecoder):
 
     def encode(self, value: Any, topic: str, part: str) -> bytes | None:
         """Return bytes that read as `value`, which is the key or the value as `part` says; raise `EncodeError`."""
-        return self.envelope.close(value) if part == VALUE else super().encode(value, topic, part)
+        if part != VALUE:
+            return super().encode(value, topic, part)
+        # Left in no storage: that is done for what is sent.
+        return replace(self.envelope, claim_check=conf.ClaimCheck()).close(value)
 
     def inside(self, headers: Pairs) -> TopicDecoder:
         """Return what reads what `Envelope.inside` returns: a whole CloudEvent as the JSON that it is."""

@@ -21,6 +21,7 @@ from ... import conf
 from ...exceptions import ConfigurationError, DecodeError, KafkaError, RegistryUnavailable, UnknownSchema
 from . import avro, frames, library, registry, sources
 from .frames import LENGTHS
+from .misfits import misfit
 from .refusals import NotARegistry, Question
 
 Pairs = Sequence[tuple[str, "bytes | None"]]
@@ -200,7 +201,7 @@ class Codec:
             try:
                 return library.as_message(value, kind)
             except Exception as error:  # noqa: BLE001  # the library's own error is no ValueError
-                raise ValueError(str(error)) from None
+                raise misfit(error) from None
         raise TypeError(f"it has to be a {kind.__name__}, or a dict with its fields")
 
     @cached_property
@@ -220,16 +221,27 @@ class Codec:
         except ImportError as error:
             raise ConfigurationError(f"`subject` is {chosen!r}, which cannot be imported: {error}") from None
         topic, part = self.use.topic, self.use.part
-        return lambda _context, record: own(topic, part, record)
+
+        def name(_context: Any, record: str | None) -> Any:
+            try:
+                return own(topic, part, record)
+            except KafkaError:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise ConfigurationError(
+                    f"The function {chosen!r} names no subject for {part}s of {topic!r}: {reason}"
+                ) from error
+
+        return name
 
     @staticmethod
     def _unfit(error: Exception) -> Exception:
-        if isinstance(error, MemoryError | KafkaError | ValueError | TypeError | RecursionError):
+        if isinstance(error, MemoryError | KafkaError | RecursionError):
             return error
         if "GUID is not set" in str(error):
             return ValueError('the registry gives schemas no globally unique id, which "schema_id_in": "headers" needs')
-        # The library's errors are of all kinds; of values, these are what serializers raise.
-        return ValueError(f"{type(error).__name__}: {error}")
+        return misfit(error)
 
     # Reading
 

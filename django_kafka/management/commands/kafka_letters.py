@@ -15,16 +15,13 @@ from django.utils import timezone
 
 from ...dead_letters import At, Forgotten, audit, erasing, exporting, replaying, restoring, searching
 from ...dead_letters.rows import me
-from ...exceptions import BadArchive, ConfigurationError, RegistryUnavailable, StorageUnavailable
+from ...exceptions import BadArchive, ConfigurationError, PayloadMissing, RegistryUnavailable, StorageUnavailable
+from ...legible import printable
 from ...models import DeadLetter
 from ._operator import agrees, somebody_is_there, user
 from ._progress import progress
 from ._selection import add_filters, described, duration, filtered
 
-_LINES = {
-    ("letters", "jsonl"): exporting.json_lines,
-    ("letters", "csv"): exporting.csv_lines,
-}
 _OF_AUDIT = {"jsonl": exporting.audit_json_lines, "csv": exporting.audit_csv_lines}
 
 
@@ -46,9 +43,15 @@ class Command(BaseCommand):
         export.add_argument("--masked", action="store_true", help="without what settings mask; cannot come back")
         export.add_argument("--audit", action="store_true", help="the audit instead of letters")
         export.add_argument("--output", metavar="FILE", default="-", help="a new file; - (default): standard output")
+        export.add_argument(
+            "--without-payloads", action="store_true", help="leave out what letters refer to in storages"
+        )
         bring = verbs.add_parser("import", help="store letters that are not there")
         bring.add_argument("file", help="JSON lines of an export; -: standard input")
         bring.add_argument("--dry-run", action="store_true", help="only look at every line")
+        bring.add_argument(
+            "--without-payloads", action="store_true", help="leave nothing in storages, of what letters refer to there"
+        )
         forget = verbs.add_parser("forget", help="erase what letters say of a person")
         add_filters(forget)
         _add_states(forget)
@@ -72,7 +75,7 @@ class Command(BaseCommand):
                     self._index_all() if options["all"] else self._index()
                 case _:
                     self._forget(options)
-        except (BadArchive, ConfigurationError, RegistryUnavailable, StorageUnavailable) as error:
+        except (BadArchive, ConfigurationError, PayloadMissing, RegistryUnavailable, StorageUnavailable) as error:
             raise CommandError(str(error)) from error
 
     def _export(self, options: dict[str, Any]) -> None:
@@ -82,8 +85,14 @@ class Command(BaseCommand):
                 raise CommandError("--audit exports the whole audit: leave the other options out.")
             lines = _OF_AUDIT[options["format"]]()
         else:
-            write = _LINES["letters", options["format"]]
-            lines = write(_chosen(options), masked=options["masked"], noting=self._note(options))
+            letters, masked, noting = _chosen(options), options["masked"], self._note(options)
+            if options["format"] == "csv":
+                lines = exporting.csv_lines(letters, masked=masked, noting=noting)
+            else:
+                wanted = not options["without_payloads"]
+                lines = exporting.json_lines(
+                    letters, masked=masked, noting=noting, payloads=wanted, lacking=self._say_lacking
+                )
         count = 0
         with ExitStack() as stack:
             output = self._output(options["output"], stack)
@@ -91,6 +100,9 @@ class Command(BaseCommand):
                 output.write(line)
                 count += 1
         self.stderr.write(f"Written: {count} lines.")
+
+    def _say_lacking(self, letter: DeadLetter, why: str) -> None:
+        self.stderr.write(printable(f"{letter}: without its payload: {why}"))
 
     def _note(self, options: dict[str, Any]) -> exporting.Noting:
         details = {"format": options["format"], "masked": options["masked"]}
@@ -114,7 +126,10 @@ class Command(BaseCommand):
                 )
             except OSError as error:
                 raise CommandError(f"{options['file']} cannot be read: {error.strerror}.") from error
-            done = restoring.restore(_lines(source), dry_run=options["dry_run"])
+            payloads = not options["without_payloads"]
+            done = restoring.restore(_lines(source), dry_run=options["dry_run"], payloads=payloads)
+        if done.payloads:
+            self.stdout.write(f"Payloads left in storages: {done.payloads}.")
         ending = " Nothing was stored." if options["dry_run"] else ""
         self.stdout.write(f"New: {done.new}, known: {done.known}, erased before: {done.erased}.{ending}")
 
