@@ -16,7 +16,7 @@ import pytest
 from pytest_django import Settings
 
 from django_kafka import conf
-from django_kafka.conf import availability, consumers, parsing, producers, registries, typed
+from django_kafka.conf import availability, consumers, parsing, producers, registries, typed, typed_clusters
 from django_kafka.conf.schema import CATEGORIES
 from django_kafka.exceptions import ConfigurationError, UnknownName
 
@@ -267,10 +267,10 @@ def test_every_block_knows_the_keys_that_its_type_for_users_names() -> None:
             {"name", "topics", "options", "retry", "circuit_breaker", *consumers.CONSUMER},
         ),
         (typed.ConsumerTopicSettings, {"retry", "dispatch", "original", *consumers.CONSUMER_TOPIC}),
-        (typed.SchemaRegistrySettings, {"tls", "oauth", *registries.SCHEMA_REGISTRY, *registries.WRITING}),
-        (typed.SchemaOptionsSettings, set(registries.WRITING)),
-        (typed.RegistryTlsSettings, set(registries.REGISTRY_TLS)),
-        (typed.RegistryOAuthSettings, set(registries.REGISTRY_OAUTH)),
+        (typed_clusters.SchemaRegistrySettings, {"tls", "oauth", *registries.SCHEMA_REGISTRY, *registries.WRITING}),
+        (typed_clusters.SchemaOptionsSettings, set(registries.WRITING)),
+        (typed_clusters.RegistryTlsSettings, set(registries.REGISTRY_TLS)),
+        (typed_clusters.RegistryOAuthSettings, set(registries.REGISTRY_OAUTH)),
         (typed.RetrySettings, {"retries", *consumers.RETRY}),
         (typed.CircuitBreakerSettings, set(consumers.CIRCUIT_BREAKER)),
         (typed.DeadLettersSettings, {"topic", *parsing.DEAD_LETTERS}),
@@ -305,7 +305,7 @@ def test_every_key_becomes_a_field_of_its_name(value: Any, keys: set[str]) -> No
 
 def test_every_key_is_in_the_docs() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "settings.md").read_text()
-    users = [value for value in vars(typed).values() if typing.is_typeddict(value)]
+    users = [one for module in (typed, typed_clusters) for one in vars(module).values() if typing.is_typeddict(one)]
 
     assert len(users) > 10
     assert [key for each in users for key in typing.get_type_hints(each) if f"`{key}`" not in page] == []

@@ -19,6 +19,7 @@ from .encryption import Encryption, EncryptionKey
 from .events import CloudEvents
 from .parsing import Reading
 from .patterns import Pattern, is_pattern
+from .producers import Producer, ProducerCircuit, ProducerTopic
 from .registries import Reference, Schema, SchemaOptions, SchemaRegistry
 from .schema import (
     CircuitBreaker,
@@ -31,9 +32,6 @@ from .schema import (
     Kafka,
     Logging,
     Place,
-    Producer,
-    ProducerCircuit,
-    ProducerTopic,
     Retry,
     Tracing,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .schema import Consumer, Kafka, Producer
+from .producers import Producer
+from .schema import Consumer, Kafka
 
 _Line = tuple[str, Callable[[Any], bool], str]
 

@@ -79,3 +79,8 @@ def advice(block: Block, same: Mapping[str, tuple[str, ...]]) -> Mapping[str, st
         elif "." in key:
             found[key] = "librdkafka's own properties go into `options`."
     return found
+
+
+def is_true(value: object) -> bool:
+    """Tell whether librdkafka reads this value as true."""
+    return str(value).strip().lower() in ("true", "t", "1")

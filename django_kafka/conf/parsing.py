@@ -14,9 +14,9 @@ from .encryption import find_what_encryption_lacks, read_keys
 from .events import find_what_events_lack
 from .librdkafka import reason_against
 from .masks import mask
-from .producers import read_producer
+from .producers import Producer, read_producer
 from .registries import find_what_schemas_lack
-from .schema import CATEGORIES, Consumer, DeadLetters, Health, Heartbeats, Kafka, Logging, Metrics, Producer, Tracing
+from .schema import CATEGORIES, Consumer, DeadLetters, Health, Heartbeats, Kafka, Logging, Metrics, Tracing
 from .secrets import Options
 from .values import (
     LETTERS_PLACES,

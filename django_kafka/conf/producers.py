@@ -1,16 +1,21 @@
-"""Reading producers from settings."""
+"""Producers: how they send, and how to read that from settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from . import claims, encryption, events
 from .blocks import CONTRADICTION, Block
+from .claims import ClaimCheck
+from .encryption import Encryption
+from .events import CloudEvents
 from .librdkafka import CLUSTER_SAME, PRODUCER_SAME
-from .options import advice, merge_options, read_options, refuse_reserved, rename
-from .registries import WRITING, options_rule, schema
-from .schema import Producer, ProducerCircuit, ProducerTopic
+from .options import advice, is_true, merge_options, read_options, refuse_reserved, rename
+from .registries import WRITING, Schema, SchemaOptions, options_rule, schema
+from .secrets import Options
 from .values import (
     RECORD_PLACES,
     Rule,
@@ -26,6 +31,124 @@ from .values import (
     topic_template,
     whole,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerTopic:
+    """What is different for one topic of a producer; None: as the producer has it."""
+
+    serializer: str | None = None
+    """Of values."""
+    key_serializer: str | None = None
+    """Of keys."""
+    schema: Schema | None = None
+    """Of values, for avro, jsonschema and protobuf."""
+    key_schema: Schema | None = None
+    """Of keys."""
+    schema_options: SchemaOptions = field(default_factory=SchemaOptions)
+    """How the registry is used."""
+    encryption: Encryption | None = None
+    """What of values is encrypted."""
+    cloud_events: CloudEvents = field(default_factory=CloudEvents)
+    """How values are written as CloudEvents."""
+    claim_check: ClaimCheck | None = None
+    """Where large values are left."""
+    routing: str | None = None
+    """Which partition a record goes to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerCircuit:
+    """When a producer refuses records because its brokers are out of reach."""
+
+    enabled: bool = True
+    """False: it never does; records fill the queue, and then each waits for room."""
+    threshold: float = 30.0
+    """How long they must have been out of reach."""
+    cooldown: float = 5.0
+    """How long it waits before it asks them again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Producer:
+    """A producer."""
+
+    name: str
+    """What it is called in settings."""
+    enabled: bool = True
+    """False: producing with it is an error."""
+    cluster: str = "default"
+    """The name of its cluster."""
+    client_id: str = ""
+    """What brokers see it as; "" for librdkafka's default."""
+    topic: str | None = None
+    """Where a record goes that names no topic: a topic, or a template of `{app}`, `{model}`, `{type}`, `{tenant}`."""
+    topics: Mapping[str, ProducerTopic] = field(default_factory=lambda: MappingProxyType({}))
+    """What is different for some topics."""
+    send: str = "on_commit"
+    """When: on_commit (at once outside a transaction), immediate, or outbox."""
+    serializer: str = "json"
+    """Of values: bytes, text, json, avro, jsonschema, protobuf, or a dotted path."""
+    key_serializer: str = "text"
+    """Of keys."""
+    schema: Schema | None = None
+    """Of values, for avro, jsonschema and protobuf."""
+    key_schema: Schema | None = None
+    """Of keys."""
+    schema_options: SchemaOptions = field(default_factory=SchemaOptions)
+    """How the registry is used."""
+    encryption: Encryption = field(default_factory=Encryption)
+    """What of values is encrypted."""
+    cloud_events: CloudEvents = field(default_factory=CloudEvents)
+    """How values are written as CloudEvents."""
+    claim_check: ClaimCheck = field(default_factory=ClaimCheck)
+    """Where large values are left."""
+    acks: str = "all"
+    """How many replicas must have a record: all, 1, or 0."""
+    idempotent: bool | None = None
+    """As given; None follows acks. `is_idempotent` is what holds."""
+    max_retries: int | None = None
+    """How often sending is tried again; None: until delivery_timeout."""
+    retry_backoff: float = 0.1
+    """Before the first of these tries."""
+    delivery_timeout: float = 120.0
+    """A record that is not acknowledged after this has failed."""
+    batch_size: int = 1_000_000
+    """Bytes that go out together at most."""
+    batch_timeout: float = 0.005
+    """How long a record waits for others to go with it."""
+    compression: str = "zstd"
+    """none, gzip, snappy, lz4 or zstd."""
+    compression_level: int | None = None
+    """How hard it tries; None as the codec does by itself."""
+    circuit_breaker: ProducerCircuit = field(default_factory=ProducerCircuit)
+    """When it refuses records because its brokers are out of reach."""
+    routing: str = "key"
+    """Which partition a record goes to: key (as Java clients do), round_robin, sticky, or a dotted path."""
+    options: Mapping[str, Any] = field(default_factory=Options)
+    """librdkafka's own properties; they win over ours."""
+
+    @property
+    def has_topic_template(self) -> bool:
+        """Tell whether `topic` is not the name of one, but what names are made of."""
+        return self.topic is not None and "{" in self.topic
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Tell whether the broker drops what arrives a second time."""
+        if "enable.idempotence" in self.options:
+            return is_true(self.options["enable.idempotence"])
+        if self.idempotent is not None:
+            return self.idempotent
+        retries = self.options.get("message.send.max.retries", self.max_retries)
+        return self.effective_acks == "all" and str(retries) != "0"
+
+    @property
+    def effective_acks(self) -> str:
+        """Return all, 1 or 0, or what librdkafka's own property says."""
+        acks = str(self.options.get("request.required.acks", self.acks))
+        return "all" if acks == "-1" else acks
+
 
 CIRCUIT_BREAKER: Mapping[str, Rule] = {
     "enabled": flag,
