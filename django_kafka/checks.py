@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from django.core import checks
@@ -19,6 +18,7 @@ from . import (
     conditions,
     conf,
     coroutines,
+    deployment,
     envelopes,
     handlers,
     serializers,
@@ -27,7 +27,6 @@ from . import (
     upcasters,
 )
 from .clients import properties, security
-from .conf.encryption import place_of
 from .conf.secrets import is_secret
 from .consuming import forwarding, guarantees
 from .consuming.connections import POOL_HINT, SHORTAGE_HINT, ask, of_layout, pool_shortages, shortage
@@ -132,7 +131,7 @@ def check_options(**_asked: Any) -> list[checks.CheckMessage]:
         for message in _option_messages(kind, f'KAFKA["{key}"]["{each.name}"]["options"]', each.options)
     ]
     for cluster in whole.clusters.values():
-        found += _option_messages("client", f'{_place(cluster)}["connection"]["options"]', cluster.connection.options)
+        found += _option_messages("client", f'{cluster.path}["connection"]["options"]', cluster.connection.options)
     return found
 
 
@@ -143,7 +142,7 @@ def check_mechanisms(**_asked: Any) -> list[checks.CheckMessage]:
     for cluster in conf.reading().kafka.clusters.values():
         sasl = cluster.security.sasl
         if sasl.enabled and (why := security.lacks(sasl.mechanism)):
-            sentence = f'{_place(cluster)}["security"]["sasl"]["mechanism"] is {sasl.mechanism!r}; {why}'
+            sentence = f'{cluster.path}["security"]["sasl"]["mechanism"] is {sasl.mechanism!r}; {why}'
             found.append(_message("E060", sentence, "docs/security.md tells how to build one that has it."))
     return found
 
@@ -226,78 +225,7 @@ def check_neighbour(**_asked: Any) -> list[checks.CheckMessage]:
 @checks.register(checks.Tags.security, KAFKA, deploy=True)
 def check_deployment(**_asked: Any) -> list[checks.CheckMessage]:
     """Report what must not, or should not, go into production."""
-    whole = conf.reading().kafka
-    found = [message for cluster in whole.clusters.values() for message in _deployment_messages(cluster)]
-    for key in whole.encryption_keys:
-        if why := key.secret.missing():
-            sentence = f"{place_of(key.id)} cannot be read here. {why}"
-            found.append(_message("W060", sentence, warning=True))
-    return found
-
-
-def _deployment_messages(cluster: conf.Cluster) -> Iterator[checks.CheckMessage]:
-    path = _place(cluster)
-    sasl, tls = cluster.security.sasl, cluster.security.tls
-    if cluster.embedded:
-        sentence = (
-            f'{path}["brokers"] is "embedded", the development cluster: it deletes data, and ends with its command.'
-        )
-        yield _message("E013", sentence, "Name the brokers of a real cluster.")
-    if tls.enabled and tls.insecure_skip_verify:
-        sentence = f'{path}["security"]["tls"]["insecure_skip_verify"] is True: whoever answers is trusted.'
-        yield _message("W005", sentence, "Name the certificates to trust in `ca_file` instead.", warning=True)
-    if sasl.enabled and sasl.mechanism == "PLAIN" and not tls.enabled:
-        sentence = f'{path}["security"] sends the password in clear: SASL PLAIN without TLS.'
-        yield _message("W006", sentence, "Turn on `tls`, or use SCRAM.", warning=True)
-    if cluster.schema_registry.login_in_url:
-        sentence = f'{path}["schema_registry"]["url"] has a login in it, which Django\'s page about an error shows.'
-        yield _message("W061", sentence, "Write `username` and `password` beside `url`.", warning=True)
-    if cluster.schema_registry.tls.insecure_skip_verify:
-        sentence = f'{path}["schema_registry"]["tls"]["insecure_skip_verify"] is True: whoever answers is trusted.'
-        yield _message("W005", sentence, "Name the certificates to trust in `ca_file` instead.", warning=True)
-    if any(one.startswith("http://") for one in cluster.schema_registry.urls) and _logs_in(cluster.schema_registry):
-        sentence = f'{path}["schema_registry"] sends its login in clear: the address begins with http.'
-        yield _message("W062", sentence, "Use an address that begins with https.", warning=True)
-    for place, file in _files(cluster.security):
-        if file and not Path(file).exists():
-            yield _message("W007", f'{path}["security"]{place} is {file!r}, which does not exist here.', warning=True)
-    for place, kept in _kept(cluster.security):
-        if isinstance(kept, conf.Secret) and kept and (why := kept.missing()):
-            yield _message("W060", f'{path}["security"]{place} cannot be read here. {why}', warning=True)
-
-
-def _logs_in(registry: conf.SchemaRegistry) -> bool:
-    return bool(registry.username or registry.token or registry.oauth.function or registry.oauth.token_url)
-
-
-def _files(security: conf.Security) -> Iterator[tuple[str, str]]:
-    """Yield the files that what is switched on names, and where."""
-    sasl, tls = security.sasl, security.tls
-    if tls.enabled:
-        for key in ("ca_file", "cert_file", "key_file"):
-            yield f'["tls"]["{key}"]', getattr(tls, key)
-    if sasl.enabled and sasl.mechanism == "GSSAPI":
-        yield '["sasl"]["kerberos"]["keytab"]', sasl.kerberos.keytab
-    if sasl.enabled and sasl.mechanism == "OAUTHBEARER":
-        yield '["sasl"]["oauth"]["ca_file"]', sasl.oauth.ca_file
-
-
-def _kept(security: conf.Security) -> Iterator[tuple[str, object]]:
-    """Yield what may be kept elsewhere of what is switched on, and where."""
-    sasl, tls = security.sasl, security.tls
-    if tls.enabled:
-        yield '["tls"]["key_password"]', tls.key_password
-    if sasl.enabled:
-        yield from {
-            '["sasl"]["username"]': sasl.username,
-            '["sasl"]["password"]': sasl.password,
-            '["sasl"]["oauth"]["client_id"]': sasl.oauth.client_id,
-            '["sasl"]["oauth"]["client_secret"]': sasl.oauth.client_secret,
-        }.items()
-
-
-def _place(cluster: conf.Cluster) -> str:
-    return "KAFKA" if cluster.name == "default" else f'KAFKA["clusters"]["{cluster.name}"]'
+    return [_message(*problem) for problem in deployment.problems()]
 
 
 def _unfinished(consumer: conf.Consumer) -> Iterator[checks.CheckMessage]:
@@ -342,7 +270,7 @@ def _paths(whole: conf.Kafka) -> Iterator[tuple[str, str, str]]:
             yield from _topic_paths(topic, f'{place}["topics"]["{name}"]')
     yield from _named(whole, "KAFKA", ("tenant",))
     for cluster in whole.clusters.values():
-        yield from _named(cluster.security.sasl.oauth, f'{_place(cluster)}["security"]["sasl"]["oauth"]', ("function",))
+        yield from _named(cluster.security.sasl.oauth, f'{cluster.path}["security"]["sasl"]["oauth"]', ("function",))
     for category, paths in whole.error_categories.items():
         for path in paths:
             yield f'KAFKA["error_categories"]["{category}"]', path, "exception"

@@ -69,6 +69,7 @@ LEVELS = (
         "topic_plans",
         "needed_schemas",
         "agreements",
+        "deployment",
         "schema_differences",
         "schema_plans",
     ),

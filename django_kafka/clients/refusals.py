@@ -9,6 +9,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError
 
+from ..conf.clusters import path_of
 from ..conf.secrets import revealed
 from ..exceptions import AuthenticationFailed, AuthorizationFailed, ConfigurationError
 from . import errors
@@ -36,7 +37,7 @@ class Refusals:
         self._scrub = scrub
         cluster = properties.cluster
         self._cluster = cluster
-        self._path = 'KAFKA["security"]' if cluster == "default" else f'KAFKA["clusters"]["{cluster}"]["security"]'
+        self._path = f'{path_of(cluster)}["security"]'
 
     def login(self, error: KafkaError) -> str | None:
         """Return what there is to say of an error by which a login or a certificate is refused; None of others."""

@@ -49,6 +49,16 @@ class Cluster:
     topics: Mapping[str, Topic] = field(default_factory=lambda: MappingProxyType({}))
     """Those that `kafka_topics` makes and keeps as they are declared, by name without prefix."""
 
+    @property
+    def path(self) -> str:
+        """Where its settings stand."""
+        return path_of(self.name)
+
+
+def path_of(name: str) -> str:
+    """Return where the settings of the cluster of that name stand."""
+    return "KAFKA" if name == "default" else f'KAFKA["clusters"]["{name}"]'
+
 
 CONNECTION: Mapping[str, Rule] = {
     "timeout": duration(1.0, 3600.0),

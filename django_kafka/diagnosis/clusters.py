@@ -65,14 +65,14 @@ class Look:
         )
 
     def _find(self) -> Iterator[Finding]:
-        setting = f'{self.way.path}["brokers"]'
+        setting = f'{self.way.cluster.path}["brokers"]'
         try:
             self._properties = self.way.properties()
         except ConfigurationError as trouble:
             yield error("brokers", str(trouble), f"Start it, or name the brokers of a real cluster in {setting}.")
             return
         self._scrubber = Scrubber(self._properties)
-        self._encryption = encryption.of(self._properties, self.way.path)
+        self._encryption = encryption.of(self._properties, self.way.cluster.path)
         servers = str(self._properties["bootstrap.servers"])
         if self.way.cluster.embedded:
             yield note("brokers", f"The embedded cluster runs at {servers}: for development, and it deletes data.")
@@ -86,7 +86,7 @@ class Look:
             yield from self._encryption.files()
 
     def _reach(self) -> Iterator[Finding]:
-        setting = f'{self.way.path}["brokers"]'
+        setting = f'{self.way.cluster.path}["brokers"]'
         addresses = [split(one) for one in str(self._properties["bootstrap.servers"]).split(",")]
         targets = [self._target(*one, named_by=f"{setting} has", mend=f"Look at {setting}.") for one in addresses]
         answers = list(self._look_at(targets, self.budget.part(_REACHING)))
@@ -100,7 +100,7 @@ class Look:
     def _target(self, host: str, port: int, *, named_by: str, mend: str) -> Target:
         found = self._properties
         return Target(
-            host=host, port=port, named_by=named_by, mend=mend, path=self.way.path, encryption=self._encryption,
+            host=host, port=port, named_by=named_by, mend=mend, path=self.way.cluster.path, encryption=self._encryption,
             family=str(found.get("broker.address.family", "any")),
             mechanism=_mechanism(found),
             lacks=lambda abilities, of: features.lacking(abilities, self.way.producers, self.way.consumers, of),
@@ -115,7 +115,7 @@ class Look:
             yield target, answer
 
     def _log_in(self) -> Iterator[Finding]:
-        path = f'{self.way.path}["security"]'
+        path = f'{self.way.cluster.path}["security"]'
         try:
             self._inspector = Inspector(self.way.cluster, self.way.own)
             self._cluster = self._inspector.cluster(self.budget.part(_ASKING).left)

@@ -26,8 +26,7 @@ def look(cluster: conf.Cluster, seconds: float, kinds: frozenset[str]) -> Iterat
     if not settings.url:
         yield unseen(CHECK, "settings name none")
         return
-    path = 'KAFKA["schema_registry"]' if cluster.name == "default" else (
-        f'KAFKA["clusters"]["{cluster.name}"]["schema_registry"]')  # fmt: skip
+    path = f'{cluster.path}["schema_registry"]'
     if settings.tls.insecure_skip_verify:
         saw = f'{path}["tls"]["insecure_skip_verify"] is True: whoever answers is trusted.'
         yield warning(CHECK, saw, "Name the certificates to trust in `ca_file` instead.", of=settings.url)

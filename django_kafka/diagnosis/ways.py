@@ -38,11 +38,6 @@ class Way:
         who = [f"consumer {one.name}" for one in self.consumers] + [f"producer {one.name}" for one in self.producers]
         return f"{named} as {' and '.join(who)}"
 
-    @property
-    def path(self) -> str:
-        """Where its settings stand."""
-        return "KAFKA" if self.cluster.name == "default" else f'KAFKA["clusters"]["{self.cluster.name}"]'
-
     def properties(self) -> Properties:
         """Return what a client needs for it. Raises `ConfigurationError`."""
         return properties.for_cluster(self.cluster).with_(self.own)

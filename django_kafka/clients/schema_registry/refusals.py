@@ -49,9 +49,7 @@ class Refusals:
     def __init__(self, cluster: conf.Cluster, scrub: Callable[[str], str]) -> None:
         self._registry = cluster.schema_registry
         self._scrub = scrub
-        name = cluster.name
-        self.path = ('KAFKA["schema_registry"]' if name == "default"
-                     else f'KAFKA["clusters"]["{name}"]["schema_registry"]')  # fmt: skip
+        self.path = f'{cluster.path}["schema_registry"]'
 
     @property
     def whole(self) -> str:
