@@ -381,6 +381,19 @@ def test_a_job_does_not_tell_whom_its_letters_were_found_by() -> None:
     assert (searched.description, chosen.description) == ("", "q=john")
 
 
+def test_a_job_that_paused_does_not_tell_what_its_letter_met() -> None:
+    one, other = of_jane(), dead_letter({"passenger": "john"}, key=b"john")
+    hers, his = (jobs.create([each.pk], name="tests")[0] for each in (one, other))
+    for job, letter in ((hers, one), (his, other)):
+        jobs.pause(job, why=f"What the handler of {letter} produced was not delivered: no ticket of {SECRET}.")
+    Replay.objects.update(state="succeeded")
+    forget(SECRET)
+    hers.refresh_from_db()
+    his.refresh_from_db()
+    assert (hers.state, hers.state_reason) == ("paused", "")
+    assert str(other) in his.state_reason
+
+
 def test_letters_that_wait_in_a_job_are_left_alone_and_a_dry_run_says_so() -> None:
     letter = of_jane()
     jobs.create([letter.pk], name="tests")

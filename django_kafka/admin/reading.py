@@ -78,7 +78,7 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the t
             if isinstance(each, type):
                 allowed.add(str(each.parameter_name))  # type: ignore[attr-defined]
             else:
-                name = each if isinstance(each, str) else each[0]
+                name = each[0] if isinstance(each, tuple | list) else each
                 allowed.update(f"{name}{how}" for how in _COMPARED)
         return lookup in allowed
 

@@ -250,10 +250,15 @@ def _words(using: str, ids: Sequence[int], done: Forgotten) -> None:
 
 
 def _selections(using: str, ids: Sequence[int], _done: Forgotten) -> None:
-    """Erase what somebody searched for who had these letters replayed as a job: often that is the person."""
+    """Erase what somebody searched for who had these letters replayed as a job, often the person, and why it paused."""
     theirs = replays().filter(letter__in=ids, job__isnull=False).values("job")
     jobs = ReplayJob.objects.using(using).filter(pk__in=theirs)
     jobs.filter(Q(description__startswith="q=") | Q(description__contains="&q=")).update(description="")
+    paused = list(jobs.exclude(state_reason="").only("state_reason"))
+    places = [str(one) for one in letters().filter(pk__in=ids).only("topic", "partition", "offset")] if paused else []
+    # What a record of one of their handlers met may tell of it.
+    telling = [job.pk for job in paused if any(f"{place} " in job.state_reason for place in places)]
+    jobs.filter(pk__in=telling).update(state_reason="")
 
 
 _STORES = (_attempts, _replays, _words, _selections)
