@@ -122,6 +122,10 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the t
             raise Http404
         return row
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return the row of this id; None also for what no row can have."""
+        return super().get_object(request, object_id, from_field) if self.may_be_id(object_id) else None
+
     def may_be_id(self, text: str) -> bool:
         """Tell whether a row can have this id, so that a database takes it."""
         try:
