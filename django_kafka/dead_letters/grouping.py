@@ -27,6 +27,8 @@ MOST = 1000
 """Groups of one consumer. Further causes share one: those of imported letters are told by strangers."""
 OTHER = "(other)"
 """The type of error of that one. No exception has this name."""
+LONGEST_EXAMPLE = 300
+"""Characters of what the first error of a group said, which the group keeps."""
 TOGETHER = 1000
 """Rows that are added up in one transaction."""
 
@@ -117,7 +119,7 @@ def example(letter: DeadLetter, text: str) -> str:
 
 def first_line(text: str) -> str:
     """Return the first line of an error, as long as an example may be."""
-    return next(iter(text.strip().splitlines()), "")[:300]
+    return next(iter(text.strip().splitlines()), "")[:LONGEST_EXAMPLE]
 
 
 def add_up() -> int:
