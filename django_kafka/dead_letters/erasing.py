@@ -24,6 +24,7 @@ from ..models import DeadLetter, DeadLetterAttempt, FailureGroup, LetterWords, R
 from ..models.dead_letters import encode_headers
 from . import audit, decoding, holds
 from .grouping import LONGEST_EXAMPLE, example, first_line
+from .jobs.describing import SEARCHED
 from .masking import MASK
 from .replaying import cancel, letters, name_of, outstanding, replays, unclaimed, with_key
 
@@ -254,7 +255,7 @@ def _selections(using: str, ids: Sequence[int], _done: Forgotten) -> None:
     """Erase what somebody searched for who had these letters replayed as a job, often the person, and why it paused."""
     theirs = replays().filter(letter__in=ids, job__isnull=False).values("job")
     jobs = ReplayJob.objects.using(using).filter(pk__in=theirs)
-    jobs.filter(Q(description__startswith="q=") | Q(description__contains="&q=")).update(description="")
+    jobs.filter(SEARCHED).update(description="")
     paused = list(jobs.exclude(state_reason="").only("state_reason"))
     places = [str(one) for one in letters().filter(pk__in=ids).only("topic", "partition", "offset")] if paused else []
     # What a record of one of their handlers met may tell of it.
