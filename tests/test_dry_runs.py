@@ -236,6 +236,15 @@ def test_a_message_that_would_be_skipped(executor: Executor) -> None:
     assert (replay.state, replay.result, report_of(replay).outcome) == ("succeeded", "Skipped: old", "skipped")
 
 
+def test_a_reason_that_databases_do_not_take_ends_the_dry_run_like_any_other(executor: Executor) -> None:
+    def skip(message: Message) -> None:
+        raise Skip("no passenger \0\ud800")
+
+    what.append(skip)
+    replay = tried(executor)
+    assert (replay.state, replay.result) == ("succeeded", "Skipped: no passenger \\x00\\ud800")
+
+
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"{" * 100_000])
 def test_a_message_that_cannot_be_decoded(executor: Executor, value: bytes) -> None:
     report = report_of(tried(executor, dead_letter(value)))

@@ -25,9 +25,10 @@ from pytest_django import Settings
 from django_kafka import categories, conf, handlers, services, upcasters
 from django_kafka.cloud_events import CloudEvent
 from django_kafka.conf import Secret
-from django_kafka.dead_letters import dry_runs, editing, erasing, exporting, replaying, searching
+from django_kafka.dead_letters import dry_runs, editing, erasing, exporting, jobs, replaying, searching
 from django_kafka.dead_letters.decoding import decoded
 from django_kafka.dead_letters.executing import Executor
+from django_kafka.dead_letters.jobs.running import JobExecutor
 from django_kafka.envelopes import encryption
 from django_kafka.exceptions import (
     ConfigurationError,
@@ -35,6 +36,7 @@ from django_kafka.exceptions import (
     EncodeError,
     KeyUnavailable,
     ReplayRefused,
+    Skip,
     Undecryptable,
     UnknownKey,
 )
@@ -59,6 +61,8 @@ def handle(message: Message) -> None:
     Effect.objects.create(
         topic=message.topic, partition=message.partition, offset=message.offset, key=message.key, payload=value
     )
+    if value.get("seat") == "none":
+        raise Skip(f"{value['passenger']['name']} has no seat")
     if value.get("seat") == "17C":
         raise ValueError(f"no seat {value['seat']} for {value['passenger']['name']}")
 
@@ -496,6 +500,20 @@ def test_messages_of_retry_topics_are_read_and_their_headers_are_dark(workplace:
     assert "no ***" in str(there.headers())
     for each in (there.value(), *(value for _name, value in there.headers())):
         assert_dark(each)
+
+
+@pytest.mark.parametrize("how", ["replay", "job", "dry run"])
+def test_why_a_replay_was_skipped_rests_dark(executor: Executor, how: str) -> None:
+    letter = letter_of({**JANE, "seat": "none"})
+    if how == "job":
+        jobs.create([letter.pk], name="tests")
+        assert JobExecutor().run_next() is not None
+    else:
+        replaying.request([letter.pk], target="dry-run" if how == "dry run" else "handler")
+        executor.run_next()
+    replay = letter.replays.get()
+    assert (replay.state, replay.result) == ("succeeded", "Skipped: *** has no seat")
+    assert_dark(bytes(replay.report or b""))
 
 
 def test_a_replay_runs_the_handler_on_what_was_sent(executor: Executor) -> None:

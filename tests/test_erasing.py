@@ -273,6 +273,28 @@ def test_the_first_error_of_an_earlier_attempt_is_an_example_too() -> None:
     assert FailureGroup.objects.get().example == ""
 
 
+@pytest.mark.parametrize(
+    ("example", "text", "left"),
+    [
+        (f"no *** of {SECRET}", f"no ticket of {SECRET}\nat all", ""),
+        (f"*** of {SECRET}", f"no ticket of {SECRET}", ""),
+        (f"no ticket of {SECRET} in ***", f"no ticket of {SECRET} in Z\u00fcrich\n", ""),
+        ((f"no {SECRET} in *** " + "x" * 300)[:299] + "*", f"no {SECRET} in Rome " + "x" * 400, ""),
+        ("no seat for ***", f"no ticket of {SECRET}", "no seat for ***"),
+        ("no ticket of john and ***", f"no ticket of {SECRET}", "no ticket of john and ***"),
+    ],
+)
+def test_an_example_that_was_masked_under_older_settings_is_one_all_the_same(
+    example: str, text: str, left: str
+) -> None:
+    """What settings mask now is not what they did when the group began."""
+    of_jane(error_message=text)
+    FailureGroup.objects.update(example=example)
+    would = forget(SECRET, dry_run=True).groups
+    assert would == forget(SECRET).groups == (not left)
+    assert FailureGroup.objects.get().example == left
+
+
 def test_nothing_is_half_erased(monkeypatch: pytest.MonkeyPatch) -> None:
     from django_kafka.dead_letters import erasing
 
@@ -379,6 +401,19 @@ def test_a_job_does_not_tell_whom_its_letters_were_found_by() -> None:
     chosen.refresh_from_db()
     searched.refresh_from_db()
     assert (searched.description, chosen.description) == ("", "q=john")
+
+
+def test_a_job_that_paused_does_not_tell_what_its_letter_met() -> None:
+    one, other = of_jane(), dead_letter({"passenger": "john"}, key=b"john")
+    hers, his = (jobs.create([each.pk], name="tests")[0] for each in (one, other))
+    for job, letter in ((hers, one), (his, other)):
+        jobs.pause(job, why=f"What the handler of {letter} produced was not delivered: no ticket of {SECRET}.")
+    Replay.objects.update(state="succeeded")
+    forget(SECRET)
+    hers.refresh_from_db()
+    his.refresh_from_db()
+    assert (hers.state, hers.state_reason) == ("paused", "")
+    assert str(other) in his.state_reason
 
 
 def test_letters_that_wait_in_a_job_are_left_alone_and_a_dry_run_says_so() -> None:

@@ -244,6 +244,41 @@ def test_what_was_erased_does_not_come_back() -> None:
     assert searching.of(again) == ""
 
 
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_an_archive_from_before_and_after_an_erasure_brings_nobody_back(order: slice) -> None:
+    """As when two are put together: whichever comes first."""
+    stored(b"x", key=b"jane", offset=5)
+    before = lines()
+    forget("jane")
+    both = (before + lines())[order]
+    DeadLetter.objects.all().delete()
+    done = restoring.restore(both)
+    assert (done.new, done.erased) == (1, 1)
+    assert DeadLetter.objects.get().erased_at is not None
+
+
+def test_a_stub_that_says_something_is_refused() -> None:
+    stored(b"x", key=b"jane", traceback="Traceback", unread="header jane")
+    forget("jane")
+    stub = json.loads(lines()[0])
+    DeadLetter.objects.all().delete()
+    attempt = {**stub["attempt_list"][0], "error_message": "no seat for jane"}
+    for said in ({"error_message": "jane"}, {"traceback": "jane"}, {"unread": "jane"}, {"attempt_list": [attempt]}):
+        with pytest.raises(BadArchive, match="it was erased, and has"):
+            restoring.restore([json.dumps({**stub, **said})])
+    assert restoring.restore([json.dumps(stub)]).new == 1
+
+
+def test_a_time_of_any_zone_is_a_time() -> None:
+    """PostgreSQL takes no zone as far away as Python does."""
+    stored(b"x")
+    line = json.loads(lines()[0])
+    DeadLetter.objects.all().delete()
+    line["last_failed_at"] = line["attempt_list"][0]["at"] = "2026-01-02T12:00:00+23:59"
+    assert restoring.restore([json.dumps(line)]).new == 1
+    assert DeadLetter.objects.get().last_failed_at.isoformat() == "2026-01-01T12:01:00+00:00"
+
+
 def cells(text: str) -> list[dict[str, str]]:
     assert text.startswith("\ufeff")
     return list(csv.DictReader(io.StringIO(text[1:])))

@@ -20,6 +20,7 @@ from django_kafka.exceptions import PartitionLost
 from django_kafka.messages import Message
 from django_kafka.models import DeadLetter, FailureGroup, FailureHour, FailureTally
 from django_kafka.serializers import TopicDecoder
+from tests.letters import dead_letter
 from tests.test_recording import Raw
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -220,6 +221,27 @@ def test_strangers_cannot_make_groups_without_end(monkeypatch: pytest.MonkeyPatc
     assert FailureGroup.objects.get(error_type=grouping.OTHER).letters.count() == 9
     assert FailureGroup.objects.get(handler="handler.0").letters.count() == 2
     assert not DeadLetter.objects.filter(failure_group=None).exists()
+
+
+def test_causes_beyond_the_bound_are_of_their_own_consumers_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an archive with the letters of several: who may look at one consumer's groups sees no letters of others."""
+    monkeypatch.setattr(grouping, "MOST", 2)
+    record(failure(handler="old"))
+    found = [
+        (dead_letter(consumer=consumer, cluster=cluster), failure(handler=f"handler.{number}"))
+        for cluster, consumer in (("default", "ops"), ("default", "crew"), ("eu", "crew"))
+        for number in range(4)
+    ]
+    grouping.place("default", found)
+
+    of_group = FailureGroup.objects.in_bulk()
+    for letter, _failure in found:
+        group = of_group[letter.failure_group_id]
+        assert (group.cluster, group.consumer) == (letter.cluster, letter.consumer)
+    others = FailureGroup.objects.filter(error_type=grouping.OTHER).order_by("cluster", "-consumer")
+    assert [(one.cluster, one.consumer) for one in others] == [("default", "ops"), ("default", "crew"), ("eu", "crew")]
+    kept = [one.consumer for one in of_group.values() if one.error_type != grouping.OTHER]
+    assert sorted(kept) == ["crew"] * 4 + ["ops"] * 2, "each has its own bound"
 
 
 def test_two_who_meet_a_cause_at_the_same_time_make_one_group() -> None:

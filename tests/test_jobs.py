@@ -394,6 +394,17 @@ def test_a_handler_that_skips_resolves_its_letter(executor: JobExecutor) -> None
     assert effects() == []
 
 
+def test_a_reason_that_databases_do_not_take_ends_its_letter_like_any_other(executor: JobExecutor) -> None:
+    """As of a handler that says what it found in a payload."""
+    letters(2)
+    do[0] = lambda: raised.append(Skip("no passenger \0\ud800"))
+    job = made()
+
+    assert drain(executor) == 2
+    assert check(job).succeeded == 2
+    assert Replay.objects.get(letter__offset=0).result == "Skipped: no passenger \\x00\\ud800"
+
+
 def test_an_outage_is_waited_for_and_uses_nothing_up(executor: JobExecutor) -> None:
     letters(3, keys=lambda _number: b"A")
     job = made()
@@ -1266,6 +1277,23 @@ def test_a_job_pauses_for_records_that_the_project_waits_for_and_does_not_repeat
     assert jobs.resume(job)
     drain(executor)
     assert (check(job).state, check(job).left) == ("finished", 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_why_a_job_pauses_tells_nothing_that_is_masked(
+    executor: JobExecutor, refused: Callable[[int], Callable[[], object]], settings: Any
+) -> None:
+    settings.KAFKA = {**settings.KAFKA, "dead_letters": {"mask": ["passenger", {"regex": "large"}]}}
+    dead_letter({"passenger": "too"}, offset=0)
+    job = made()
+    do[0] = refused(0)
+    verdicts[0] = retries.Wait("the printer is out of paper")
+
+    executor.run_next()
+
+    why = check(job).why
+    assert "DeliveryFailed" in why
+    assert "size *** ***" in why
 
 
 @pytest.mark.django_db(transaction=True)

@@ -259,6 +259,17 @@ def test_what_a_handler_rules_holds_for_a_replay_too_which_is_one_attempt(
     assert not Effect.objects.exists(), "what it did before is rolled back"
 
 
+def test_a_reason_that_databases_do_not_take_ends_the_replay_like_any_other(executor: Executor) -> None:
+    """As of a handler that says what it found in a payload."""
+    ask(dead_letter({"n": 1}))
+    raised.append(Skip("no passenger \0\ud800"))
+
+    replay = executor.run_next()
+
+    assert replay is not None
+    assert (replay.state, replay.result) == ("succeeded", "Skipped: no passenger \\x00\\ud800")
+
+
 class BankDown(Exception):
     """What a project calls an outage of its own."""
 

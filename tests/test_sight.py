@@ -302,6 +302,49 @@ def test_no_list_tells_by_a_search_what_is_masked(
     assert found(client, model, "4111111111111111") == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "guess"),
+    [
+        ("deadletter", {"error_message__contains": "Alice"}),
+        ("deadletter", {"error_start__contains": "Alice"}),
+        ("deadletter", {"traceback__regex": "A.ice"}),
+        ("deadletter", {"attempt_set__error_message__contains": "Alice"}),
+        ("deadletter", {"key_hash__startswith": ""}),
+        ("deadletter", {"pk__in": "1"}),
+        ("failuregroup", {"example__startswith": "no seat for A"}),
+        ("failuregroup", {"error_type__regex": "(.*)*x"}),
+        ("replay", {"result__contains": "Alice"}),
+        ("replay", {"letter__error_message__contains": "Alice"}),
+        ("hold", {"key_hash__startswith": ""}),
+    ],
+)
+def test_no_list_is_filtered_by_what_it_has_no_filter_of(
+    client: Client, person: Callable[..., User], masked: Any, model: str, guess: dict[str, str]
+) -> None:
+    masked(*RULES)
+    letter()
+    person(*VIEWS)
+    assert client.get(reverse(f"admin:lynx_kafka_{model}_changelist"), guess).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("deadletter", {"last_failed_at__gte": "2020-01-01 00:00:00+00:00", "state": "all", "release__isnull": "0"}),
+        ("deadletter", {"consumer": "ops", "category": "handler", "of_group": "1", "q": "Alice", "o": "-6"}),
+        ("failuregroup", {"consumer__isnull": "False", "owner": "", "last_seen_at__lt": "2020-01-01 00:00:00+00:00"}),
+        ("replay", {"state__exact": "failed", "target__exact": "handler", "consumer": "ops"}),
+        ("hold", {"topic": "flights"}),
+    ],
+)
+def test_lists_are_filtered_as_their_links_say(
+    client: Client, person: Callable[..., User], masked: Any, model: str, wanted: dict[str, str]
+) -> None:
+    letter()
+    person(*VIEWS)
+    assert client.get(reverse(f"admin:lynx_kafka_{model}_changelist"), wanted).status_code == 200
+
+
 def test_groups_are_found_by_what_is_masked_by_who_may_see_it(
     client: Client, person: Callable[..., User], masked: Any
 ) -> None:

@@ -90,7 +90,7 @@ class Closing(ReadOnly):
         """Ask about one worker, or do it."""
         refusing.demand_anywhere(request.user, permits.Verb.CONTROL_WORKERS, Worker)
         chosen = Worker.objects.using(_database()).filter(pk=pk)
-        if (worker := chosen.first()) is None:
+        if not self.may_be_id(pk) or (worker := chosen.first()) is None:
             raise Http404
         refusing.demand(request.user, permits.Verb.CONTROL_WORKERS, worker)
         back = reverse("admin:lynx_kafka_worker_change", args=[pk], current_app=self.admin_site.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from .. import conf
 from ..dead_letters import audit, jobs
+from ..dead_letters.jobs.describing import without_search
 from ..dead_letters.jobs.planning import MOST_STEPS
 from ..models import DeadLetter, Replay, ReplayJob
 from . import showing
@@ -116,8 +116,8 @@ def make(
                 "letters": job.total,
                 "target": target,
                 "topic": topic,
-                # What was typed may be of somebody who is erased one day; the audit stays.
-                "selection": re.sub(r"(^|&)q=[^&]*", r"\1q=…", description),
+                # The audit stays.
+                "selection": without_search(description),
                 "ramp": given["ramp"],
             }
             audit.note(user, "make job", [job], reason=job.reason, details={**details, "rate": given["rate"]})

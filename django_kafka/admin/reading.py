@@ -16,6 +16,9 @@ from ..dead_letters import permits
 from . import reaching, refusing
 from .refusing import Actions, RefusedLabel
 
+_COMPARED = ("", "__exact", "__isnull", "__gte", "__lt")
+"""How filters of Django's own compare a column; the last two are for times."""
+
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the type checker only
     """No form adds, alters or deletes anything; lists have the rows of the consumers that a person may look at."""
@@ -64,6 +67,21 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the t
         """Return the rows of all consumers, as lists need them."""
         raise NotImplementedError
 
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """Tell whether a list may be filtered by a parameter: only as one of its own filters is.
+
+        Django lets anybody compare any column of the list with anything, beginnings and regular expressions included:
+        so what is masked, or not shown at all, could be found out by guessing.
+        """
+        allowed: set[str] = set()
+        for each in self.list_filter:
+            if isinstance(each, type):
+                allowed.add(str(each.parameter_name))  # type: ignore[attr-defined]
+            else:
+                name = each[0] if isinstance(each, tuple | list) else each
+                allowed.update(f"{name}{how}" for how in _COMPARED)
+        return lookup in allowed
+
     def get_action_choices(  # type: ignore[override,unused-ignore]  # Django 6.1 has one argument more
         self, request: HttpRequest, default_choices: Any = None, action_location: Any = None
     ) -> list[tuple[str, Any]]:
@@ -103,6 +121,10 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic for the t
         else:
             raise Http404
         return row
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return the row of this id; None also for what no row can have."""
+        return super().get_object(request, object_id, from_field) if self.may_be_id(object_id) else None
 
     def may_be_id(self, text: str) -> bool:
         """Tell whether a row can have this id, so that a database takes it."""

@@ -52,7 +52,8 @@ class Reports(Editing):
         """Show one replay."""
         letter = replaying.letters().filter(pk=letter_id).first()
         refusing.demand_anywhere(request.user, permits.Verb.VIEW)
-        replay = replaying.replays().filter(pk=replay_id, letter=letter_id).first()
+        # By the letter that was found: an id that is too large for the column is an error where it is a foreign key.
+        replay = None if letter is None else replaying.replays().filter(pk=replay_id, letter=letter).first()
         if letter is None or replay is None:
             raise Http404
         refusing.demand(request.user, permits.Verb.VIEW, letter)

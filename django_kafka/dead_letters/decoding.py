@@ -86,8 +86,10 @@ def outside(letter: DeadLetter, part: str) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def hiding(message: Message, error: BaseException) -> Masking | None:
-    """Return what masks, in texts of an error, all that was encrypted of a message; None: nothing. Never raises.
+def hiding(message: Message, error: BaseException | None = None) -> Masking | None:
+    """Return what masks, in texts about a message, all that was encrypted of it; None: nothing. Never raises.
+
+    `error`: what they tell of, when they tell of one.
 
     What cannot be read any more may have been read before, and told: such texts are masked as a whole.
     """
@@ -97,7 +99,7 @@ def hiding(message: Message, error: BaseException) -> Masking | None:
     try:
         return _hiding(decoder.encrypted(message))
     except Exception:  # noqa: BLE001  # poison, or a registry, key or storage that is not there now
-        return None if _is_our_own(error) else Masking(opaque=True)
+        return None if error is not None and _is_our_own(error) else Masking(opaque=True)
 
 
 def _is_our_own(error: BaseException) -> bool:

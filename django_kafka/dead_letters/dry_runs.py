@@ -23,7 +23,7 @@ from ..messages import Message
 from ..models import DeadLetter, Replay
 from . import importing
 from .captured import Captured, capturing
-from .failures import Failure
+from .failures import Failure, told
 from .guarding import rolled_back
 from .outcomes import Carried
 from .stored import StoredMessage
@@ -215,7 +215,7 @@ def _with_error(report: Report, error: Exception, carried: Carried) -> Report:
     """Return the report of a handler that raised; raise that when it is not the message's fault."""
     match carried.verdict(error):
         case retries.Skip(reason):
-            return replace(report, outcome="skipped", reason=reason[:_LONGEST_TEXT])
+            return replace(report, outcome="skipped", reason=told(reason, carried.message)[:_LONGEST_TEXT])
         case retries.DeadLetter(category):
             blamed = retries.blamed(error)
             failure = Failure.of(blamed, category=category, handler=report.handler, message=carried.message)

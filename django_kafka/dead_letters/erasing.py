@@ -21,7 +21,9 @@ from ..envelopes import claim_check
 from ..models import DeadLetter, DeadLetterAttempt, FailureGroup, LetterWords, Replay, ReplayJob
 from ..models.dead_letters import encode_headers
 from . import audit, decoding, holds, payloads
-from .grouping import example, first_line
+from .grouping import LONGEST_EXAMPLE, example, first_line
+from .jobs.describing import SEARCHED
+from .masking import MASK
 from .replaying import cancel, letters, name_of, outstanding, replays, unclaimed, with_key
 
 VERB = "erase"
@@ -248,10 +250,15 @@ def _words(using: str, ids: Sequence[int], done: Forgotten) -> None:
 
 
 def _selections(using: str, ids: Sequence[int], _done: Forgotten) -> None:
-    """Erase what somebody searched for who had these letters replayed as a job: often that is the person."""
+    """Erase what somebody searched for who had these letters replayed as a job, often the person, and why it paused."""
     theirs = replays().filter(letter__in=ids, job__isnull=False).values("job")
     jobs = ReplayJob.objects.using(using).filter(pk__in=theirs)
-    jobs.filter(Q(description__startswith="q=") | Q(description__contains="&q=")).update(description="")
+    jobs.filter(SEARCHED).update(description="")
+    paused = list(jobs.exclude(state_reason="").only("state_reason"))
+    places = [str(one) for one in letters().filter(pk__in=ids).only("topic", "partition", "offset")] if paused else []
+    # What a record of one of their handlers met may tell of it.
+    telling = [job.pk for job in paused if any(f"{place} " in job.state_reason for place in places)]
+    jobs.filter(pk__in=telling).update(state_reason="")
 
 
 _STORES = (_attempts, _replays, _words, _selections)
@@ -277,13 +284,34 @@ def _quoting(ids: Sequence[int]) -> QuerySet[FailureGroup]:
     """Return the groups whose example is of an error of these letters, now or at an earlier attempt."""
     using = conf.kafka().dead_letters.database
     attempts = DeadLetterAttempt.objects.using(using).filter(letter__in=ids)
-    said = list(attempts.values_list("letter", "error_message"))
-    lines = set()
+    said = list(attempts.values_list("letter", "error_type", "error_message"))
+    lines, texts, consumers = set(), set(), set()
     for letter in letters().filter(pk__in=ids).defer("traceback"):
-        for text in {letter.error_message, *(earlier for pk, earlier in said if pk == letter.pk)}:
-            # Masked as settings said when the group began, or not at all.
+        consumers.add(letter.consumer)
+        earlier = {(kind, text) for pk, kind, text in said if pk == letter.pk}
+        for kind, text in earlier | {(letter.error_type, letter.error_message)}:
+            texts.add((kind, text))
+            # Masked as settings say, or not at all.
             lines |= {first_line(text), example(letter, text)}
-    return FailureGroup.objects.using(using).filter(example__in=lines - {""})
+    groups = FailureGroup.objects.using(using)
+    # Or as they said when the group began.
+    masked = groups.filter(consumer__in=consumers, error_type__in={kind for kind, _text in texts})
+    found = masked.filter(example__contains=MASK).values_list("pk", "error_type", "example")
+    quoting = [pk for pk, kind, one in found if any(kind == each and _quotes(one, text) for each, text in texts)]
+    return groups.filter(Q(example__in=lines - {""}) | Q(pk__in=quoting))
+
+
+def _quotes(masked: str, text: str) -> bool:
+    """Tell whether an example is the beginning of a text of which something is masked."""
+    first, *others = (masked.rstrip("*") if len(masked) == LONGEST_EXAMPLE else masked).split(MASK)
+    text = text.strip()
+    at = len(first) if text.startswith(first) else -1
+    for piece in others:
+        if at >= 0 and (found := text.find(piece, at)) >= 0:
+            at = found + len(piece)
+        else:
+            return False
+    return at >= 0
 
 
 def _release(using: str, free: Iterable[DeadLetter], by: Any) -> int:

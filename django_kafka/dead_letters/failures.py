@@ -95,6 +95,13 @@ def _origin(error: BaseException, handler: str) -> tuple[str, str]:
     return "".join([head, stack, *tracebacks.format_exception_only(error)]), frame
 
 
+def told(text: str, message: Message | None) -> str:
+    """Return what a handler or a project said about a message as it is stored: without what was encrypted of it."""
+    if message is not None and (hiding := decoding.hiding(message)) is not None:
+        text = hiding.text(text)
+    return storable(text)
+
+
 def storable(text: str) -> str:
     """Return a text that every database takes."""
     # PostgreSQL text takes neither NUL nor lone surrogates.

@@ -27,6 +27,8 @@ MOST = 1000
 """Groups of one consumer. Further causes share one: those of imported letters are told by strangers."""
 OTHER = "(other)"
 """The type of error of that one. No exception has this name."""
+LONGEST_EXAMPLE = 300
+"""Characters of what the first error of a group said, which the group keeps."""
 TOGETHER = 1000
 """Rows that are added up in one transaction."""
 
@@ -72,18 +74,24 @@ def _known(using: str, causes: Iterable[str]) -> dict[str, int]:
 
 
 def _begin(using: str, new: dict[str, list[tuple[DeadLetter, Failure]]]) -> dict[str, int]:
-    """Return the groups of causes that were not known, made now unless there are too many."""
-    letter = next(iter(new.values()))[0][0]
-    mine = FailureGroup.objects.using(using).filter(cluster=letter.cluster, consumer=letter.consumer)
-    room = MOST - mine.count()
-    rows = {cause: _row(cause, *members[0]) for cause, members in list(new.items())[: max(0, room)]}
-    other = fingerprint(letter.cluster, letter.consumer, "", OTHER, "")
-    if len(rows) < len(new):
-        rows[other] = _row(other, letter, next(iter(new.values()))[0][1], other=True)
+    """Return the groups of causes that were not known, made now unless their consumer has too many."""
+    rows: dict[str, FailureGroup] = {}
+    of_cause: dict[str, str] = {}
+    room: dict[tuple[str, str], int] = {}
+    for cause, ((letter, failure), *_more) in new.items():
+        owner = letter.cluster, letter.consumer
+        if owner not in room:
+            mine = FailureGroup.objects.using(using).filter(cluster=letter.cluster, consumer=letter.consumer)
+            room[owner] = MOST - mine.count()
+        fits = room[owner] > 0
+        room[owner] -= fits
+        # An archive may have letters of several consumers: what each has too many of is its own.
+        of_cause[cause] = cause if fits else fingerprint(*owner, "", OTHER, "")
+        rows.setdefault(of_cause[cause], _row(of_cause[cause], letter, failure, other=not fits))
     # In one order everywhere, so that those who make the same ones at the same time wait for each other in turn.
     FailureGroup.objects.using(using).bulk_create([rows[cause] for cause in sorted(rows)], ignore_conflicts=True)
     made = _known(using, rows)
-    return {cause: made.get(cause) or made[other] for cause in new}
+    return {cause: made[of_cause[cause]] for cause in new}
 
 
 def _row(cause: str, letter: DeadLetter, failure: Failure, *, other: bool = False) -> FailureGroup:
@@ -111,7 +119,7 @@ def example(letter: DeadLetter, text: str) -> str:
 
 def first_line(text: str) -> str:
     """Return the first line of an error, as long as an example may be."""
-    return next(iter(text.strip().splitlines()), "")[:300]
+    return next(iter(text.strip().splitlines()), "")[:LONGEST_EXAMPLE]
 
 
 def add_up() -> int:

@@ -14,7 +14,7 @@ from ..messages import Message
 from ..models import DeadLetter, DeadLetterAttempt, Replay
 from . import holds
 from .claiming import Claims
-from .failures import Failure
+from .failures import Failure, told
 from .replaying import letters
 from .rows import add_attempt, me
 
@@ -102,7 +102,7 @@ class Carried:
             verdict = general
         match verdict:
             case retries.Skip(reason):
-                self.resolve(f"Skipped: {reason}")
+                self.resolve(f"Skipped: {told(reason, self.message)}")
             case retries.DeadLetter(category):
                 failure = Failure.of(retries.blamed(error), category=category, handler=self.path, message=self.message)
                 result = f"{failure.error_type}: {failure.error_message}"

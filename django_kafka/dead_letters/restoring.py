@@ -10,7 +10,7 @@ import binascii
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import MAXYEAR, MINYEAR, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -99,6 +99,8 @@ def _pieces(lines: Iterable[str]) -> Iterator[list[_Read]]:
 def _restore(piece: Sequence[_Read], done: Restored, *, dry_run: bool, payloads: bool) -> None:
     using = conf.kafka().dead_letters.database
     known, erased = _stored([letter for letter, *_rest in piece])
+    # Two archives may have been put together, one from before it was erased.
+    erased |= {_identity(letter)[:-1] for letter, *_rest in piece if letter.erased_at is not None}
     fresh = []
     for letter, attempts, frame, payload in piece:
         if _identity(letter) in known:
@@ -179,6 +181,7 @@ def _read(text: str) -> _Read:
     )
     letter.trace_id = trace_of(letter.headers)
     letter.fingerprint = fingerprint(letter.timestamp_ms, key, headers, value)
+    attempts = _read_attempts(line)
     if letter.first_failed_at is None or letter.last_failed_at is None:
         raise _Wrong("it does not say when it failed")
     if letter.state == DeadLetter.State.PARKED:
@@ -188,12 +191,16 @@ def _read(text: str) -> _Read:
     if letter.erased_at is not None:
         if (key, value, letter.headers) != (None, None, []):
             raise _Wrong("it was erased, and has a payload")
+        said = letter.error_message, letter.traceback, letter.unread
+        if any(said) or any(one.error_message or one.traceback for one in attempts):
+            # Nobody would ever erase that: it is a stub already.
+            raise _Wrong("it was erased, and has what an error said")
         # There is nothing left that it could be made from.
         letter.fingerprint = _stub(line)
     frame = _of(line, "frame", "")
     if not isinstance(frame, str) or len(frame) > 300:
         raise _Wrong("frame is no short text")
-    return letter, _read_attempts(line), storable(frame), _payload(line, value)
+    return letter, attempts, storable(frame), _payload(line, value)
 
 
 def _payload(line: dict[str, Any], value: bytes | None) -> bytes | None:
@@ -281,7 +288,8 @@ def _moment(line: dict[str, Any], name: str) -> datetime | None:
 def _as_stored(at: datetime) -> datetime:
     zones = settings.USE_TZ
     if timezone.is_aware(at) == zones:
-        return at
+        # PostgreSQL takes no zone as far away as Python does.
+        return at.astimezone(UTC) if zones else at
     return timezone.make_aware(at) if zones else timezone.make_naive(at)
 
 

@@ -17,9 +17,11 @@ from ...execution import Execution
 from ...gathering import Gathered, here
 from ...messages import Message
 from ...models import JobLane, Replay
+from .. import decoding
 from ..claiming import ClaimLost
 from ..executing import obstacle
-from ..failures import Failure
+from ..failures import Failure, told
+from ..masking import masking
 from ..outcomes import verdict as verdict_of
 from ..replaying import replays
 from ..stopping import Stop
@@ -123,7 +125,7 @@ class Handling:
         match verdict:
             case retries.Skip(reason):
                 self._pass_over(replay)
-                self._known.succeeded.append((replay, f"Skipped: {reason}"))
+                self._known.succeeded.append((replay, f"Skipped: {told(reason, self._message)}"))
                 return True
             case retries.DeadLetter(category):
                 self._pass_over(replay)
@@ -199,7 +201,7 @@ class Handling:
         """Judge a record that was not delivered, and tell whether later letters of the same key may run."""
         match verdict_of(error, replay, message):
             case retries.Skip(reason):
-                self._known.succeeded.append((replay, f"Skipped: {reason}"))
+                self._known.succeeded.append((replay, f"Skipped: {told(reason, message)}"))
                 return True
             case retries.DeadLetter(category):
                 self._known.failed.append((replay, *self._failure(error, category, message)))
@@ -207,9 +209,11 @@ class Handling:
                 log.info("replay=%s runs again: it was told to stop, and its records may be lost", replay.pk)
             case _:
                 # The project wants to wait for what never comes by itself, and its handler has committed.
+                # Masked now, while its payload is at hand: it stands on the page of the job.
+                said = decoding.knowing(masking(), replay.letter).text(told(shown(error), message))
                 self._waits_for = (
                     f"What the handler of {replay.letter} produced was not delivered, and is waited for "
-                    f"({type(error).__name__}: {shown(error)}). When the job goes on, the handler runs again."
+                    f"({type(error).__name__}: {said}). When the job goes on, the handler runs again."
                 )
         return False
 
