@@ -12,6 +12,7 @@ from confluent_kafka.admin import ResourceType
 from django.db import connection
 from pytest_django import Settings
 
+from django_kafka.clients.embedded import Cluster
 from django_kafka.messages import Message
 from django_kafka.monitoring import lag
 from tests.consuming import NAME, Seen, Workplace
@@ -140,6 +141,29 @@ def test_a_cluster_that_does_not_answer_says_why_and_soon_and_others_are_known(
     assert lag.of_consumer(NAME).messages == 1
     with took_less_than(0.1):
         lag.of_consumer("far")
+
+
+def test_groups_whose_coordinator_is_away_are_waited_for_all_together(settings: Settings) -> None:
+    with Cluster(brokers=2) as cluster:
+        cluster.create_topic("flights", 1)
+        cluster.partition_leader("flights", 0, 1)
+        names = [f"group-{number}" for number in range(12)]
+        settings.KAFKA = {
+            "brokers": cluster.bootstrap_servers.split(","),
+            "connection": {"timeout": "2s"},
+            "consumers": {name: {"group_id": name, "topics": ["flights"]} for name in names},
+        }
+        assert all(one.reason == "" for one in lag.of_cluster(max_age=0).groups.values())
+        cluster.broker_down(2)
+        reasons = [one.reason for one in lag.of_cluster(max_age=0).groups.values()]
+        away = [reason.rpartition(" within ")[2] for reason in reasons if reason]
+        # Three times 2 s for the first of them: a page does not wait so long for each, one after another.
+        assert away[:2] == ["2 s"] * 2
+        assert away[-1] == "1 s"
+        assert away == sorted(away, reverse=True)
+        assert "" in reasons, "Others are known."
+        cluster.broker_up(2)
+        wait_until(lambda: all(one.reason == "" for one in lag.of_cluster(max_age=0).groups.values()))
 
 
 def test_a_consumer_that_cannot_run_has_a_reason(workplace: Workplace, settings: Settings) -> None:

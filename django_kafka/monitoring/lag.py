@@ -38,6 +38,9 @@ _HEARD = 300.0
 """Seconds after which what was heard is no news, as for Prometheus: nobody has asked for long, or nobody answers."""
 _TIMEOUT = 4.0
 """Seconds, at most, that brokers may take for one answer: a health page is waited for."""
+_PATIENCE = 3
+"""Of such times altogether; once they are over, each further answer gets only so many seconds:"""
+_BRIEFLY = 1.0
 _READ_EVERY = 10.0
 """Seconds between two looks at the times of messages, which have to be fetched."""
 _READ_AT_ONCE = 50
@@ -198,7 +201,11 @@ class _Watch:
             cluster = conf.cluster(self._cluster)
             timeout = min(_TIMEOUT, cluster.connection.timeout)
             layouts = TopicAdmin(cluster, timeout).layouts()
-            groups = {one.name: self._ask_of(one, layouts, timeout) for one in consumers}
+            deadline = time.monotonic() + _PATIENCE * timeout
+            groups = {}
+            for one in consumers:
+                patience = timeout if time.monotonic() < deadline else min(timeout, _BRIEFLY)
+                groups[one.name] = self._ask_of(one, layouts, patience)
         except ConfigurationError as error:
             unknown = {one.name: _unknown(one, str(error)) for one in consumers}
             return ClusterLag(cluster=self._cluster, asked_at=at, groups=unknown, reason=str(error))
