@@ -152,6 +152,19 @@ def test_what_cannot_be_meant_is_asked_again(client: Client, person: Any, field:
     assert not Replay.objects.exists()
 
 
+def test_a_ramp_that_would_never_pause_is_asked_about(client: Client, person: Any) -> None:
+    """Whoever begins with one letter wants to know whether it went well before all others follow."""
+    person(*ALL)
+    letters(3)
+
+    asked = select(client, 3, ramp="1, 10").content.decode()
+    assert "A ramp needs the percentage of failures above which it pauses" in asked
+    assert not Replay.objects.exists()
+
+    select(client, 3, ramp="1, 10", failure_percent="100")
+    assert ReplayJob.objects.get().failure_ratio == 1
+
+
 def test_a_whole_group_becomes_a_job(client: Client, person: Any) -> None:
     person(*ALL)
     group = FailureGroup.objects.create(

@@ -77,8 +77,13 @@ class JobForm(forms.Form):
         return [int(word) for word in words]
 
     def clean(self) -> dict[str, Any]:
-        """Ask for a reason where one is needed."""
+        """Ask for a reason where one is needed, and when a ramp is to pause: without that it is none."""
         found = super().clean() or {}
+        if found.get("ramp") and "failure_percent" in found and found["failure_percent"] is None:
+            sentence = _(
+                "A ramp needs the percentage of failures above which it pauses, such as 10; at 100 it never does."
+            )
+            self.add_error("failure_percent", sentence)
         if self.needs_reason and "reason" in found and not found["reason"].strip():
             sentence = _("A job of more than %(count)d letters needs a reason.")
             self.add_error("reason", sentence % {"count": conf.kafka().dead_letters.reason_above or 0})
