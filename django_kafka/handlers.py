@@ -193,8 +193,9 @@ def _resolve_by(consumer: str, topic: str, ways: Sequence[str]) -> TopicHandlers
         return TopicHandlers(topic, decoder, (), None, own.imports)
     mine = list(_in_turn(consumer, ways))
     # A function that is registered with a limit and named in settings as well keeps it.
-    limits = {one.path: one.timeout for one in mine if one.timeout is not None}
-    may_be_tried = {one.path for one in mine if one.dry_run}
+    registered = [one for one in registrations(consumer) if one.topic in ways]
+    limits = {one.path: one.timeout for one in registered if one.timeout is not None}
+    may_be_tried = {one.path for one in registered if one.dry_run}
 
     def usable(one: Registration) -> Handler:
         found = _usable(one, (own and own.timeout) or limits.get(one.path) or settings.timeout, settings)
