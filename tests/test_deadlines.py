@@ -78,14 +78,14 @@ class TestTheLimit:
         assert found.default.timeout == limit
         assert handlers.limited("ops") == (limit is not None)
 
-    def test_a_handler_that_is_named_in_settings_keeps_the_limit_of_its_decorator(self, settings: Settings) -> None:
-        kafka_handler(topics=TOPIC, consumer="ops", timeout="7s")(named)
+    def test_a_handler_that_is_named_in_settings_keeps_what_its_decorator_says(self, settings: Settings) -> None:
+        kafka_handler(topics=TOPIC, consumer="ops", timeout="7s", dry_run=True)(named)
         try:
             topics = {TOPIC: {"handler": f"{__name__}.named"}}
             settings.KAFKA = {"consumers": {"ops": {"group_id": "g", "topics": topics}}}
             handler = handlers.for_topic("ops", TOPIC).default
             assert handler is not None
-            assert handler.timeout == 7.0
+            assert (handler.timeout, handler.dry_run) == (7.0, True)
         finally:
             handlers.forget(named)
 
