@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from tests.servers.processes import free_port
+
 
 @contextmanager
 def counted(address: str) -> Iterator[tuple[str, list[str]]]:
@@ -36,7 +38,8 @@ def counted(address: str) -> Iterator[tuple[str, list[str]]]:
                 start(pump, *pair)
                 start(pump, *reversed(pair))
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    # Not any port that is free now: clients of a server that had it before, of this process or another, still call.
+    with socket.create_server(("127.0.0.1", free_port())) as server:
         start(forward, server)
         try:
             yield f"localhost:{server.getsockname()[1]}", came
