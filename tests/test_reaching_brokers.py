@@ -24,7 +24,7 @@ from tests.secured import SecuredKafka
 from tests.secured.cluster import has_ipv6
 from tests.secured.journey import travel
 from tests.sending import NOBODY, took_less_than
-from tests.servers.processes import wait_until
+from tests.servers.processes import free_port, wait_until
 
 JITTER = 0.75
 """What the client's pauses may be less than it was told."""
@@ -46,7 +46,8 @@ def door(*, open_: bool) -> Iterator[tuple[str, list[float]]]:
                 else:
                     client.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    # Not any port that is free now: clients of a server that had it before may still call.
+    with socket.create_server(("127.0.0.1", free_port())) as server:
         thread = threading.Thread(target=take, args=(server,))
         thread.start()
         try:
