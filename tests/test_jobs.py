@@ -1056,15 +1056,17 @@ def test_the_report_says_what_happened_to_each_letter(executor: JobExecutor) -> 
 @pytest.mark.postgresql
 @pytest.mark.django_db
 def test_what_is_asked_again_and_again_is_read_from_indexes() -> None:
-    letters(20)
+    letters(200)
     job = made()
     lane = JobLane.objects.select_related("job").get(name=Replay.objects.all()[0].lane)
     with connection.cursor() as cursor:
+        # What is known of the table may be of a time when it was empty: then all indexes are alike.
+        cursor.execute("ANALYZE lynx_kafka_replay")
         # Of a few rows it would read them all.
         cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
 
     reads = {
-        "next letters": waiting_in(lane).filter(pk__lte=10)[:500],
+        "next letters": waiting_in(lane).filter(pk__lte=Replay.objects.latest("pk").pk)[:500],
         "report": jobs.report(job)[:51],
         "report of an outcome": jobs.report(job, "failed")[:51],
         "report from a place": jobs.report(job, after=("requested", "7", 1))[:51],
