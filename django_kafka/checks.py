@@ -41,7 +41,7 @@ KAFKA = "kafka"
 @checks.register(KAFKA)
 def check_settings(**_asked: Any) -> list[checks.CheckMessage]:
     """Report everything that is wrong in settings.KAFKA itself."""
-    return [_message(each.id, each.message, each.hint, warning=each.warning) for each in conf.problems()]
+    return [_message(each.id, each.message, each.hint) for each in conf.problems()]
 
 
 @checks.register(KAFKA)
@@ -65,7 +65,7 @@ def check_pools(**_asked: Any) -> list[checks.CheckMessage]:
     """Warn of connection pools that are smaller than the threads of a worker, which would take turns waiting."""
     if any(not problem.warning for problem in conf.problems()):
         return []
-    return [_message("W008", sentence, POOL_HINT, warning=True) for sentence in pool_shortages(_enabled())]
+    return [_message("W008", sentence, POOL_HINT) for sentence in pool_shortages(_enabled())]
 
 
 @checks.register(KAFKA)
@@ -79,7 +79,6 @@ def check_threads(**_asked: Any) -> list[checks.CheckMessage]:
             f'KAFKA["consumers"]["{each.name}"] has concurrency {each.concurrency} and max_in_flight '
             f"{each.max_in_flight}: {each.concurrency - each.max_in_flight} threads never have a message.",
             "Raise max_in_flight, or lower concurrency.",
-            warning=True,
         )
         for each in _enabled()
         if each.concurrency > each.max_in_flight
@@ -99,10 +98,10 @@ def check_connection_limits(databases: Sequence[str] | None = None, **_asked: An
             room = ask(alias)
         except DatabaseError as error:
             sentence = f"Database {alias!r} cannot be asked how many connections it has: {type(error).__name__}."
-            found.append(_message("W052", sentence, warning=True))
+            found.append(_message("W052", sentence))
             continue
         if room is not None and (short := shortage(alias, needed, room)):
-            found.append(_message("W051", short[:1].upper() + short[1:], SHORTAGE_HINT, warning=True))
+            found.append(_message("W051", short[:1].upper() + short[1:], SHORTAGE_HINT))
     return found
 
 
@@ -173,7 +172,7 @@ def check_availability(**_asked: Any) -> list[checks.CheckMessage]:
     clients: list[conf.Producer | conf.Consumer] = [*whole.producers.values(), *whole.consumers.values()]
     sentences = dict.fromkeys(sentence for each in clients if each.enabled for sentence in conf.unavailable(each))
     hint = "What needs it cannot be started with this version."
-    return [_message("W004", sentence, hint, warning=True) for sentence in sentences]
+    return [_message("W004", sentence, hint) for sentence in sentences]
 
 
 @checks.register(KAFKA)
@@ -246,13 +245,13 @@ def _unfinished(consumer: conf.Consumer) -> Iterator[checks.CheckMessage]:
     without += [one.text for one in subscriptions.patterns(consumer.name) if one.text not in handled]
     way_out = "Name one in settings, or register one with @kafka_handler."
     if not handled and not consumer.handler:
-        yield _message("W001", f"{path} has no handlers; it cannot be started.", way_out, warning=True)
+        yield _message("W001", f"{path} has no handlers; it cannot be started.", way_out)
     elif without:
         sentence = f"{path} has no handler for {', '.join(without)}; every message there becomes a dead letter."
-        yield _message("W002", sentence, way_out, warning=True)
+        yield _message("W002", sentence, way_out)
     if not consumer.group_id:
         sentence = f"{path} has no group_id, and neither has KAFKA; it cannot be started."
-        yield _message("W003", sentence, warning=True)
+        yield _message("W003", sentence)
 
 
 def _paths(whole: conf.Kafka) -> Iterator[tuple[str, str, str]]:
@@ -330,6 +329,6 @@ def _option_messages(kind: str, path: str, options: Mapping[str, Any]) -> list[c
     ]
 
 
-def _message(check: str, sentence: str, hint: str = "", *, warning: bool = False) -> checks.CheckMessage:
-    kind = checks.Warning if warning or check.rpartition(".")[2].startswith("W") else checks.Error
+def _message(check: str, sentence: str, hint: str = "") -> checks.CheckMessage:
+    kind = checks.Warning if check.rpartition(".")[2].startswith("W") else checks.Error
     return kind(sentence, hint=hint or None, id=check if "." in check else f"django_kafka.{check}")

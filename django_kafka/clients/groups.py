@@ -99,14 +99,13 @@ class GroupAdmin(TopicAdmin):
     def group(self) -> Group:
         """Return how the group stands. Raises `Unreachable`."""
         try:
-            (found,) = self._ask_coordinator("who is in it", self._describe).values()
+            (found,) = self._ask_coordinator(
+                "who is in it",
+                lambda client, seconds: client.describe_consumer_groups([self.group_id], request_timeout=seconds),
+            ).values()
         except _Unsupported:
             return Group(state="unknown")
         return described(found)
-
-    def _describe(self, client: Any, seconds: float) -> Mapping[str, Future[Any]]:
-        answers: Mapping[str, Future[Any]] = client.describe_consumer_groups([self.group_id], request_timeout=seconds)
-        return answers
 
     def committed(self, places: Iterable[Place]) -> dict[Place, int | None]:
         """Return what the group has committed; None where nothing is. Raises `Unreachable`."""

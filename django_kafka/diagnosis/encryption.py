@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..clients.credentials import Properties
+from ..conf.options import is_true
 from ..conf.secrets import Secret, revealed
 from ..exceptions import ConfigurationError
 from . import certificates
@@ -145,7 +146,7 @@ def of(properties: Properties, path: str) -> Encryption | None:
     password = properties.get("ssl.key.password", Secret())
     return Encryption(
         path=path,
-        verifies=_is_true(properties.get("enable.ssl.certificate.verification", True)),
+        verifies=is_true(properties.get("enable.ssl.certificate.verification", True)),
         checks_host=str(properties.get("ssl.endpoint.identification.algorithm", "https")).lower() != "none",
         ca_file=str(properties.get("ssl.ca.location", "")),
         ca_text=str(revealed(properties.get("ssl.ca.pem", ""))),
@@ -154,7 +155,3 @@ def of(properties: Properties, path: str) -> Encryption | None:
         password=password if isinstance(password, Secret) else Secret(str(password)),
         elsewhere=next((name for name in _ELSEWHERE if name in properties), ""),
     )
-
-
-def _is_true(value: object) -> bool:
-    return str(value).strip().lower() in ("true", "t", "1")
